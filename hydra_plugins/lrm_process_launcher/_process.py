@@ -1,0 +1,99 @@
+"""A job's operating-system process group."""
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from lrm_lightning.errors import UserError
+
+
+class JobProcess:
+    """A started job.
+
+    The process leads a session and group of its own: a Ctrl-C in the terminal doesn't reach it past us, and all
+    that it starts can be signalled together.
+
+    Args:
+        command: Command line.
+        environment: Whole environment.
+        log: File that takes its output, from :func:`open_log`.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: BinaryIO
+    ) -> None:
+        log.write(f"# {datetime.now():%Y-%m-%d %H:%M:%S} {shlex.join(command)}\n".encode())
+        log.flush()
+        self._process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._started = time.monotonic()
+        self._terminated: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the start."""
+        return time.monotonic() - self._started
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs; whatever it started and left behind is killed with its end."""
+        code = self._process.poll()
+        if code is not None:
+            self._signal(signal.SIGKILL)
+        return code
+
+    def stop(self, grace: float) -> None:
+        """Ask the group to end; kill it when asked for longer than ``grace`` seconds. Call until it has ended."""
+        now = time.monotonic()
+        if self._terminated is None:
+            self._terminated = now
+            self._signal(signal.SIGTERM)
+        if now - self._terminated >= grace:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the whole group now."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(
+                self._process.pid, number
+            )  # the leader of a session gives the group its number
+        except (ProcessLookupError, PermissionError):  # nobody is left (macOS: only zombies)
+            pass
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a job's log for appending and lock it for as long as any process of the job has it open.
+
+    Two sweeps started beside each other, or a job that outlived a killed launcher, would otherwise train in the
+    same directory.
+
+    Raises:
+        UserError: If a process of an earlier start still has it open.
+        OSError: If the folder or the file can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.open("ab")
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.close()
+        raise UserError(f"another process is still at work in {path.parent}") from None
+    except OSError:  # a file system without locks
+        pass
+    return log

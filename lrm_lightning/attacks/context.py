@@ -1,0 +1,58 @@
+"""The state a model is put in while it is attacked, and got back from whatever happens."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from lrm_lightning.checks import check_choice
+
+BN_MODES = ("eval", "train")
+
+
+@contextmanager
+def attack_mode(model: nn.Module, bn_mode: str = "eval") -> Generator[None]:
+    """Freeze ``model`` and let gradients flow to its input; restore everything on the way out.
+
+    Inside, no parameter requires a gradient, gradients are enabled and inference mode is left, so
+    an attack works within a ``Trainer``'s validation too. On the way out, after an exception as
+    well, each parameter and each submodule has its own flags back. Nothing else of the model
+    changes: not ``.grad``, not the running statistics.
+
+    Args:
+        model: What is attacked.
+        bn_mode: ``"eval"``: all submodules in eval mode. ``"train"``: batch norm normalises with
+            the statistics of the batch it sees, and does not record them; everything else, dropout
+            included, stays in eval mode, so that the attack faces one fixed function.
+
+    Raises:
+        ValueError: If ``bn_mode`` is unknown.
+    """
+    check_choice("bn_mode", bn_mode, BN_MODES)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modes = [(module, module.training) for module in model.modules()]
+    tracking = [
+        (module, module.track_running_stats)
+        for module in model.modules()
+        if bn_mode == "train" and isinstance(module, _BatchNorm)
+    ]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        # The flag, not train(): a network may override train(), and each flag is restored singly.
+        for module, _ in modes:
+            module.training = False
+        for module, _ in tracking:
+            module.training = True
+            module.track_running_stats = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, tracked in tracking:
+            module.track_running_stats = tracked
+        for module, training in modes:
+            module.training = training
+        for parameter in trainable:
+            parameter.requires_grad_(True)

@@ -1,0 +1,157 @@
+"""The one projected-gradient loop; the norm and the objective are injected."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lrm_lightning.attacks.inputs import check_finite, check_shapes, check_values
+from lrm_lightning.attacks.norms import Norm, draw_start
+from lrm_lightning.attacks.objectives import hard_labels
+
+
+class Problem:
+    """What is attacked and how far an image may move. Lives inside ``attack_mode``.
+
+    Args:
+        model: Network that takes pixels in ``[0, 1]`` and returns logits ``(B, C)``.
+        x: Clean images, shape ``(B, C, H, W)``.
+        y: Labels ``(B,)`` or distributions ``(B, C)``; the targets if ``targeted``.
+        norm: An entry of ``NORMS``.
+        eps: Radius of the ball, in pixels.
+        loss: An entry of ``OBJECTIVES``.
+        targeted: Lower the loss instead of raising it.
+        start: Where the caller wants the first search to begin, shape of ``x``, or ``None``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        norm: Norm,
+        eps: float,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        targeted: bool,
+        start: Tensor | None,
+    ) -> None:
+        """Check the shapes; the values are checked with the first forward."""
+        check_shapes(x, y, start)
+        self.x = _usable(x)
+        self._eps = eps
+        y = _usable(y)
+        self._y = y.long() if y.ndim == 1 else y
+        self._start = None if start is None else _usable(start).to(self.x)
+        self._model = model
+        self._norm = norm
+        self._loss = loss
+        self._targeted = targeted
+        self._checked = False
+        self._total = self.x.new_zeros(())
+
+    def starts(self, *, random_start: bool, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """Where searches begin: first at the caller's start, then at random ones or at ``x``."""
+        if self._start is not None:
+            yield self._constrain(self._start)
+        while True:
+            if random_start:
+                noise = draw_start(
+                    self._norm,
+                    self.x.shape,
+                    eps=self._eps,
+                    generator=generator,
+                    device=self.x.device,
+                )
+                yield self._constrain(self.x + noise)
+            else:
+                yield self.x
+
+    def forward(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, C)`` and what the attack raises ``(B,)``, both with their graph."""
+        logits = self._model(x_adv)
+        if not self._checked:
+            check_values(self.x, self._y, self._start, logits)
+            self._checked = True
+        logits = logits.to(self.x.dtype)
+        gain = self._loss(logits, self._y)
+        gain = -gain if self._targeted else gain
+        self.watch(gain)
+        return logits, gain
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Where the attack has reached its aim: bool ``(B,)``."""
+        return (logits.argmax(dim=1) == hard_labels(self._y)) == self._targeted
+
+    def move(self, point: "Point", step_size: float) -> "Point":
+        """Steepest ascent from ``point``, back into the ball and into ``[0, 1]``."""
+        direction = self._norm.steepest(point.gradient)
+        return Point(self, self._constrain(point.x_adv.add(direction, alpha=step_size)))
+
+    def watch(self, values: Tensor) -> None:
+        """Remember if any of ``values`` is not finite, without waiting for the device."""
+        self._total = self._total + values.detach().sum()
+
+    def finish(self) -> None:
+        """Raise :class:`ValueError` if a loss or gradient on the way was not finite."""
+        check_finite(self._total)
+
+    def _constrain(self, x_adv: Tensor) -> Tensor:
+        # Clipping last: it moves every pixel towards x, hence never out of the ball.
+        return self._norm.project(x_adv, self.x, self._eps).clamp_(0, 1)
+
+
+class Point:
+    """Images on the way. The model sees them when logits or gradient are first asked for, once."""
+
+    def __init__(self, problem: Problem, x_adv: Tensor) -> None:
+        """Images ``x_adv``, shape ``(B, C, H, W)``, that obey the bounds of ``problem``."""
+        self.x_adv = x_adv
+        self._problem = problem
+
+    @cached_property
+    def _passed(self) -> tuple[Tensor, Tensor, Tensor]:
+        leaf = self.x_adv.detach().requires_grad_()
+        return leaf, *self._problem.forward(leaf)
+
+    @property
+    def logits(self) -> Tensor:
+        """Shape ``(B, C)``, no graph."""
+        return self._passed[1].detach()
+
+    @property
+    def gain(self) -> Tensor:
+        """What the attack raises, shape ``(B,)``, no graph."""
+        return self._passed[2].detach()
+
+    @property
+    def fooled(self) -> Tensor:
+        """Where the attack has reached its aim: bool ``(B,)``."""
+        return self._problem.fooled(self.logits)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Gradient of the summed gain, shape of ``x_adv``; no parameter's ``.grad`` is touched."""
+        leaf, _, gain = self._passed
+        gradient = torch.autograd.grad(gain.sum(), leaf)[0]
+        # sign(NaN) is 0: without this an L-inf attack would do nothing and call the model robust.
+        self._problem.watch(gradient)
+        return gradient
+
+
+def ascend(problem: Problem, point: Point, *, step_size: float, steps: int) -> Iterator[Point]:
+    """Yield ``point`` and the ``steps`` points after it.
+
+    The pass that gives a point's logits also gives the gradient of the next step, and a point whose
+    logits nobody asks for costs no pass if it is the last.
+    """
+    yield point
+    for _ in range(steps):
+        point = problem.move(point, step_size)
+        yield point
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """Without graph; copied if made in inference mode, because autograd can't save such tensors."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

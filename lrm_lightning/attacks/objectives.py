@@ -1,0 +1,51 @@
+"""What an attack raises: one loss an example, so that the images of a batch do not interact."""
+
+import torch
+from torch import Tensor, nn
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Cross-entropy of every example: :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
+
+    Args:
+        logits: Shape ``(B, C)``.
+        y: Labels ``(B,)``, integers in ``[0, C)``, or distributions over the classes ``(B, C)``.
+
+    Returns:
+        Shape ``(B,)``, ``>= 0``.
+
+    References:
+        Madry et al. 2018, arXiv:1706.06083, section 2.1: the loss of the inner maximisation.
+    """
+    target = y if y.ndim == 1 else y.to(logits.dtype)
+    return nn.functional.cross_entropy(logits, target, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    r"""How far the best wrong class is ahead of the label: :math:`\max_{c \ne y} z_c - z_y`.
+
+    Positive exactly where the example is misclassified. Unlike cross-entropy, its gradient does not
+    vanish on a confident network.
+
+    Args:
+        logits: Shape ``(B, C)`` with ``C >= 2``.
+        y: Labels ``(B,)``, integers in ``[0, C)``, or distributions ``(B, C)``, of which only the
+            most probable class counts.
+
+    Returns:
+        Shape ``(B,)``.
+
+    References:
+        Carlini & Wagner 2017, arXiv:1608.04644, section V-A, f_6 without the hinge.
+    """
+    label = hard_labels(y)[:, None]
+    best_wrong = logits.scatter(1, label, -torch.inf).amax(dim=1)
+    return best_wrong - logits.gather(1, label)[:, 0]
+
+
+def hard_labels(y: Tensor) -> Tensor:
+    """Labels ``(B,)`` as they are; of distributions ``(B, C)`` the most probable class."""
+    return y if y.ndim == 1 else y.argmax(dim=1)
+
+
+OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin}

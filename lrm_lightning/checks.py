@@ -1,0 +1,57 @@
+"""Argument checks shared by every public constructor and function: one readable line a mistake."""
+
+from collections.abc import Collection
+from numbers import Integral, Real
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    why: str = "",
+) -> None:
+    """Raise unless ``value`` is a finite number with ``low <= value <= high`` and ``value > above``.
+
+    Args:
+        name: How the user knows the value, e.g. ``"smoothing"``.
+        value: What was given.
+        low: Inclusive lower bound.
+        high: Inclusive upper bound.
+        above: Exclusive lower bound.
+        why: Where the bound comes from, shown in brackets.
+
+    Raises:
+        ValueError: If ``value`` is no number, not finite, or out of range.
+    """
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in ((">", above), (">=", low), ("<=", high))
+        if bound is not None
+    ]
+    wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
+    wanted += f" ({why})" if why else ""
+    ok = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
+    if ok and isinstance(value, Real):
+        number = float(value)
+        ok = (
+            (low is None or number >= low)
+            and (high is None or number <= high)
+            and (above is None or number > above)
+        )
+    if not ok:
+        raise ValueError(f"{name}={value!r} must be {wanted}")
+
+
+def check_integer(name: str, value: object, *, low: int) -> None:
+    """Raise :class:`ValueError` unless ``value`` is a whole number ``>= low``."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < low:
+        raise ValueError(f"{name}={value!r} must be a whole number >= {low}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise :class:`ValueError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of: {', '.join(choices)}")

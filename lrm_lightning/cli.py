@@ -1,0 +1,49 @@
+"""How the commands end: a mistake of the user's is one line and exit code 1, never a traceback."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lrm_lightning.config import register_resolvers
+from lrm_lightning.errors import UserError
+
+# Lightning's advice that has no meaning here: the data has no workers, and short runs log seldom.
+NOISE = (
+    ".*does not have many workers.*",
+    ".*The number of training batches.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+)
+
+
+def run(app: Callable[[], object]) -> None:
+    """Run a Hydra application and turn what a user can mend into one line and exit code 1.
+
+    Args:
+        app: The function that ``hydra.main`` decorated.
+    """
+    register_resolvers()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    # Makes Hydra raise its errors instead of printing a shortened traceback.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        app()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        fail(error)
+
+
+def fail(error: BaseException) -> None:
+    """Print ``error`` on one line and exit with 1."""
+    cause = error.__cause__
+    text = str(error)
+    if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
+        text = f"{text} {cause}"
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    sys.exit(1)

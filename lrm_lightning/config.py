@@ -1,0 +1,159 @@
+"""The configuration: where it lies, what identifies a run, and whether every value makes sense."""
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.checks import check_choice, check_integer, check_number
+from lrm_lightning.data import ImageDataModule
+from lrm_lightning.errors import UserError
+
+# What does not change a run's result: where it writes, who watches, on what it runs.
+NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger")
+NOT_IDENTIFYING_IN = {
+    "data": ("root", "download"),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
+    "checkpoint": ("every_minutes",),
+}
+
+
+def conf_dir() -> Path:
+    """Folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dicts and lists, without Hydra's own."""
+    with_hydra = {key: value for key, value in cfg.items_ex(resolve=False) if key != "hydra"}
+    bare = OmegaConf.create(with_hydra, flags={"allow_objects": False})
+    resolved = OmegaConf.to_container(bare, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The part of the configuration that determines a run's result."""
+    kept = {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTIFYING}
+    for group, keys in NOT_IDENTIFYING_IN.items():
+        if isinstance(kept.get(group), dict):
+            kept[group] = {key: v for key, v in kept[group].items() if key not in keys}
+    return kept
+
+
+def run_id(cfg: DictConfig) -> str:
+    """Eight hexadecimal digits that name the configuration; equal configurations share them."""
+    canonical = json.dumps(identity(cfg), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def register_resolvers() -> None:
+    """Make ``${run_id:}`` known to OmegaConf; it stands for :func:`run_id` of the whole configuration."""
+    OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
+
+
+def build_datamodule(cfg: DictConfig) -> ImageDataModule:
+    """The DataModule; nothing is read yet."""
+    return _build("data", cfg.data, drop=("name",), seed=cfg.seed)
+
+
+def build_network(cfg: DictConfig, num_classes: int) -> nn.Module:
+    """The network, with fresh weights from torch's global generator."""
+    return _build("model", cfg.model, num_classes=num_classes)
+
+
+def build_attack(cfg: DictConfig) -> PGDAttack:
+    """The training attack, which also sets the threat model of the evaluation."""
+    return _build("attack", cfg.attack)
+
+
+def build_defense(cfg: DictConfig, network: nn.Module, num_classes: int) -> Any:  # noqa: ANN401
+    """The LightningModule."""
+    return _build(
+        "method",
+        cfg.method,
+        network=network,
+        num_classes=num_classes,
+        attack=build_attack(cfg),
+        optimizer=_build("optimizer", cfg.optimizer),
+    )
+
+
+def build_robust_accuracy(cfg: DictConfig) -> Any:  # noqa: ANN401
+    """The callback that attacks."""
+    return _build("robust_accuracy", cfg.robust_accuracy, attack=build_attack(cfg))
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check every value before anything is loaded, trained or submitted.
+
+    Each component's constructor knows its own ranges, so they are constructed here: data without
+    reading it, the network without memory.
+
+    Args:
+        cfg: The composed configuration.
+
+    Raises:
+        UserError: At the first wrong value; names the key, the value and what it must be.
+    """
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except Exception as error:
+        raise UserError(f"config: {_one_line(error)}") from error
+    datamodule = build_datamodule(cfg)
+    with torch.device("meta"):
+        build_network(cfg, datamodule.num_classes)
+    build_defense(cfg, nn.Identity(), datamodule.num_classes)
+    build_robust_accuracy(cfg)
+    _checked("", lambda: check_integer("seed", cfg.seed, low=0))
+    _checked("trainer", lambda: check_integer("max_epochs", cfg.trainer.max_epochs, low=1))
+    _checked("checkpoint", lambda: _check_checkpoint(cfg))
+    if cfg.logger.wandb:
+        modes = ("auto", "online", "offline", "disabled")
+        _checked("logger", lambda: check_choice("mode", cfg.logger.mode, modes))
+
+
+def _check_checkpoint(cfg: DictConfig) -> None:
+    check_choice("select", cfg.checkpoint.select, ("last", "best"))
+    check_number("every_minutes", cfg.checkpoint.every_minutes, above=0)
+    logged = ["val/acc/clean", "val/acc/fgsm"]
+    logged += [f"val/acc/pgd{steps}" for steps in cfg.robust_accuracy.steps]
+    if cfg.checkpoint.select == "best":
+        check_choice("monitor", cfg.checkpoint.monitor, logged)
+
+
+def _build(group: str, node: DictConfig, *, drop: tuple[str, ...] = (), **extra: Any) -> Any:  # noqa: ANN401
+    settings = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(settings, dict)
+    kwargs = {str(key): value for key, value in settings.items() if key not in drop}
+
+    def construct() -> Any:  # noqa: ANN401
+        # Not hydra.utils.instantiate: it turns dataclass arguments, such as an attack, into dicts.
+        return get_object(kwargs.pop("_target_"))(**kwargs, **extra)
+
+    return _checked(group, construct)
+
+
+def _checked(group: str, build: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """Run ``build``; a mistake in its arguments becomes a :class:`UserError` that names the group."""
+    try:
+        return build()
+    except (ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+        message = _one_line(error)
+        dot = "." if re.match(r"\w+=", message) else ": "
+        raise UserError(f"{group}{dot}{message}" if group else message) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return inspect.cleandoc(" ".join(str(error).split()))

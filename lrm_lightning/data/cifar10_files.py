@@ -1,0 +1,250 @@
+"""CIFAR-10's files: fetching them, and reading them only if they are what they claim to be."""
+
+import hashlib
+import os
+import pickle
+import tarfile
+import tempfile
+import warnings
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+import requests
+
+from lrm_lightning.errors import UserError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+RECORDS = 10_000
+"""Images in each file."""
+PIXELS = 3 * 32 * 32
+"""Bytes of one image: the red, green and blue plane, each row by row."""
+
+
+class Layout(NamedTuple):
+    """A folder that CIFAR-10 comes in.
+
+    Attributes:
+        folder: Its name.
+        suffix: What the files' names end in.
+        md5: The official MD5 of the five training files and of the test file.
+    """
+
+    folder: str
+    suffix: str
+    md5: tuple[str, ...]
+
+    def files(self) -> dict[str, str]:
+        """File names in official order, training first, and their official MD5s."""
+        names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+        return {name + self.suffix: md5 for name, md5 in zip(names, self.md5, strict=True)}
+
+
+# The page of CIFAR-10 gives the archives' MD5s only. Of the files inside: torchvision's for the
+# pickles; for the binary files those that two unrelated loaders, in C++ and in Go, agree on.
+BINARY = Layout(
+    "cifar-10-batches-bin",
+    ".bin",
+    (
+        "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "5ea93a67294ea407fff1d09f752e9692",
+        "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "53f37980c15c3d472c316c40844f3f0d",
+        "803d5f7f4d78ea53de84dbe85f74fb6d",
+    ),
+)
+PICKLED = Layout(
+    "cifar-10-batches-py",
+    "",
+    (
+        "c99cafc152244af753f735de768cd75f",
+        "d4bba439e000b95fd0a9bffe97cbabec",
+        "54ebc095f3ab1f0389bbae665268c751",
+        "634d18415352ddfa80567beed471001a",
+        "482c414d41f54cd18b22e5b47cb7c3cb",
+        "40351d587109b95175f43aff81a1287e",
+    ),
+)
+
+
+class Records(NamedTuple):
+    """What one file holds.
+
+    Attributes:
+        path: The file.
+        images: Shape ``(n, 3, 32, 32)``, uint8.
+        labels: Shape ``(n,)``, uint8 in 0..9.
+        official: Whether the file has its official MD5.
+    """
+
+    path: Path
+    images: np.ndarray
+    labels: np.ndarray
+    official: bool
+
+
+def read_folder(root: Path) -> list[Records]:
+    """Read the six files, training first: from the binary layout if it is there, else the pickles.
+
+    Raises:
+        UserError: If there is no CIFAR-10 in ``root``, or a file is missing, unreadable, of the
+            wrong size, damaged, or a pickle without its official MD5.
+    """
+    layout = find_layout(root)
+    if layout is None:
+        raise UserError(
+            f"no CIFAR-10 in {root}: neither {BINARY.folder}/ nor {PICKLED.folder}/ is there; "
+            "put one there, set data.download=true, or use data=digits"
+        )
+    read = read_binary if layout is BINARY else read_pickle
+    return [read(root / layout.folder / name, md5) for name, md5 in layout.files().items()]
+
+
+def find_layout(root: Path) -> Layout | None:
+    """The layout that lies in ``root``; the binary one if both do."""
+    # os.path, because Path.is_dir raises where it may not look
+    return next((one for one in (BINARY, PICKLED) if os.path.isdir(root / one.folder)), None)
+
+
+def read_binary(path: Path, md5: str) -> Records:
+    """Read one file of the binary layout: records of one label byte and 3,072 pixel bytes.
+
+    Raises:
+        UserError: If the file is missing, unreadable, of the wrong size or has a label above 9.
+    """
+    raw = _read(path)
+    expected = RECORDS * (1 + PIXELS)
+    if len(raw) != expected:
+        wrong = "truncated" if len(raw) < expected else "too long"
+        raise UserError(
+            f"{path} is {wrong}: {len(raw)} bytes where {expected} are expected; {_replace(path)}"
+        )
+    records = np.frombuffer(raw, dtype=np.uint8).reshape(RECORDS, 1 + PIXELS)
+    labels = records[:, 0]
+    if labels.max() > 9:
+        first = int(np.argmax(labels > 9))
+        raise UserError(
+            f"{path} is damaged: record {first} has label {labels[first]} where 0 to 9 are "
+            f"possible; {_replace(path)}"
+        )
+    images = records[:, 1:].reshape(RECORDS, 3, 32, 32)
+    return Records(path, images, labels, official=hashlib.md5(raw).hexdigest() == md5)
+
+
+def read_pickle(path: Path, md5: str) -> Records:
+    """Read one file of torchvision's layout; it is unpickled only if its MD5 is the official one.
+
+    Raises:
+        UserError: If the file is missing, unreadable or has another MD5.
+    """
+    raw = _read(path)
+    found = hashlib.md5(raw).hexdigest()
+    if found != md5:
+        raise UserError(
+            f"{path} has MD5 {found}, not the official {md5}, and an unknown pickle is never "
+            f"opened, because it can run code: {_replace(path)}, or bring the data as "
+            f"{BINARY.folder}/"
+        )
+    with warnings.catch_warnings():
+        # these pickles are older than the spelling of dtypes that numpy wants today
+        warnings.simplefilter("ignore")
+        content = pickle.loads(raw, encoding="bytes")
+    images = content[b"data"].reshape(-1, 3, 32, 32)
+    return Records(path, images, np.array(content[b"labels"], dtype=np.uint8), official=True)
+
+
+def fetch(root: Path, *, download: bool) -> None:
+    """Put the binary layout into ``root``, from an archive lying there or from the official URL.
+
+    The archive counts only once its MD5 is right, and the folder appears only once it is complete,
+    so an interrupted call leaves nothing that a later one could take for good.
+
+    Args:
+        root: Folder to put it in; made if it is missing.
+        download: Whether the network may be used.
+
+    Raises:
+        UserError: If the archive is neither found nor downloaded, is damaged, or cannot be
+            unpacked.
+    """
+    archive = root / URL.rpartition("/")[2]
+    try:
+        if not download:
+            _check_archive(archive, root)
+        else:
+            root.mkdir(parents=True, exist_ok=True)
+            pooch.retrieve(
+                URL,
+                known_hash=f"md5:{ARCHIVE_MD5}",
+                fname=archive.name,
+                path=root,
+                progressbar=True,
+            )
+        _unpack(archive, root)
+    except requests.RequestException as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise UserError(
+            f"cannot download {URL} ({type(error).__name__}, {status}): put {archive.name}, or "
+            f"{BINARY.folder}/ from it, into {root} by hand, or use data=digits"
+        ) from error
+    except ValueError as error:  # pooch's word for a wrong hash
+        raise UserError(
+            f"what {URL} sent is not the official archive (MD5 {ARCHIVE_MD5}) and was thrown "
+            f"away: try again, or put {BINARY.folder}/ into {root} by hand"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot put CIFAR-10 into {root} ({error.strerror or error}): make it writable with "
+            "350 MB free, or choose another data.root"
+        ) from error
+
+
+def _check_archive(archive: Path, root: Path) -> None:
+    if not archive.is_file():
+        raise UserError(
+            f"no CIFAR-10 in {root} and data.download=false: set data.download=true, put "
+            f"{BINARY.folder}/ there by hand, or use data=digits"
+        )
+    found = pooch.file_hash(str(archive), alg="md5")
+    if found != ARCHIVE_MD5:
+        raise UserError(
+            f"{archive} is damaged: its MD5 is {found}, not {ARCHIVE_MD5}; "
+            "delete it and set data.download=true"
+        )
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Unpack the files we know, and no others, into a scratch folder; then move that into place."""
+    with tempfile.TemporaryDirectory(dir=root, prefix="unpacking-") as scratch:
+        try:
+            with tarfile.open(archive) as tar:
+                for name in BINARY.files():
+                    tar.extract(f"{BINARY.folder}/{name}", scratch, filter="data")
+        except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+            reason = type(error).__name__  # tarfile's own words run over several lines
+            raise UserError(f"{archive} is damaged ({reason}): delete it and run again") from error
+        target = root / BINARY.folder
+        try:
+            (Path(scratch) / BINARY.folder).rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, with the same files
+                raise
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {_replace(path)}") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; check its permissions"
+        ) from error
+
+
+def _replace(path: Path) -> str:
+    return f"delete {path.parent} to have the official files downloaded afresh"

@@ -1,0 +1,204 @@
+"""What logit regularisation does to the logits: their size, and how much of a pairing is squeezing.
+
+Functions answer for one batch. The two metrics add up over batches and processes, in float64, and
+answer exactly for the whole evaluation.
+"""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
+    """Size of the logits of one batch.
+
+    Args:
+        logits: Logits, shape ``(B, C)``.
+
+    Returns:
+        Scalars: ``variance``, biased, over all ``B * C`` logits; ``range``, largest minus smallest
+        logit of an image, mean over ``B``; ``norm``, L2 norm of an image's logits, mean over ``B``.
+
+    Raises:
+        ValueError: If the shape isn't ``(B, C)`` with ``B >= 1``.
+
+    References:
+        Summers & Dinneen, section 5.3 (the logits' variance).
+    """
+    _check_logits(logits)
+    return {
+        "variance": logits.var(correction=0),
+        "range": (logits.amax(dim=1) - logits.amin(dim=1)).mean(),
+        "norm": logits.norm(dim=1).mean(),
+    }
+
+
+def pairing_assumption(logits: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
+    r"""Share of (image, class) pairs in which the attack moved the logit the way it wants to.
+
+    The analysis of Eq. 4-5 assumes :math:`l_y > \tilde l_y` for the label and
+    :math:`l_c < \tilde l_c` for every other class; only then does pairing pull clean logits down
+    on the label and up elsewhere.
+
+    Args:
+        logits: Clean logits ``l``, shape ``(B, C)``.
+        logits_adv: Logits of the attacked images, shape ``(B, C)``.
+        y: Labels, shape ``(B,)``.
+
+    Returns:
+        Scalar in [0, 1]: the mean over ``B * C`` pairs. Equal logits don't meet the assumption.
+
+    Raises:
+        ValueError: If the shapes don't fit.
+
+    References:
+        Summers & Dinneen, the assumption of Eq. 4-5.
+    """
+    _check_pair(logits, logits_adv)
+    if y.shape != logits.shape[:1]:
+        raise ValueError(f"y has shape {tuple(y.shape)}; it must be ({len(logits)},)")
+    is_label = y.unsqueeze(1) == torch.arange(logits.shape[1], device=y.device)
+    met = torch.where(is_label, logits > logits_adv, logits < logits_adv)
+    return met.double().mean()
+
+
+def pairing_gradient(logits: Tensor, logits_adv: Tensor) -> Tensor:
+    r"""Gradient of each image's own pairing loss with respect to its clean logits.
+
+    .. math:: \frac{\partial}{\partial l} \lVert l - \tilde l \rVert_2^2 = 2 (l - \tilde l)
+
+    The gradient with respect to the attacked logits is the negative. Divide by ``B`` for that of
+    the batch's mean.
+
+    Args:
+        logits: Clean logits ``l``, shape ``(B, C)``.
+        logits_adv: Logits of the attacked images, shape ``(B, C)``.
+
+    Returns:
+        Gradient, shape ``(B, C)``.
+
+    Raises:
+        ValueError: If the shapes differ or aren't ``(B, C)``.
+
+    References:
+        Summers & Dinneen, Eq. 4 and 5.
+    """
+    _check_pair(logits, logits_adv)
+    return 2 * (logits - logits_adv)
+
+
+def pairing_scale_gradient(logits: Tensor, logits_adv: Tensor, scale: float = 1.0) -> Tensor:
+    r"""Gradient of the pairing loss with respect to a scale that all logits share.
+
+    .. math:: \frac{\partial}{\partial \gamma} \lVert \gamma l - \gamma \tilde l \rVert_2^2
+        = 2 \gamma \lVert l - \tilde l \rVert_2^2 \ge 0
+
+    It is never negative for a positive scale: whatever else it does, pairing shrinks the logits.
+
+    Args:
+        logits: Clean logits ``l``, shape ``(B, C)``.
+        logits_adv: Logits of the attacked images, shape ``(B, C)``.
+        scale: The shared scale gamma at which the gradient is taken.
+
+    Returns:
+        Scalar: mean over ``B``.
+
+    Raises:
+        ValueError: If the shapes differ or aren't ``(B, C)``.
+
+    References:
+        Summers & Dinneen, Eq. 6 and 7.
+    """
+    _check_pair(logits, logits_adv)
+    return 2 * scale * (logits - logits_adv).square().sum(dim=1).mean()
+
+
+class LogitStatistics(Metric):
+    """:func:`logit_statistics` of all logits seen, over all batches and processes.
+
+    The variance is that of all logits together, not a mean of the batches' variances.
+    ``update(logits)`` takes shape ``(B, C)``; ``compute()`` gives NaN before the first update.
+    """
+
+    full_state_update = False
+    count: Tensor
+    images: Tensor
+    total: Tensor
+    total_square: Tensor
+    total_range: Tensor
+    total_norm: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add_sums(self, "count", "images", "total", "total_square", "total_range", "total_norm")
+
+    def update(self, logits: Tensor) -> None:
+        """Add a batch of logits, shape ``(B, C)``."""
+        _check_logits(logits)
+        logits = logits.detach().double()
+        self.count += logits.numel()
+        self.images += len(logits)
+        self.total += logits.sum()
+        self.total_square += logits.square().sum()
+        self.total_range += (logits.amax(dim=1) - logits.amin(dim=1)).sum()
+        self.total_norm += logits.norm(dim=1).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """The keys of :func:`logit_statistics`."""
+        mean = self.total / self.count
+        return {
+            "variance": (self.total_square / self.count - mean.square()).clamp(min=0),
+            "range": self.total_range / self.images,
+            "norm": self.total_norm / self.images,
+        }
+
+
+class PairingDiagnostics(Metric):
+    """:func:`pairing_assumption` and :func:`pairing_scale_gradient` of all pairs seen.
+
+    ``update(logits, logits_adv, y)`` takes shapes ``(B, C)``, ``(B, C)``, ``(B,)``; ``compute()``
+    gives ``assumption`` and ``scale_gradient``, NaN before the first update.
+    """
+
+    full_state_update = False
+    images: Tensor
+    total_assumption: Tensor
+    total_scale_gradient: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add_sums(self, "images", "total_assumption", "total_scale_gradient")
+
+    def update(self, logits: Tensor, logits_adv: Tensor, y: Tensor) -> None:
+        """Add a batch of clean and attacked logits with their labels."""
+        logits, logits_adv = logits.detach().double(), logits_adv.detach().double()
+        # All images have as many classes, so means over images add up weighted by their number.
+        self.total_assumption += pairing_assumption(logits, logits_adv, y) * len(logits)
+        self.total_scale_gradient += pairing_scale_gradient(logits, logits_adv) * len(logits)
+        self.images += len(logits)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars ``assumption`` and ``scale_gradient``, means over all images."""
+        return {
+            "assumption": self.total_assumption / self.images,
+            "scale_gradient": self.total_scale_gradient / self.images,
+        }
+
+
+def _add_sums(metric: Metric, *names: str) -> None:
+    for name in names:
+        metric.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.ndim != 2 or not len(logits):
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; it must be (B, C) with B >= 1")
+
+
+def _check_pair(logits: Tensor, logits_adv: Tensor) -> None:
+    _check_logits(logits)
+    if logits.shape != logits_adv.shape:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)} but logits_adv {tuple(logits_adv.shape)}; "
+            "they must be the same"
+        )

@@ -1,0 +1,51 @@
+"""Counter-based randomness: every draw is named by (seed, purpose, epoch, step), none has state.
+
+Two things follow. A run that resumes anywhere draws what it would have drawn undisturbed, with no
+generator to save; and a draw is made for the whole global batch, of which each rank takes its rows, so
+N ranks see exactly what one process sees.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator whose stream depends on ``key`` alone.
+
+    Args:
+        key: What the draw is for, e.g. ``(seed, "flip", epoch, step)``.
+        device: Where the numbers are drawn. A CPU and a GPU give different streams for one key.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class Draws(NamedTuple):
+    """The randomness of one global batch, and which of its rows are ours.
+
+    Attributes:
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        step: Batch within the epoch, from 0.
+        size: Images in the global batch.
+        start: First row of this rank.
+        stop: One past the last row of this rank.
+    """
+
+    seed: int
+    epoch: int
+    step: int
+    size: int
+    start: int
+    stop: int
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """Generator for ``purpose``; draw for all ``size`` rows, then take :meth:`rows`."""
+        return generator(self.seed, purpose, self.epoch, self.step, device=device)
+
+    def rows(self, drawn: Tensor) -> Tensor:
+        """Our rows of something drawn for the global batch, shape ``(size, ...)``."""
+        return drawn[self.start : self.stop]

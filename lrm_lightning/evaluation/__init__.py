@@ -1,0 +1,1 @@
+"""What evaluate, transfer and report share: records and confidence intervals."""

@@ -1,0 +1,61 @@
+"""Weights & Biases: one run a run directory, online with a key, offline without."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from omegaconf import DictConfig
+
+
+def wandb_logger(cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id: str) -> WandbLogger:
+    """A logger that never asks a question.
+
+    The run's id is that of its configuration, so a resumed run goes on in the same W&B run.
+
+    Args:
+        cfg: The composed configuration; ``cfg.logger`` says where to.
+        run_dir: The run directory; offline files go to ``wandb/`` in it.
+        config: The resolved configuration, shown in W&B.
+        run_id: Name of the configuration.
+    """
+    mode = _mode(cfg.logger.mode)
+    if mode == "offline":
+        rank_zero_info(
+            f"W&B: offline, since there is no API key; `wandb sync {run_dir}/wandb/offline-run-*` uploads it"
+            if cfg.logger.mode == "auto"
+            else f"W&B: offline in {run_dir}/wandb"
+        )
+    import wandb
+
+    return WandbLogger(
+        name=f"{cfg.method.name}-{run_id}",
+        id=run_id,
+        project=cfg.logger.project,
+        entity=cfg.logger.entity,
+        save_dir=str(run_dir),
+        group=cfg.sweep,
+        job_type=cfg.method.name,
+        tags=[*cfg.logger.tags, cfg.data.name],
+        config=config,
+        mode=mode,
+        resume="allow",
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+@rank_zero_only
+def finish_wandb() -> None:
+    """Close the W&B run of this process, if there is one; what it logged is on disk before."""
+    import sys
+
+    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        wandb.finish()
+
+
+def _mode(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import wandb
+
+    return "online" if wandb.login(prompt=False) else "offline"  # type: ignore[call-arg]

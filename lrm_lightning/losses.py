@@ -1,0 +1,249 @@
+"""Losses of "Logit Regularization Methods for Adversarial Robustness", one function an equation.
+
+Logits have shape ``(B, C)``: ``B`` images, ``C`` classes. A loss is a scalar, the mean over ``B``.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lrm_lightning.checks import check_choice, check_integer, check_number
+
+PAIRING_DISTANCES = ("l2", "l1", "huber")
+PAIRING_KINDS = ("cross_entropy", "jensen_shannon", "cosine")
+
+
+def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    r"""Smoothed targets: probability taken from the label and spread over the other classes.
+
+    .. math:: t_c = (1 - s) \, [c = y] + \frac{s}{C - 1} \, [c \neq y]
+
+    Soft labels, of mixed images, are smoothed by the same map, which is linear in them.
+
+    Args:
+        y: Labels of whole numbers in ``[0, C)``, shape ``(B,)``, or soft labels whose rows sum to
+            one, shape ``(B, C)``.
+        num_classes: Number of classes ``C``, at least 2.
+        smoothing: Probability ``s`` taken from the label, in ``[0, 1 - 1/C]``. The upper end
+            gives the uniform distribution. Torch's convention differs:
+            :func:`torch_label_smoothing`.
+
+    Returns:
+        Targets whose rows sum to one, shape ``(B, C)``; float32, or the soft labels' dtype.
+
+    Raises:
+        ValueError: If ``smoothing``, ``num_classes`` or a label is out of range, or ``y`` has
+            another shape or dtype. Labels on a GPU aren't read for it, as that would stall it.
+
+    References:
+        Summers & Dinneen, Eq. 8; Szegedy et al. 2016, arXiv:1512.00567.
+    """
+    _check_smoothing(smoothing, num_classes)
+    hard = y if y.is_floating_point() else _one_hot(y, num_classes)
+    if hard.ndim != 2 or hard.shape[1] != num_classes:
+        raise ValueError(
+            f"soft labels y have shape {tuple(y.shape)}; it must be (B, {num_classes})"
+        )
+    elsewhere = smoothing / (num_classes - 1)
+    return hard * (1 - smoothing - elsewhere) + elsewhere
+
+
+def torch_label_smoothing(smoothing: float, num_classes: int) -> float:
+    r"""The ``label_smoothing`` of :func:`torch.nn.functional.cross_entropy` equal to ours.
+
+    .. math:: e = \frac{s C}{C - 1}
+
+    Torch puts ``e / C`` on every class, the label included, where Eq. 8 puts ``s / (C - 1)``
+    on every class but the label.
+
+    Args:
+        smoothing: Probability ``s`` taken from the label, in ``[0, 1 - 1/C]``.
+        num_classes: Number of classes ``C``, at least 2.
+
+    Returns:
+        Torch's ``e``, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    _check_smoothing(smoothing, num_classes)
+    return min(1.0, smoothing * num_classes / (num_classes - 1))
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    r"""Cross-entropy with target distributions.
+
+    .. math:: J = -\frac{1}{B} \sum_i \sum_c t_c^{(i)} \log \mathrm{softmax}_c(f(x^{(i)}))
+
+    Args:
+        logits: Logits, shape ``(B, C)``.
+        targets: Distributions whose rows sum to one, shape ``(B, C)``.
+
+    Returns:
+        Scalar: mean over ``B``.
+
+    Raises:
+        ValueError: If the shapes differ or aren't ``(B, C)``.
+
+    References:
+        ``J`` of Summers & Dinneen, Eq. 1.
+    """
+    _check_same_shape("logits", logits, "targets", targets)
+    return F.cross_entropy(logits, targets)
+
+
+def logit_squeezing(logits: Tensor) -> Tensor:
+    r"""Squared L2 norm of the logits.
+
+    .. math:: \frac{1}{B} \sum_i \lVert f(x^{(i)}) \rVert_2^2
+
+    Args:
+        logits: Logits, shape ``(B, C)``.
+
+    Returns:
+        Scalar: mean over ``B``, sum over ``C``.
+
+    Raises:
+        ValueError: If the shape isn't ``(B, C)``.
+
+    References:
+        Summers & Dinneen, the beta term of Eq. 10; Kannan et al. 2018, arXiv:1803.06373.
+    """
+    _check_logits("logits", logits)
+    return logits.square().sum(dim=1).mean()
+
+
+def logit_pairing(logits: Tensor, logits_adv: Tensor, distance: str = "l2") -> Tensor:
+    r"""Distance between the logits of clean and attacked images (ALP).
+
+    .. math:: \frac{1}{B} \sum_i \lVert f(x^{(i)}) - f(g(x^{(i)})) \rVert_2^2
+
+    Args:
+        logits: Clean logits, shape ``(B, C)``.
+        logits_adv: Logits of the attacked images, shape ``(B, C)``.
+        distance: ``"l2"`` (squared, summed over classes), ``"l1"``, or ``"huber"``: with ``d`` the
+            difference in one logit, ``d**2 / 2`` up to ``|d| = 1`` and ``|d| - 1/2`` beyond.
+
+    Returns:
+        Scalar: mean over ``B``, sum over ``C``.
+
+    Raises:
+        ValueError: If the shapes differ or ``distance`` is unknown.
+
+    References:
+        Summers & Dinneen, Eq. 9; Kannan et al. 2018, arXiv:1803.06373.
+    """
+    check_choice("distance", distance, PAIRING_DISTANCES)
+    _check_same_shape("logits", logits, "logits_adv", logits_adv)
+    if distance == "l2":
+        return logit_squeezing(logits - logits_adv)
+    if distance == "l1":
+        return (logits - logits_adv).abs().sum(dim=1).mean()
+    return F.huber_loss(logits, logits_adv, reduction="none", delta=1.0).sum(dim=1).mean()
+
+
+def distribution_pairing(logits: Tensor, logits_adv: Tensor, kind: str = "cross_entropy") -> Tensor:
+    r"""Distance between the predictions on clean and attacked images, apart from the logits' size.
+
+    With ``p`` and ``q`` the softmax of the clean and of the attacked logits:
+
+    - ``"cross_entropy"``: :math:`-\sum_c p_c \log q_c`, the clean prediction as the target. Its
+      least value over ``q`` is the entropy of ``p``, not 0.
+    - ``"jensen_shannon"``: :math:`\frac12 KL(p \Vert m) + \frac12 KL(q \Vert m)` with
+      :math:`m = (p + q) / 2`; symmetric, in [0, ln 2].
+    - ``"cosine"``: 1 - the cosine between the two vectors of logits (not of probabilities), in
+      [0, 2]; it doesn't change when either is scaled. A zero vector counts as orthogonal to all.
+
+    The gradient flows into both arguments.
+
+    Args:
+        logits: Clean logits, shape ``(B, C)``.
+        logits_adv: Logits of the attacked images, shape ``(B, C)``.
+        kind: One of the above.
+
+    Returns:
+        Scalar: mean over ``B``.
+
+    Raises:
+        ValueError: If the shapes differ or ``kind`` is unknown.
+
+    References:
+        ``h`` of Summers & Dinneen, Eq. 10.
+    """
+    check_choice("kind", kind, PAIRING_KINDS)
+    _check_same_shape("logits", logits, "logits_adv", logits_adv)
+    if kind == "cross_entropy":
+        return F.cross_entropy(logits_adv, logits.softmax(dim=1))
+    if kind == "cosine":
+        return 1 - F.cosine_similarity(logits, logits_adv, dim=1).mean()
+    log_p, log_q = logits.log_softmax(dim=1), logits_adv.log_softmax(dim=1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    divergences = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
+    return divergences.sum(dim=1).mean() / 2
+
+
+def ratio_weight(loss: Tensor, pairing: Tensor, ratio: float) -> Tensor:
+    r"""Weight that makes the pairing term ``ratio`` times as large as the loss, without a gradient.
+
+    .. math:: \mathrm{ratio} \cdot \mathrm{stop\_gradient}(L / h)
+
+    ``ratio_weight(loss, pairing, ratio) * pairing`` equals ``ratio * loss`` in value; its gradient
+    is the pairing's, scaled.
+
+    Args:
+        loss: The adversarial loss ``L``, a scalar.
+        pairing: The pairing loss ``h``, a scalar.
+        ratio: Pairing term over loss, at least 0: 0.125 makes the pairing an eighth of the loss.
+
+    Returns:
+        Scalar without gradient; 0 where the pairing is within rounding of 0, so nothing overflows.
+
+    Raises:
+        ValueError: If ``ratio`` is negative or not finite.
+
+    References:
+        Summers & Dinneen, section 4.1.
+    """
+    check_number("ratio", ratio, low=0)
+    loss, pairing = loss.detach(), pairing.detach()
+    floor = torch.finfo(torch.float32).eps
+    weight = ratio * loss / pairing.clamp(min=floor)
+    return torch.where(pairing > floor, weight, torch.zeros_like(weight))
+
+
+def _one_hot(y: Tensor, num_classes: int) -> Tensor:
+    if y.ndim != 1 or y.dtype == torch.bool:
+        raise ValueError(
+            f"labels y have shape {tuple(y.shape)} and dtype {y.dtype}; they must be whole numbers "
+            "of shape (B,), or floats of shape (B, C)"
+        )
+    # On a GPU this reading would wait for it; there scatter_ itself asserts the range.
+    if y.device.type == "cpu" and y.numel():
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels y span [{low}, {high}]; they must lie in [0, {num_classes - 1}]"
+            )
+    zeros = torch.zeros(len(y), num_classes, device=y.device)
+    return zeros.scatter_(1, y.long().unsqueeze(1), 1.0)
+
+
+def _check_smoothing(smoothing: float, num_classes: int) -> None:
+    check_integer("num_classes", num_classes, low=2)
+    check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/C")
+
+
+def _check_logits(name: str, logits: Tensor) -> None:
+    if logits.ndim != 2:
+        raise ValueError(f"{name} has shape {tuple(logits.shape)}; it must be (B, C)")
+
+
+def _check_same_shape(name: str, logits: Tensor, other_name: str, other: Tensor) -> None:
+    _check_logits(name, logits)
+    if logits.shape != other.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(logits.shape)} but {other_name} {tuple(other.shape)}; "
+            "they must be the same"
+        )

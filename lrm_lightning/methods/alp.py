@@ -1,0 +1,56 @@
+"""Adversarial logit pairing (ALP, Eq. 2)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lrm_lightning.checks import check_choice, check_number
+from lrm_lightning.losses import PAIRING_DISTANCES, logit_pairing
+from lrm_lightning.methods.pgd import PGDTraining
+
+
+class AdversarialLogitPairing(PGDTraining):
+    r"""PGD training that also pulls an image's clean and adversarial logits together.
+
+    .. math:: \alpha J(x) + (1 - \alpha) J(g(x)) + \lambda L(f(x), f(g(x)))
+
+    With ``pairing_weight=0`` it is :class:`~lrm_lightning.methods.pgd.PGDTraining`.
+
+    Args:
+        network: The classifier.
+        pairing_weight: The paper's :math:`\lambda`, at least 0. The distance is summed over classes;
+            Google's ALP code averages over them, so theirs divided by C is ours.
+        pairing_distance: ``"l2"`` (squared), ``"l1"`` or ``"huber"`` (Eq. 9).
+        **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
+
+    References:
+        Summers & Dinneen, Eq. 2 and 9; Kannan et al. 2018, arXiv:1803.06373.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        pairing_weight: float = 0.5,
+        pairing_distance: str = "l2",
+        **shared: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(network, **shared)
+        check_number("pairing_weight", pairing_weight, low=0)
+        check_choice("pairing_distance", pairing_distance, PAIRING_DISTANCES)
+        self.pairing_weight = pairing_weight
+        self.pairing_distance = pairing_distance
+
+    @property
+    def pairs_logits(self) -> bool:
+        """True unless the weight is 0."""
+        return self.pairing_weight > 0
+
+    def pairing_terms(
+        self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """Eq. 9's distance, weighted."""
+        if not self.pairs_logits:
+            return {}
+        paired = logit_pairing(logits, logits_adv, distance=self.pairing_distance)
+        return {"pairing": self.pairing_weight * paired}

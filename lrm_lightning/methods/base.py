@@ -1,0 +1,158 @@
+"""What every defence shares: the optimiser, the logging and the knobs that regularise logits."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.checks import check_choice, check_integer, check_number
+from lrm_lightning.data import Batch, ImageDataModule
+from lrm_lightning.data.train_loader import MIXINGS
+from lrm_lightning.losses import logit_squeezing, smooth_targets, soft_cross_entropy
+from lrm_lightning.methods.optimizer import SGDRecipe
+
+
+class Defense(L.LightningModule, ABC):
+    """A way to train a classifier, to be subclassed: one defence a file.
+
+    A subclass says only what is its own, in :meth:`loss_terms`. It trains with any network that takes
+    pixels in [0, 1] of shape ``(B, 3, H, W)`` and gives logits ``(B, C)``.
+
+    Args:
+        network: The classifier.
+        num_classes: C.
+        attack: The attack that adversarial defences train against; the others ignore it.
+        optimizer: SGD and its schedule.
+        name: Short name in records, tables and dashboards.
+        epochs: How long the paper trains this defence: the default of the trainer's ``max_epochs``.
+        smoothing: Label smoothing s in [0, 1 - 1/C] (Eq. 8); 0 is hard labels.
+        squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and, where a
+            defence has them, adversarial (Eq. 10); 0 is none.
+        mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
+        mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int = 10,
+        attack: PGDAttack | None = None,
+        optimizer: SGDRecipe | None = None,
+        name: str = "",
+        epochs: int = 200,
+        smoothing: float = 0.0,
+        squeeze_weight: float = 0.0,
+        mixing: str = "none",
+        mixing_alpha: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_integer("num_classes", num_classes, low=2)
+        check_integer("epochs", epochs, low=1)
+        check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/num_classes")
+        check_number("squeeze_weight", squeeze_weight, low=0)
+        check_choice("mixing", mixing, MIXINGS)
+        check_number("mixing_alpha", mixing_alpha, above=0)
+        # Convolutions run faster on images laid out channels-last, on CPUs and on GPUs.
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.num_classes = num_classes
+        self.attack = attack or PGDAttack()
+        self.sgd = optimizer or SGDRecipe()
+        self.name = name or type(self).__name__
+        self.smoothing = smoothing
+        self.squeeze_weight = squeeze_weight
+        self.mixing = mixing
+        self.mixing_alpha = mixing_alpha
+
+    @abstractmethod
+    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the training loss, already weighted; the loss is their sum.
+
+        Args:
+            batch: Augmented and mixed images, with targets that are not smoothed yet.
+
+        Returns:
+            Name to scalar; each is logged as ``train/loss/<name>``.
+        """
+
+    # ------------------------------------------------------------------ what subclasses build on
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of pixels ``(B, 3, H, W)`` in [0, 1]."""
+        return self.network(x)
+
+    def training_targets(self, batch: Batch) -> Tensor:
+        """Targets ``(B, C)`` of the batch after label smoothing (Eq. 8)."""
+        return smooth_targets(batch.targets, self.num_classes, self.smoothing)
+
+    def squeezing_terms(self, *logits: Tensor) -> dict[str, Tensor]:
+        """Eq. 10's squeezing of each of ``logits``, or nothing where its weight is 0."""
+        if not self.squeeze_weight:
+            return {}
+        squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
+        return {"squeezing": self.squeeze_weight * squeezed}
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup(self, stage: str) -> None:
+        """Tell the DataModule how this defence mixes images."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, ImageDataModule):
+            datamodule.augmentation = datamodule.augmentation._replace(
+                mixing=self.mixing, mixing_alpha=self.mixing_alpha
+            )
+        elif stage == "fit" and self.mixing != "none":
+            raise ValueError(
+                f"mixing={self.mixing!r} needs an lrm_lightning.data.ImageDataModule; "
+                "pass one as the trainer's datamodule"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of :meth:`loss_terms`."""
+        x = batch.x.contiguous(memory_format=torch.channels_last)  # as the kernels are laid out
+        terms = self.loss_terms(batch._replace(x=x))
+        loss = torch.stack(list(terms.values())).sum()
+        logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(logged, batch_size=len(batch.x), sync_dist=False)
+        self.log("train/loss", loss.detach(), batch_size=len(batch.x), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Cross-entropy on clean images; accuracies are the RobustAccuracy callback's."""
+        self._log_clean_loss("val/loss", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Cross-entropy on clean images; accuracies are the RobustAccuracy callback's."""
+        self._log_clean_loss("test/loss", batch)
+
+    def _log_clean_loss(self, key: str, batch: Batch) -> None:
+        loss = soft_cross_entropy(self(batch.x), batch.targets)
+        self.log(key, loss, batch_size=len(batch.x), on_epoch=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of six types)
+        """SGD with its schedule, stepped every batch."""
+        optimizer = self.sgd.optimizer(self.network)
+        epochs = self.trainer.max_epochs or 1
+        factor = self.sgd.lr_factor(self._steps_per_epoch(), epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+        }
+
+    def _steps_per_epoch(self) -> int:
+        # Not trainer.estimated_stepping_batches where it can be helped: asking for it here makes
+        # Lightning drop the loader's place in the epoch on resume (lightning issue 20550).
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not isinstance(datamodule, ImageDataModule):
+            epochs = self.trainer.max_epochs or 1
+            return max(1, int(self.trainer.estimated_stepping_batches) // epochs)
+        steps = datamodule.steps_per_epoch
+        limit = self.trainer.limit_train_batches
+        return max(1, int(steps * limit) if isinstance(limit, float) else min(steps, limit or 1))

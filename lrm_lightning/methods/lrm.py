@@ -1,0 +1,72 @@
+"""The paper's combination of logit regularization methods (LRM, Eq. 10 and section 5.2)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lrm_lightning.checks import check_choice, check_number
+from lrm_lightning.losses import PAIRING_KINDS, distribution_pairing, ratio_weight
+from lrm_lightning.methods.pgd import PGDTraining
+
+
+class LogitRegularization(PGDTraining):
+    r"""PGD training with smoothing, VH-mixup, squeezing and pairing of distributions.
+
+    ALP's distance does two things, it matches clean to adversarial predictions and it shrinks logits.
+    Eq. 10 takes them apart:
+
+    .. math:: J(g(x)) + w\, h(f(x), f(g(x)))
+        + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
+
+    where h compares the two softmaxes and w is set anew at every step so that the pairing term is a
+    fixed multiple of the adversarial loss (section 4.1), without a gradient through w.
+
+    With ``smoothing=0 squeeze_weight=0 mixing=none pairing_to_adversarial_ratio=0`` it is
+    :class:`~lrm_lightning.methods.pgd.PGDTraining`.
+
+    Args:
+        network: The classifier.
+        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. Section 4.1 reads as
+            0.125; section 5.2 can be read the other way round, as 8.
+        pairing_kind: h: ``"cross_entropy"``, ``"jensen_shannon"`` or ``"cosine"``.
+        smoothing: s in [0, 1 - 1/C].
+        squeeze_weight: The paper's :math:`\beta`.
+        mixing: How images are mixed.
+        **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
+
+    References:
+        Summers & Dinneen, Eq. 10, sections 4.1 and 5.2, Table 1, row "LRM".
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        pairing_to_adversarial_ratio: float = 0.125,
+        pairing_kind: str = "cross_entropy",
+        smoothing: float = 0.1,
+        squeeze_weight: float = 1e-3,
+        mixing: str = "vh_mixup",
+        **shared: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(
+            network, smoothing=smoothing, squeeze_weight=squeeze_weight, mixing=mixing, **shared
+        )
+        check_number("pairing_to_adversarial_ratio", pairing_to_adversarial_ratio, low=0)
+        check_choice("pairing_kind", pairing_kind, PAIRING_KINDS)
+        self.ratio = pairing_to_adversarial_ratio
+        self.pairing_kind = pairing_kind
+
+    @property
+    def pairs_logits(self) -> bool:
+        """True unless the ratio is 0."""
+        return self.ratio > 0
+
+    def pairing_terms(
+        self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """Eq. 10's h, weighted by section 4.1's ratio."""
+        if not self.pairs_logits:
+            return {}
+        paired = distribution_pairing(logits, logits_adv, kind=self.pairing_kind)
+        return {"pairing": ratio_weight(adversarial_loss, paired, self.ratio) * paired}

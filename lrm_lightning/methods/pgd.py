@@ -1,0 +1,72 @@
+"""Adversarial training with projected gradient descent (Eq. 1)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrm_lightning.checks import check_number
+from lrm_lightning.data import Batch
+from lrm_lightning.losses import soft_cross_entropy
+from lrm_lightning.methods.base import Defense
+
+
+class PGDTraining(Defense):
+    r"""Training on the worst case that the attack :math:`g` finds.
+
+    .. math:: \alpha J(x) + (1 - \alpha) J(g(x))
+        + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
+
+    The attack maximises the cross-entropy with the targets of the loss, smoothed and mixed. Clean and
+    attacked images go through the network in one batch, so batch norm sees the mixture that its running
+    statistics describe; clean images are left out where no term needs them.
+
+    Args:
+        network: The classifier.
+        alpha: Weight of the clean loss in [0, 1]: 0.5 in the paper's section 3, 0 in section 5.2.
+        **shared: Arguments of :class:`~lrm_lightning.methods.base.Defense`.
+
+    References:
+        Summers & Dinneen, Eq. 1; Madry et al. 2018, arXiv:1706.06083.
+    """
+
+    def __init__(self, network: nn.Module, *, alpha: float = 0.0, **shared: Any) -> None:  # noqa: ANN401
+        super().__init__(network, **shared)
+        check_number("alpha", alpha, low=0, high=1)
+        self.alpha = alpha
+
+    @property
+    def pairs_logits(self) -> bool:
+        """Whether :meth:`pairing_terms` compares clean with adversarial logits."""
+        return False
+
+    def pairing_terms(
+        self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """Terms between clean and adversarial logits, ``(B, C)`` each; none for plain PGD training."""
+        return {}
+
+    def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Attacked images ``(B, 3, H, W)``; the random start is drawn for the whole global batch."""
+        start = None
+        if self.attack.random_start:
+            shape = (batch.draws.size, *batch.x.shape[1:])
+            drawn = self.attack.draw_start(
+                shape, generator=batch.draws.generator("attack", batch.x.device)
+            )
+            start = batch.x + batch.draws.rows(drawn)
+        return self.attack(self.network, batch.x, targets, start=start)
+
+    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial and clean classification, squeezing and pairing."""
+        targets = self.training_targets(batch)
+        x_adv = self.attack_batch(batch, targets)
+        if not (self.alpha or self.squeeze_weight or self.pairs_logits):
+            return {"adversarial": soft_cross_entropy(self(x_adv), targets)}
+        logits, logits_adv = self(torch.cat([batch.x, x_adv])).chunk(2)
+        adversarial = soft_cross_entropy(logits_adv, targets)
+        terms = {"adversarial": (1 - self.alpha) * adversarial}
+        if self.alpha:
+            terms["clean"] = self.alpha * soft_cross_entropy(logits, targets)
+        terms |= self.squeezing_terms(logits, logits_adv)
+        return terms | self.pairing_terms(logits, logits_adv, adversarial)

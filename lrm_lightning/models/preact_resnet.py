@@ -1,0 +1,104 @@
+"""PreActResNet-18, the network on which adversarial training is usually compared."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrm_lightning.checks import check_integer
+from lrm_lightning.models.standardize import ChannelNormalization
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2471, 0.2435, 0.2616)
+
+
+class PreActBlock(nn.Module):
+    """Pre-activation residual block of two 3x3 convolutions.
+
+    On a change of shape the shortcut is a 1x1 convolution of the activated input, else the input.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the first convolution and of the shortcut.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            if stride != 1 or in_channels != out_channels
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
+        active = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(active)
+        return self.conv2(F.relu(self.bn2(self.conv1(active)))) + shortcut
+
+
+class PreActResNet(nn.Module):
+    """Pre-activation ResNet for 32x32 images; the defaults make PreActResNet-18.
+
+    The first layer normalises each channel with CIFAR-10's mean and standard deviation. A batch
+    norm and a ReLU close the last stage, as in He et al.: 11,172,170 parameters. (A common copy
+    leaves that pair out and has 11,171,146.)
+
+    Args:
+        blocks: Residual blocks in each stage, each at least 1.
+        widths: Channels of each stage, as many as ``blocks``; the first is also the stem's.
+            The first stage has stride 1, the others stride 2.
+        num_classes: Logits ``C``, at least 2.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        He et al. 2016, arXiv:1603.05027; Rice et al. 2020, arXiv:2002.11569.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        widths: Sequence[int] = (64, 128, 256, 512),
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        check_integer("num_classes", num_classes, low=2)
+        if not blocks or len(blocks) != len(widths):
+            raise ValueError(
+                f"blocks={list(blocks)} and widths={list(widths)} must be as long, and not empty"
+            )
+        for name, values in (("blocks", blocks), ("widths", widths)):
+            for i, value in enumerate(values):
+                check_integer(f"{name}[{i}]", value, low=1)
+        self.num_classes = num_classes
+
+        self.normalize = ChannelNormalization(CIFAR10_MEAN, CIFAR10_STD)
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.stages = nn.Sequential()
+        channels = widths[0]
+        for count, width in zip(blocks, widths, strict=True):
+            first = PreActBlock(channels, width, stride=2 if len(self.stages) else 1)
+            rest = (PreActBlock(width, width, stride=1) for _ in range(count - 1))
+            self.stages.append(nn.Sequential(first, *rest))
+            channels = width
+        self.bn = nn.BatchNorm2d(channels)
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images.
+
+        Args:
+            x: Pixels in [0, 1], shape ``(N, 3, H, W)``.
+
+        Returns:
+            Logits, shape ``(N, num_classes)``.
+        """
+        features = self.stages(self.stem(self.normalize(x)))
+        return self.linear(F.relu(self.bn(features)).mean(dim=(2, 3)))

@@ -1,0 +1,45 @@
+"""Writing small files so that a reader, or a kill, never finds half of one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lrm_lightning.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step.
+
+    Raises:
+        UserError: If it can't be written (no permission, disk full).
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        raise UserError(f"cannot write {path}: {error.strerror}; free it or choose another directory") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace ``path`` by ``content`` as JSON in one step; raises as :func:`write_text`."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object at ``path``; ``None`` if there is no file.
+
+    Raises:
+        UserError: If the file can't be read or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and start the run again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object); delete it and start the run again")
+    return content

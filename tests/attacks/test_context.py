@@ -1,0 +1,122 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lrm_lightning.attacks import pgd
+from lrm_lightning.attacks.context import attack_mode
+
+ATTACK = {"eps": 0.05, "step_size": 0.02, "steps": 2}
+
+
+def state_of(model):
+    """Everything an attack must leave as it was."""
+    return {
+        "modes": [module.training for module in model.modules()],
+        "tracking": [getattr(module, "track_running_stats", None) for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+    }
+
+
+def mix_up(model):
+    """Modes and flags that no blanket train(), eval() or requires_grad_() would restore."""
+    model.train()
+    model[1].eval()
+    model[3].eval()
+    model[0].weight.requires_grad_(False)
+    model[8].bias.requires_grad_(False)
+    return model
+
+
+class Explodes(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("boom")
+
+
+@pytest.mark.parametrize("bn_mode", ["eval", "train"])
+def test_flags_are_restored(network, batch, bn_mode):
+    before = state_of(mix_up(network))
+    assert len(set(before["modes"])) == len(set(before["requires_grad"])) == 2
+    pgd(network, *batch, **ATTACK, bn_mode=bn_mode)
+    assert state_of(network) == before
+
+
+@pytest.mark.parametrize("bn_mode", ["eval", "train"])
+def test_flags_are_restored_after_an_exception(network, batch, bn_mode):
+    network = mix_up(network).append(Explodes())
+    before = state_of(network)
+    with pytest.raises(RuntimeError, match="boom"):
+        pgd(network, *batch, **ATTACK, bn_mode=bn_mode)
+    assert state_of(network) == before
+
+
+@pytest.mark.parametrize("bn_mode", ["eval", "train"])
+@pytest.mark.parametrize("training", [True, False])
+def test_parameters_and_buffers_are_untouched(network, batch, bn_mode, training):
+    network.train(training)
+    before = copy.deepcopy(network.state_dict())
+    pgd(network, *batch, **ATTACK, bn_mode=bn_mode)
+    after = network.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert any(name.endswith("num_batches_tracked") for name in before)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_gradients_are_untouched(network, batch, filled):
+    for number, parameter in enumerate(network.parameters()):
+        parameter.grad = torch.full_like(parameter, number) if filled else None
+    pgd(network, *batch, **ATTACK)
+    for number, parameter in enumerate(network.parameters()):
+        if filled:
+            assert torch.equal(parameter.grad, torch.full_like(parameter, number))
+        else:
+            assert parameter.grad is None
+
+
+def test_inside_parameters_are_frozen_and_gradients_are_enabled(network):
+    with torch.inference_mode(), attack_mode(network):
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_train_mode_is_for_batch_norm_alone(network):
+    with attack_mode(network, "train"):
+        training = [type(module) for module in network.modules() if module.training]
+    assert training == [nn.BatchNorm2d, nn.BatchNorm2d]
+
+
+def test_train_mode_normalises_with_the_batch(network, batch):
+    x, _ = batch
+    with attack_mode(network, "train"):
+        hidden = network[:2](x)
+    bn = network[1]
+    normal = (hidden - bn.bias.view(1, -1, 1, 1)) / bn.weight.view(1, -1, 1, 1)
+    torch.testing.assert_close(normal.mean(dim=(0, 2, 3)), torch.zeros(8), atol=1e-5, rtol=0)
+    assert not torch.allclose(hidden, network[:2](x))
+
+
+def test_a_network_that_overrides_train_is_left_alone(network, batch):
+    class Stubborn(nn.Sequential):
+        def train(self, mode=True):
+            raise AssertionError("an attack must not call train()")
+
+    pgd(Stubborn(*network), *batch, **ATTACK)
+
+
+def test_attack_ignores_the_mode_it_finds(network, batch):
+    # Dropout is off and running statistics are used even while the network trains.
+    runs = []
+    for training in (False, True):
+        network.train(training)
+        runs.append(pgd(network, *batch, **ATTACK, random_start=False))
+    assert torch.equal(*runs)
+
+
+def test_unknown_bn_mode(network):
+    with (
+        pytest.raises(ValueError, match="bn_mode='batch' is unknown"),
+        attack_mode(network, "batch"),
+    ):
+        pass

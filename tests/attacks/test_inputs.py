@@ -1,0 +1,136 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lrm_lightning.attacks import PGDAttack, fgsm, pgd, trajectory
+
+X = torch.full((2, 3, 4, 4), 0.5)
+Y = torch.tensor([0, 1])
+OK = {"eps": 0.1, "step_size": 0.05, "steps": 2}
+
+
+def model(classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
+
+
+class Returns(nn.Module):
+    """Applies ``change`` to the logits of the ``number``-th pass and all later ones."""
+
+    def __init__(self, change, number=1):
+        super().__init__()
+        self.inner = model()
+        self.change = change
+        self.number = number
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        logits = self.inner(x)
+        return self.change(logits) if self.passes >= self.number else logits
+
+
+class RootOfZero(torch.nn.Module):
+    """Finite logits whose gradient is NaN: the root of a value that is 0 times the pixels."""
+
+    def forward(self, x):
+        pixels = x.flatten(1)
+        return torch.stack([(pixels.sum(dim=1) * 0).sqrt() * 0, pixels.sum(dim=1)], dim=1)
+
+
+SETTINGS = [
+    ({"eps": 0}, r"eps=0 must be a number > 0 \(radius of the ball"),
+    ({"eps": -0.1}, "eps=-0.1 must be"),
+    ({"eps": float("nan")}, "eps=nan must be"),
+    ({"eps": float("inf")}, "eps=inf must be"),
+    ({"eps": "8/255"}, "eps='8/255' must be"),
+    ({"step_size": 0.0}, "step_size=0.0 must be a number > 0"),
+    ({"steps": 0}, "steps=0 must be a whole number >= 1"),
+    ({"steps": 2.5}, "steps=2.5 must be a whole number"),
+    ({"steps": True}, "steps=True must be a whole number"),
+    ({"restarts": 0}, "restarts=0 must be a whole number >= 1"),
+    ({"restarts": 2, "random_start": False}, "restarts=2 needs random_start=True"),
+    ({"norm": "l1"}, "norm='l1' is unknown; choose one of: linf, l2"),
+    ({"loss": "hinge"}, "loss='hinge' is unknown; choose one of: cross_entropy, margin"),
+    ({"bn_mode": "batch"}, "bn_mode='batch' is unknown"),
+    ({"keep": "last"}, "keep='last' is unknown; choose one of: final, best"),
+]
+each_setting = pytest.mark.parametrize(("wrong", "message"), SETTINGS)
+
+
+@each_setting
+def test_wrong_settings(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        pgd(model(), X, Y, **{**OK, **wrong})
+
+
+@each_setting
+def test_wrong_settings_show_before_anything_is_attacked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        PGDAttack(**{**OK, **wrong})
+
+
+@pytest.mark.parametrize("steps", [[-1], [5, 2.5], [3, None]])
+def test_wrong_steps_of_a_trajectory(steps):
+    with pytest.raises(ValueError, match="must be a whole number >= 0"):
+        trajectory(model(), X, Y, eps=0.1, step_size=0.05, steps=steps)
+
+
+def one_pixel(value):
+    x = X.clone()
+    x[1, 2, 3, 3] = value
+    return x
+
+
+TENSORS = [
+    ({"x": one_pixel(1.01)}, r"x must lie in \[0, 1\]"),
+    ({"x": one_pixel(-1e-3)}, r"x must lie in \[0, 1\]"),
+    ({"x": one_pixel(float("nan"))}, r"x must lie in \[0, 1\] and hold no NaN"),
+    ({"x": one_pixel(float("inf"))}, r"x must lie in \[0, 1\]"),
+    ({"x": X.to(torch.uint8)}, "float32 or float64"),
+    ({"x": X.half()}, "float32 or float64"),
+    ({"x": X[:0], "y": Y[:0]}, "must be a batch of images"),
+    ({"y": Y[:1]}, r"y of shape \(1,\)"),
+    ({"y": Y.float()}, r"integer labels \(2,\) or float distributions \(2, C\)"),
+    ({"y": Y[:, None]}, "integer labels"),
+    ({"y": torch.tensor([0, 3])}, "y must hold labels from 0 to 2"),
+    ({"y": torch.tensor([-1, 0])}, "y must hold labels from 0 to 2"),
+    ({"y": torch.eye(4)[Y]}, "does not fit logits of 3 classes"),
+    ({"y": torch.tensor([[0.5, 0.4, 0.0], [1, 0, 0]])}, "rows of y must be >= 0 and sum to 1"),
+    ({"y": torch.tensor([[1.5, -0.5, 0.0], [1, 0, 0]])}, "rows of y must be >= 0 and sum to 1"),
+    ({"y": torch.full((2, 3), float("nan"))}, "rows of y must be >= 0 and sum to 1"),
+    ({"start": X[:1]}, "start of shape"),
+    ({"start": one_pixel(float("nan"))}, "start must hold finite numbers"),
+    ({"model": model(1), "y": Y * 0}, "does not fit logits of 1 classes"),
+    ({"model": nn.Identity()}, r"the model must return logits of shape \(2, C\)"),
+    ({"model": Returns(lambda logits: (logits,))}, "must return logits .* not tuple"),
+    ({"model": Returns(torch.detach)}, "no gradient flows"),
+    ({"model": Returns(lambda logits: logits / 0)}, "logits that are NaN or infinite"),
+    ({"model": Returns(lambda logits: logits * torch.nan)}, "logits that are NaN or infinite"),
+    ({"model": Returns(lambda logits: logits * torch.nan, 2)}, "NaN or infinite during the attack"),
+    ({"model": RootOfZero()}, "gradients became NaN or infinite during the attack"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), TENSORS)
+@pytest.mark.parametrize("attack", [pgd, trajectory], ids=["pgd", "trajectory"])
+def test_wrong_tensors(attack, wrong, message):
+    arguments = {"model": model(), "x": X, "y": Y, **OK, **wrong}
+    arguments["model"] = copy.deepcopy(arguments["model"])
+    if attack is trajectory:
+        arguments["steps"] = [2]
+    with pytest.raises(ValueError, match=message) as raised:
+        attack(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_fgsm_checks_too():
+    with pytest.raises(ValueError, match="eps=0 must be"):
+        fgsm(model(), X, Y, eps=0)
+
+
+def test_a_gradient_that_is_nan_does_not_pass_for_robustness():
+    with pytest.raises(ValueError, match="gradients became NaN"):
+        fgsm(RootOfZero(), X, Y, eps=0.1)

@@ -1,0 +1,381 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lrm_lightning.attacks import fgsm, pgd, trajectory
+from lrm_lightning.attacks.objectives import OBJECTIVES
+
+BUDGETS = {
+    "linf": {"norm": "linf", "eps": 0.06, "step_size": 0.02},
+    "l2": {"norm": "l2", "eps": 0.6, "step_size": 0.2},
+}
+each_norm = pytest.mark.parametrize("norm", BUDGETS)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def length(delta, norm):
+    return delta.flatten(1).norm(p=torch.inf if norm == "linf" else 2, dim=1)
+
+
+class Linear(nn.Module):
+    """Logits (0, w.x): the margin of label 0 is linear in x, so the best attack is known."""
+
+    def __init__(self, weight, scale=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.scale = scale
+
+    def forward(self, x):
+        score = self.scale * (x * self.weight).flatten(1).sum(dim=1)
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+class Counting(nn.Module):
+    """Counts the passes through ``network``."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.forwards = 0
+
+    def forward(self, x):
+        self.forwards += 1
+        return self.network(x)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    norm=st.sampled_from(["linf", "l2"]),
+    eps=st.sampled_from([1e-4, 0.03, 0.5, 1.0, 30.0]),
+    step=st.sampled_from([0.01, 0.3, 1.0, 100.0]),
+    steps=st.integers(1, 4),
+    pixels=st.sampled_from(["uniform", "corners", "black", "white"]),
+    scale=st.sampled_from([0.0, 1.0, 1e-25, 1e6]),
+    loss=st.sampled_from(sorted(OBJECTIVES)),
+    keep=st.sampled_from(["final", "best"]),
+    random_start=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_never_leaves_the_ball_nor_the_pixels(
+    norm, eps, step, steps, pixels, scale, loss, keep, random_start, seed
+):
+    rng = generator(seed)
+    x = torch.rand(3, 3, 4, 4, generator=rng)
+    x = {"uniform": x, "corners": x.round(), "black": x * 0, "white": x * 0 + 1}[pixels]
+    x_adv = pgd(
+        Linear(torch.randn(3, 4, 4, generator=rng), scale),
+        x,
+        torch.zeros(3, dtype=torch.long),
+        norm=norm,
+        eps=eps,
+        step_size=step * eps,
+        steps=steps,
+        loss=loss,
+        keep=keep,
+        random_start=random_start,
+        generator=rng,
+    )
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == torch.float32
+    assert x_adv.isfinite().all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert (length(x_adv - x, norm) <= eps + 1e-6).all()
+    if scale == 0 and not random_start:
+        assert torch.equal(x_adv, x)
+
+
+@each_norm
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_reaches_the_optimum_of_a_linear_model(norm, loss):
+    weight = torch.randn(3, 4, 4, generator=generator())
+    x = 0.3 + 0.4 * torch.rand(5, 3, 4, 4, generator=generator(1))
+    y = torch.zeros(5, dtype=torch.long)
+    eps = 0.1
+    best = weight.sign() if norm == "linf" else weight / weight.norm()
+    for random_start, steps in ((False, 4), (True, 60)):
+        x_adv = pgd(
+            Linear(weight),
+            x,
+            y,
+            norm=norm,
+            eps=eps,
+            step_size=eps / 3,
+            steps=steps,
+            loss=loss,
+            random_start=random_start,
+            generator=generator(2),
+        )
+        torch.testing.assert_close(x_adv, x + eps * best, atol=1e-5, rtol=0)
+        reach = weight.norm(p=1 if norm == "linf" else 2)
+        gain = ((x_adv - x) * weight).flatten(1).sum(dim=1)
+        torch.testing.assert_close(gain, (eps * reach).expand(5), atol=1e-4, rtol=0)
+
+
+def test_linf_optimum_of_a_linear_model_at_the_edge_of_the_pixels():
+    weight = torch.randn(3, 4, 4, generator=generator())
+    x = torch.rand(5, 3, 4, 4, generator=generator(1))
+    y = torch.zeros(5, dtype=torch.long)
+    x_adv = pgd(Linear(weight), x, y, eps=0.3, step_size=0.1, steps=8, generator=generator(2))
+    torch.testing.assert_close(x_adv, (x + 0.3 * weight.sign()).clamp(0, 1))
+
+
+@each_norm
+@pytest.mark.parametrize("loss", OBJECTIVES)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_fgsm_is_one_step_of_size_eps(network, batch, norm, loss, targeted):
+    eps = BUDGETS[norm]["eps"]
+    common = {"norm": norm, "eps": eps, "loss": loss, "targeted": targeted}
+    one_step = pgd(network, *batch, **common, step_size=eps, steps=1, random_start=False)
+    assert torch.equal(fgsm(network, *batch, **common), one_step)
+
+
+def test_fgsm_by_hand(network, batch):
+    x, y = batch
+    leaf = x.clone().requires_grad_()
+    nn.functional.cross_entropy(network(leaf), y).backward()
+    expected = (x + 0.03 * leaf.grad.sign()).clamp(0, 1)
+    assert torch.equal(fgsm(network, x, y, eps=0.03), expected)
+
+
+@each_norm
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_attack_fools_a_network(network, batch, norm, loss):
+    x, y = batch
+    x_adv = pgd(network, x, y, **BUDGETS[norm], steps=10, loss=loss, generator=generator())
+    assert (network(x).argmax(dim=1) == y).float().mean() > 0.9
+    assert (network(x_adv).argmax(dim=1) == y).float().mean() < 0.3
+
+
+@each_norm
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_targeted_attack_reaches_the_target(network, batch, norm, loss):
+    x, y = batch
+    target = (y + 1) % 4
+    budget = {**BUDGETS[norm], "eps": 4 * BUDGETS[norm]["eps"]}
+    x_adv = pgd(network, x, target, **budget, steps=20, targeted=True, loss=loss)
+    assert (network(x).argmax(dim=1) == target).float().mean() < 0.1
+    assert (network(x_adv).argmax(dim=1) == target).float().mean() > 0.95
+
+
+@each_norm
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_one_hot_labels_equal_hard_labels(network, batch, norm, loss):
+    x, y = batch
+    attack = {**BUDGETS[norm], "steps": 3, "loss": loss, "random_start": False}
+    hard, soft = (pgd(network, x, labels, **attack) for labels in (y, torch.eye(4)[y]))
+    torch.testing.assert_close(soft, hard, atol=1e-4, rtol=0)
+
+
+@each_norm
+def test_batch_mates_do_not_matter(network, batch, norm):
+    x, y = batch
+    start = (x + 0.02 * torch.randn(x.shape, generator=generator())).clamp(0, 1)
+    together = pgd(network, x, y, **BUDGETS[norm], steps=5, start=start)
+    for i in range(6):
+        row = slice(i, i + 1)
+        alone = pgd(network, x[row], y[row], **BUDGETS[norm], steps=5, start=start[row])
+        # sign() turns a rounding difference at a zero gradient into a whole step: allow few pixels.
+        different = (alone - together[row]).abs() > 1e-4
+        assert different.float().mean() < 0.02
+
+
+def test_batch_norm_in_train_mode_uses_the_batch(network, batch):
+    x, y = batch
+    attack = {"eps": 0.05, "step_size": 0.02, "steps": 3, "random_start": False}
+    evaluated = pgd(network, x, y, **attack, bn_mode="eval")
+    trained = pgd(network, x, y, **attack, bn_mode="train")
+    assert not torch.equal(evaluated, trained)
+
+
+@each_norm
+@pytest.mark.parametrize("targeted", [False, True])
+def test_best_is_the_worst_of_all_iterates(network, batch, norm, targeted):
+    x, y = batch
+    # Steps so long that the attack overshoots and its last iterate is not always its best.
+    attack = {**BUDGETS[norm], "step_size": 1.5, "targeted": targeted, "start": x}
+    found = pgd(network, x, y, **attack, steps=6, keep="best")
+    path = trajectory(network, x, y, **attack, steps=range(7))
+    logits = torch.stack([iterate.logits for iterate in path.iterates.values()])
+    losses = torch.stack([OBJECTIVES["cross_entropy"](row, y) for row in logits])
+    gains = -losses if targeted else losses
+    fooled = (logits.argmax(dim=2) == y) == targeted
+    # Of the iterates that fool (or, where none does, of all) the one with the highest gain.
+    candidates = gains.masked_fill(~fooled & fooled.any(dim=0), -torch.inf)
+    chosen = candidates.argmax(dim=0)
+    images = torch.stack([iterate.x_adv for iterate in path.iterates.values()])
+    assert torch.equal(found, images[chosen, torch.arange(len(x))])
+    assert len(chosen.unique()) > 1
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_being_fooled_beats_a_higher_loss(targeted):
+    # Label 0. Cross-entropy 0.74 but misclassified; 1.09 and right; 0.95 and misclassified.
+    table = [[0.0, 0.1, -10.0], [0.01, 0.0, 0.0], [0.0, 0.46, -10.0]]
+    if targeted:
+        # Target 0: reached with 0.98; missed, though with 0.74; reached with 0.31.
+        table = [[0.2, 0.0, 0.0], [0.0, 0.1, -10.0], [1.0, 0.0, -10.0]]
+
+    class Scripted(nn.Module):
+        passes = 0
+
+        def forward(self, x):
+            change = (x - x.detach()).flatten(1).sum(dim=1, keepdim=True)
+            self.passes += 1
+            return torch.tensor([table[self.passes - 1]]) + change * torch.tensor([1.0, -1.0, 0.0])
+
+    x = torch.full((1, 3, 2, 2), 0.5)
+    y = torch.tensor([0])
+    attack = {"eps": 0.1, "step_size": 0.01, "random_start": False, "targeted": targeted}
+    assert torch.equal(pgd(Scripted(), x, y, **attack, steps=1, keep="best"), x)
+    toward = 0.02 if targeted else -0.02
+    best = pgd(Scripted(), x, y, **attack, steps=2, keep="best")
+    torch.testing.assert_close(best, x + toward)
+
+
+@each_norm
+def test_restarts_keep_the_worst_of_separate_searches(network, batch, norm):
+    x, y = batch
+    attack = {**BUDGETS[norm], "eps": BUDGETS[norm]["eps"] / 2, "steps": 2}
+    rng = generator()
+    single = torch.stack([pgd(network, x, y, **attack, generator=rng) for _ in range(4)])
+    several = pgd(network, x, y, **attack, restarts=4, generator=generator())
+    logits = network(single.flatten(0, 1)).view(4, len(x), -1)
+    losses = torch.stack([OBJECTIVES["cross_entropy"](row, y) for row in logits])
+    wrong = logits.argmax(dim=2) != y
+    chosen = losses.masked_fill(~wrong & wrong.any(dim=0), -torch.inf).argmax(dim=0)
+    torch.testing.assert_close(several, single[chosen, torch.arange(len(x))])
+    assert len(chosen.unique()) > 1
+    assert torch.equal(network(several).argmax(dim=1) != y, wrong.any(dim=0))
+
+
+def test_start_is_put_back_into_the_ball_and_replaces_the_random_start(network, batch):
+    x, y = batch
+    attack = {**BUDGETS["linf"], "steps": 3}
+    far = (x + torch.randn(x.shape, generator=generator())).clamp(-1, 2)
+    near = torch.clamp(far, x - 0.06, x + 0.06).clamp(0, 1)
+    rng = generator()
+    before = rng.get_state()
+    from_far = pgd(network, x, y, **attack, start=far, generator=rng)
+    assert torch.equal(rng.get_state(), before)
+    assert torch.equal(from_far, pgd(network, x, y, **attack, start=near))
+
+
+def test_global_random_state_is_untouched_with_a_generator(network, batch):
+    before = torch.get_rng_state()
+    pgd(network.train(), *batch, **BUDGETS["l2"], steps=2, restarts=2, generator=generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_a_generator_the_default_one_is_used(network, batch):
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        runs.append(pgd(network, *batch, **BUDGETS["linf"], steps=2))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    ("extra", "forwards"),
+    [({}, 5), ({"keep": "best"}, 6), ({"restarts": 3}, 18), ({"restarts": 3, "keep": "best"}, 18)],
+)
+def test_no_pass_is_wasted(network, batch, extra, forwards):
+    counting = Counting(network)
+    pgd(counting, *batch, **BUDGETS["linf"], steps=5, **extra)
+    assert counting.forwards == forwards
+
+
+@each_norm
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_works_in_inference_mode(network, batch, norm, labels):
+    x, y = batch
+    y = torch.eye(4)[y] if labels == "soft" else y
+    attack = {**BUDGETS[norm], "steps": 3, "keep": "best"}
+    expected = pgd(network, x, y, **attack, generator=generator())
+    with torch.inference_mode():
+        for copy in (torch.clone, torch.Tensor.detach, lambda tensor: tensor[:]):
+            x_adv = pgd(network, copy(x), copy(y), **attack, generator=generator())
+            assert torch.equal(x_adv, expected)
+        assert not x_adv.is_inference()
+        assert torch.is_inference_mode_enabled()
+
+
+def test_works_under_no_grad(network, batch):
+    with torch.no_grad():
+        x_adv = fgsm(network, *batch, eps=0.03)
+        assert not torch.is_grad_enabled()
+    assert not x_adv.requires_grad
+    assert not torch.equal(x_adv, batch[0])
+
+
+@each_norm
+@pytest.mark.parametrize("random_start", [False, True])
+def test_memory_format_is_kept_and_does_not_change_the_start(network, batch, norm, random_start):
+    x, y = batch
+    attack = {**BUDGETS[norm], "steps": 1, "random_start": random_start}
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    x_adv = pgd(network, channels_last, y, **attack, generator=generator())
+    assert x_adv.is_contiguous(memory_format=torch.channels_last)
+    expected = pgd(network, x, y, **attack, generator=generator())
+    assert expected.is_contiguous()
+    assert ((x_adv - expected).abs() > 1e-4).float().mean() < 0.01
+
+
+def test_inputs_are_left_as_they_are(network, batch):
+    x, y = batch
+    x = x.requires_grad_()
+    before = x.detach().clone()
+    x_adv = pgd(network, x, y, **BUDGETS["linf"], steps=3)
+    assert torch.equal(x, before)
+    assert x.grad is None
+    assert not x_adv.requires_grad
+
+
+def test_double_precision_stays_double(network, batch):
+    x, y = batch
+    x_adv = pgd(network.double(), x.double(), y, **BUDGETS["l2"], steps=3, generator=generator())
+    assert x_adv.dtype == torch.float64
+    assert (length(x_adv - x.double(), "l2") <= 0.6 + 1e-12).all()
+
+
+def test_attack_leaves_autocast_as_it_is(network, batch):
+    x, y = batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        path = trajectory(network, x, y, **BUDGETS["linf"], steps=[3], generator=generator())
+        assert torch.equal(path.logits, network(x).float())
+    assert not torch.equal(path.logits, network(x))
+    assert path.iterates[3].x_adv.dtype == path.logits.dtype == torch.float32
+    assert (length(path.iterates[3].x_adv - x, "linf") <= 0.06 + 1e-6).all()
+
+
+def test_confident_network_stops_cross_entropy_but_not_margin():
+    weight = torch.randn(3, 4, 4, generator=generator())
+    x = torch.rand(4, 3, 4, 4, generator=generator(1))
+    y = (Linear(weight)(x).argmax(dim=1)).detach()
+    confident = Linear(weight, scale=1e4)
+    attack = {"eps": 0.05, "step_size": 0.05, "steps": 1, "random_start": False}
+    assert torch.equal(pgd(confident, x, y, **attack), x)
+    towards = weight.sign() * (1 - 2 * y.view(-1, 1, 1, 1))
+    expected = (x + 0.05 * towards).clamp(0, 1)
+    torch.testing.assert_close(pgd(confident, x, y, **attack, loss="margin"), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_attack_can_be_captured_as_a_cuda_graph(network, batch):
+    x, y = (tensor.cuda() for tensor in batch)
+    network = network.cuda()
+    start = (x + 0.01).clamp(0, 1)
+    attack = {**BUDGETS["linf"], "steps": 3, "start": start}
+    expected = pgd(network, x, y, **attack)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x_adv = pgd(network, x, y, **attack)
+    graph.replay()
+    torch.testing.assert_close(x_adv, expected)

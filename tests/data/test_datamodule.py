@@ -1,0 +1,181 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lrm_lightning.data import ImageDataModule, ImageSplit
+from lrm_lightning.errors import UserError
+
+
+class Tiny(ImageDataModule):
+    """40 training and 11 test images; every image is told by its pixels."""
+
+    name = "tiny"
+    num_classes = 2
+    class_names = ("even", "odd")
+
+    def __init__(self, *, val_size=8, crop_padding=1, flip=True, **common):
+        super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **common)
+
+    def load(self):
+        gen = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (51, 3, 4, 4), generator=gen, dtype=torch.uint8)
+        labels = torch.arange(51) % 2
+        return ImageSplit(images[:40], labels[:40]), ImageSplit(images[40:], labels[40:])
+
+
+def _tiny(**settings):
+    module = Tiny(**settings)
+    module.setup()
+    return module
+
+
+def _pixels(split):
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def test_validation_is_held_out_of_training_by_class():
+    module = _tiny(batch_size=8)
+    train, val = module.train_dataloader().split, module.val_dataloader().split
+    assert len(_pixels(train)) == 32
+    assert len(_pixels(val)) == 8
+    assert not _pixels(train) & _pixels(val)
+    assert _pixels(train) | _pixels(val) == _pixels(module.load()[0])
+    assert torch.bincount(val.labels).tolist() == [4, 4]
+
+
+def test_split_seed_alone_chooses_the_validation_images():
+    val = _tiny().val_dataloader().split
+    assert torch.equal(val.images, _tiny(seed=3).val_dataloader().split.images)
+    assert _pixels(val) != _pixels(_tiny(split_seed=1).val_dataloader().split)
+
+
+def test_test_set_keeps_its_order():
+    module = _tiny(eval_batch_size=4)
+    found = torch.cat([batch.x for batch in module.test_dataloader()])
+    assert torch.equal(found, module.load()[1].images / 255)
+
+
+def test_fingerprint_changes_with_any_byte():
+    module = _tiny()
+
+    class Other(Tiny):
+        def load(self):
+            train, test = super().load()
+            test.images[-1, -1, -1, -1] ^= 1
+            return train, test
+
+    other = Other()
+    other.setup()
+    assert len(module.fingerprint) == 64
+    assert module.fingerprint == _tiny(val_size=3, split_seed=5).fingerprint
+    assert module.fingerprint != other.fingerprint
+
+
+def test_steps_per_epoch_is_what_the_loader_gives():
+    for batch_size in (1, 5, 32):
+        module = _tiny(batch_size=batch_size)
+        assert module.steps_per_epoch == len(list(module.train_dataloader()))
+
+
+def test_rank_and_world_size_are_the_trainers():
+    module = _tiny(batch_size=8)
+    module.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    batch = next(iter(module.train_dataloader()))
+    assert (batch.draws.size, batch.draws.start, batch.draws.stop) == (8, 4, 8)
+    assert len(next(iter(module.test_dataloader())).y) == 6
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be a whole number >= 1"),
+        ({"eval_batch_size": 2.5}, "eval_batch_size=2.5 must be a whole number >= 1"),
+        ({"val_size": -1}, "val_size=-1 must be a whole number >= 0"),
+        ({"crop_padding": -1}, "crop_padding=-1 must be a whole number >= 0"),
+        ({"mixing": "cutmix"}, "mixing='cutmix' is unknown; choose one of: none, mixup, vh_mixup"),
+        ({"mixing_alpha": 0}, "mixing_alpha=0 must be a number > 0"),
+        ({"seed": -1}, "seed=-1 must be a whole number >= 0"),
+        ({"split_seed": "a"}, "split_seed='a' must be a whole number >= 0"),
+    ],
+)
+def test_settings_out_of_range(setting, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
+        Tiny(**setting)
+    assert str(error.value) == message
+
+
+def test_validation_set_that_leaves_nothing_to_train_on():
+    with pytest.raises(UserError, match=r"^data.val_size=40 leaves nothing of the 40 images"):
+        _tiny(val_size=40)
+
+
+class Recorder(LightningModule):
+    """Keeps what it was given; learns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.trained = []
+        self.validated = []
+
+    def training_step(self, batch):
+        self.trained.append((self.current_epoch, batch.draws, batch.index.tolist(), batch.x))
+        return self.layer.weight.sum() * 0
+
+    def validation_step(self, batch):
+        self.validated.append((self.current_epoch, batch.draws.step, batch.index.tolist()))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+EPOCHS, STEPS = 3, 4
+
+
+def _fit(folder, *, resume=None, **settings):
+    module = Recorder()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=EPOCHS,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[
+            ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        ],
+    )
+    data = Tiny(batch_size=8, mixing="vh_mixup", **settings)
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+def test_resuming_after_any_step_sees_what_an_undisturbed_run_sees(tmp_path):
+    whole = _fit(tmp_path / "whole")
+    assert [epoch for epoch, *_ in whole.trained] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [draws.epoch for _, draws, *_ in whole.trained] == [0] * 4 + [1] * 4 + [2] * 4
+    for step in range(1, EPOCHS * STEPS):
+        resumed = _fit(tmp_path / f"resumed{step}", resume=tmp_path / "whole" / f"step={step}.ckpt")
+        assert len(resumed.trained) == EPOCHS * STEPS - step, f"after step {step}"
+        for found, wanted in zip(resumed.trained, whole.trained[step:], strict=True):
+            assert found[:3] == wanted[:3], f"after step {step}"
+            assert torch.equal(found[3], wanted[3])
+
+
+def test_training_without_validation(tmp_path):
+    module = _fit(tmp_path, val_size=0)
+    assert len(module.trained) == EPOCHS * 5
+    assert module.validated == []
+
+
+def test_validation_is_the_same_every_epoch(tmp_path):
+    module = _fit(tmp_path, eval_batch_size=5)
+    by_epoch = [[row[1:] for row in module.validated if row[0] == epoch] for epoch in range(EPOCHS)]
+    assert by_epoch == [[(0, [0, 1, 2, 3, 4]), (1, [5, 6, 7])]] * EPOCHS

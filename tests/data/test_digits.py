@@ -1,0 +1,77 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from lrm_lightning.data import DigitsDataModule
+
+
+@pytest.fixture(scope="module")
+def digits():
+    module = DigitsDataModule(batch_size=100)
+    module.setup()
+    return module
+
+
+def test_sizes_and_provenance(digits):
+    provenance = digits.provenance()
+    fingerprint = provenance.pop("fingerprint")
+    assert provenance == {
+        "name": "digits",
+        "official": True,
+        "note": "",
+        "n_train": 1257,
+        "n_val": 180,
+        "n_test": 360,
+    }
+    assert fingerprint == digits.fingerprint
+    assert digits.num_classes == len(digits.class_names) == 10
+
+
+def test_fingerprint_is_the_hash_of_images_and_labels(digits):
+    digest = hashlib.sha256()
+    for split in digits.load():
+        digest.update(split.images.numpy().tobytes())
+        digest.update(split.labels.numpy().tobytes())
+    assert digits.fingerprint == digest.hexdigest()
+
+
+def test_images_are_the_digits_four_times_as_large():
+    train, test = DigitsDataModule().load()
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.cat([train.images, test.images])
+    assert images.shape == (1797, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[:, 0], images[:, 2])
+    # the middle of a 4x4 block is the mean of what bilinear weights give: 9/16 the pixel itself
+    padded = np.pad(pixels.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    own, left, up, corner = (
+        padded[:, i : i + 8, j : j + 8] for i, j in ((1, 1), (1, 0), (0, 1), (0, 0))
+    )
+    expected = (49 * own + 7 * (left + up) * 1.0 + corner) / 64 if False else None
+    weights = {1: (0.875, 0.125), 0: (0.625, 0.375)}  # of the pixel and of the one before it
+    for offset, (near, far) in weights.items():
+        expected = np.round(
+            (near * near * own + near * far * (left + up) + far * far * corner) * 255 / 16
+        )
+        found = images[:, 0, offset::4, offset::4].numpy()
+        order = np.lexsort(expected.reshape(len(expected), -1).T)
+        found_order = np.lexsort(found.reshape(len(found), -1).T)
+        np.testing.assert_array_equal(found[found_order], expected[order])
+    assert torch.bincount(torch.cat([train.labels, test.labels])).tolist() == (
+        np.bincount(labels).tolist()
+    )
+
+
+def test_test_set_is_stratified_and_the_same_for_every_seed(digits):
+    other = DigitsDataModule(seed=9, split_seed=9)
+    other.setup()
+    assert other.fingerprint == digits.fingerprint
+    _, test = digits.load()
+    assert all(35 <= count <= 37 for count in torch.bincount(test.labels).tolist())
+
+
+def test_digits_are_not_flipped_by_default():
+    assert not DigitsDataModule().augmentation.flip

@@ -1,0 +1,81 @@
+"""However a sweep or a job is ended, no process of it is left."""
+
+import os
+import signal
+
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+
+NAMED = "hydra.run.dir=runs/${behaviour}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_sweep_leaves_no_orphan(app, number):
+    behaviours = ("hang", "stubborn", "family", "polite")  # one on each of the four cores
+    sweep = app.start(f"behaviour={','.join(behaviours)},ok", NAMED)
+    pids = app.wait_for(*behaviours)
+    assert len(pids) == 5
+    os.kill(sweep.pid, number)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 128 + number, output
+    app.assert_gone(pids)
+    assert "Traceback" not in output
+    assert "5 jobs: 5 interrupted" in output
+    assert app.calls("ok") == [0]
+    assert app.file("polite", "saved").read_text() == "checkpoint"
+
+
+def test_a_second_interrupt_does_not_wait(app):
+    sweep = app.start("behaviour=stubborn", NAMED, "hydra.launcher.grace=1000")
+    pids = app.wait_for("stubborn")
+    os.kill(sweep.pid, signal.SIGTERM)
+    os.kill(sweep.pid, signal.SIGINT)
+    sweep.communicate(timeout=60)
+    assert sweep.returncode in (130, 143)
+    app.assert_gone(pids)
+
+
+def test_a_signal_ignored_by_the_shell_stays_ignored(app):
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}  # as nohup does
+    sweep = app.start("behaviour=polite", NAMED, **ignore)
+    pids = app.wait_for("polite")
+    os.kill(sweep.pid, signal.SIGHUP)
+    os.kill(sweep.pid, signal.SIGTERM)
+    sweep.communicate(timeout=60)
+    assert sweep.returncode == 143
+    app.assert_gone(pids)
+
+
+def test_the_same_command_continues_an_interrupted_sweep(app):
+    command = ("behaviour=ok,hang,slow", NAMED, "hydra.launcher.jobs=2")
+    sweep = app.start(*command)
+    app.wait_for("ok", "hang", "slow")
+    os.kill(sweep.pid, signal.SIGINT)
+    output, _ = sweep.communicate(timeout=60)
+    assert "The same command continues where it stopped." in output
+    output = app.run(*command, "hydra.launcher.timeout=1", code=1)
+    assert app.calls("ok", "hang") == [1, 2]
+
+
+def test_a_job_over_its_time_is_stopped_and_fails(app):
+    output = app.run("behaviour=family,ok", NAMED, "hydra.launcher.timeout=3", code=1)
+    app.assert_gone(app.seen("family")["pids"])
+    assert "job 0 failed: stopped after 3 s (hydra.launcher.timeout)" in output
+    assert app.file("ok", "record.json").exists()
+
+
+def test_what_a_job_leaves_running_ends_with_it(app):
+    app.run("behaviour=straggler", NAMED)
+    app.assert_gone(app.seen("straggler")["pids"])
+
+
+def test_a_job_that_outlived_its_launcher_is_not_doubled(app):
+    sweep = app.start("behaviour=hang", NAMED)
+    pids = app.wait_for("hang")
+    sweep.kill()
+    sweep.wait(timeout=60)
+    assert all(app.alive(pid) for pid in pids)
+    output = app.run("behaviour=hang", NAMED, code=1)
+    assert "another process is still at work" in output
+    assert app.calls("hang") == [1]
