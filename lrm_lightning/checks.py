@@ -11,9 +11,10 @@ def check_number(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     why: str = "",
 ) -> None:
-    """Raise unless ``value`` is a finite number with ``low <= value <= high`` and ``value > above``.
+    """Raise unless ``value`` is a finite number in ``[low, high]`` and in ``(above, below)``.
 
     Args:
         name: How the user knows the value, e.g. ``"smoothing"``.
@@ -21,6 +22,7 @@ def check_number(
         low: Inclusive lower bound.
         high: Inclusive upper bound.
         above: Exclusive lower bound.
+        below: Exclusive upper bound.
         why: Where the bound comes from, shown in brackets.
 
     Raises:
@@ -28,7 +30,7 @@ def check_number(
     """
     bounds = [
         f"{sign} {bound:g}"
-        for sign, bound in ((">", above), (">=", low), ("<=", high))
+        for sign, bound in ((">", above), (">=", low), ("<=", high), ("<", below))
         if bound is not None
     ]
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
@@ -40,6 +42,7 @@ def check_number(
             (low is None or number >= low)
             and (high is None or number <= high)
             and (above is None or number > above)
+            and (below is None or number < below)
         )
     if not ok:
         raise ValueError(f"{name}={value!r} must be {wanted}")
@@ -53,5 +56,11 @@ def check_integer(name: str, value: object, *, low: int) -> None:
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise :class:`ValueError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if value not in list(choices):  # a dict would have to hash it first
         raise ValueError(f"{name}={value!r} is unknown; choose one of: {', '.join(choices)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise :class:`ValueError` unless ``value`` is a bool; ``"no"`` on a command line is a text."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be true or false")

@@ -14,6 +14,7 @@ from lrm_lightning.errors import UserError
 
 # Lightning's advice that has no meaning here: the data has no workers, and short runs log seldom.
 NOISE = (
+    ".*LeafSpec.* is deprecated.*",
     ".*does not have many workers.*",
     ".*The number of training batches.*",
     ".*Checkpoint directory .* exists and is not empty.*",

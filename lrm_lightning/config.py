@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.checks import check_choice, check_integer, check_number
+from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
 
@@ -111,17 +111,25 @@ def validate(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         raise UserError(f"config: {_one_line(error)}") from error
+    _checked("", lambda: check_integer("seed", cfg.seed, low=0))
+    _checked("", lambda: check_flag("rerun", cfg.rerun))
     datamodule = build_datamodule(cfg)
+    _checked("data", lambda: _check_validation(datamodule))
     with torch.device("meta"):
         build_network(cfg, datamodule.num_classes)
     build_defense(cfg, nn.Identity(), datamodule.num_classes)
     build_robust_accuracy(cfg)
-    _checked("", lambda: check_integer("seed", cfg.seed, low=0))
     _checked("trainer", lambda: check_integer("max_epochs", cfg.trainer.max_epochs, low=1))
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
+    _checked("logger", lambda: check_flag("wandb", cfg.logger.wandb))
     if cfg.logger.wandb:
         modes = ("auto", "online", "offline", "disabled")
         _checked("logger", lambda: check_choice("mode", cfg.logger.mode, modes))
+
+
+def _check_validation(datamodule: ImageDataModule) -> None:
+    # A run's score, and the choice of its best weights, are measured on the validation split.
+    check_integer("val_size", datamodule.val_size, low=1)
 
 
 def _check_checkpoint(cfg: DictConfig) -> None:
@@ -131,6 +139,8 @@ def _check_checkpoint(cfg: DictConfig) -> None:
     logged += [f"val/acc/pgd{steps}" for steps in cfg.robust_accuracy.steps]
     if cfg.checkpoint.select == "best":
         check_choice("monitor", cfg.checkpoint.monitor, logged)
+        if cfg.robust_accuracy.every_n_epochs != 1:
+            raise ValueError("select='best' needs robust_accuracy.every_n_epochs=1")
 
 
 def _build(group: str, node: DictConfig, *, drop: tuple[str, ...] = (), **extra: Any) -> Any:  # noqa: ANN401

@@ -29,7 +29,7 @@ def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
     return {
         "variance": logits.var(correction=0),
         "range": (logits.amax(dim=1) - logits.amin(dim=1)).mean(),
-        "norm": logits.norm(dim=1).mean(),
+        "norm": torch.linalg.vector_norm(logits, dim=1).mean(),
     }
 
 
@@ -141,7 +141,7 @@ class LogitStatistics(Metric):
         self.total += logits.sum()
         self.total_square += logits.square().sum()
         self.total_range += (logits.amax(dim=1) - logits.amin(dim=1)).sum()
-        self.total_norm += logits.norm(dim=1).sum()
+        self.total_norm += torch.linalg.vector_norm(logits, dim=1).sum()
 
     def compute(self) -> dict[str, Tensor]:
         """The keys of :func:`logit_statistics`."""

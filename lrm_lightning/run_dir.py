@@ -33,7 +33,7 @@ class RunDir:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             probe = path / ".writable"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another rank may have been faster
         except OSError as error:
             raise UserError(
                 f"run directory {path} cannot be written ({error.strerror}); choose another with runs_dir=..."

@@ -67,8 +67,11 @@ def train(cfg: DictConfig, path: Path) -> float:
     try:
         trainer = _trainer(cfg, run_dir, [attacker, progress])
         _fit(trainer, defense, datamodule, run_dir)
+        score_key = f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"
+        if score_key not in trainer.callback_metrics:  # it was killed between training and testing
+            trainer.validate(defense, datamodule=datamodule, verbose=False)
         val_metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        score = val_metrics[f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"]
+        score = val_metrics[score_key]
         epochs, steps = trainer.current_epoch, trainer.global_step
         _test(trainer, defense, datamodule, cfg, run_dir)
         record = {

@@ -8,14 +8,16 @@ from omegaconf import DictConfig
 
 from hydra_plugins.lrm_process_launcher._job import Job
 
-# What Lightning, torchrun or a cluster's scheduler left in the environment would make a job believe that it is
-# one rank of somebody else's run. Only the variables of SLURM that number processes: the rest describes the machine.
+# What Lightning, torchrun, a cluster's scheduler or another run of ours left in the environment
+# would make a job believe that it is one rank of that run. Of SLURM only the variables that number
+# processes: the rest describes the machine.
 _FOREIGN = re.compile(
-    r"(LOCAL_RANK|RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT"
-    r"|TORCHELASTIC_.*|PL_.*|SLURM_(NTASKS|NPROCS|PROCID|LOCALID|NODEID|NTASKS_PER_NODE|STEP_NUM_TASKS))"
+    r"(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)"
+    r"|TORCHELASTIC_.*|PL_.*|LRM_RUN_DIR"
+    r"|SLURM_(NTASKS|NPROCS|PROCID|LOCALID|NODEID|NTASKS_PER_NODE|STEP_NUM_TASKS)"
 )
 
-# Hydra settings that belong to the sweep or that we set ourselves; all others hold for the job as well.
+# Hydra settings that belong to the sweep or that we set ourselves; all others hold for the job too.
 _OF_THE_SWEEP = re.compile(r"[+~]*hydra[./](sweeper|launcher|sweep|mode|run)\b")
 
 
@@ -31,7 +33,8 @@ def child_command(module: str, master: DictConfig, job: Job) -> list[str]:
 
     Args:
         module: Module to run.
-        master: The multirun's config: where its config files came from and the user's Hydra settings.
+        master: The multirun's config, which knows where its config files came from and the user's
+            Hydra settings.
         job: The job.
     """
     hydra = master.hydra

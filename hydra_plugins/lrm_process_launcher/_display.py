@@ -1,4 +1,4 @@
-"""What the user sees of a sweep: one row a job on a terminal, one line an event elsewhere, a summary at the end."""
+"""What the user sees of a sweep: rows on a terminal, lines elsewhere, and a summary at the end."""
 
 import re
 from collections import Counter
@@ -46,7 +46,7 @@ class Display:
         self._say(job, ": ".join(part for part in (state, job.message) if part))
 
     def progress(self, job: Job, status: Mapping[str, Any]) -> None:
-        """The job may have got on; said once an epoch, or with each new message if it counts no epochs."""
+        """The job may have got on; said once an epoch, or with each new message without epochs."""
         message = status.get("message")
         step = status.get("epoch", message)
         if message is not None and self._told.get(job.number) != step:
@@ -158,7 +158,7 @@ def summarise(jobs: Sequence[Job]) -> None:
 def log_tail(job: Job) -> list[str]:
     """The last lines of the job's log that tell why it failed.
 
-    The line ``error: ...`` alone if this attempt wrote one, else up to five lines that aren't blank.
+    The line ``error: ...`` alone if this attempt wrote one, else up to five that aren't blank.
     """
     try:
         with job.log.open("rb") as stream:

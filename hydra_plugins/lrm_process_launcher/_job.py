@@ -86,7 +86,7 @@ class Job:
         return read_object(self.directory / STATUS) or {}
 
     def set_aside(self) -> None:
-        """Move what an earlier run left out of the way, so that what lies there afterwards is this run's."""
+        """Move away what an earlier run left: what lies there afterwards is the new run's."""
         (self.directory / STATUS).unlink(missing_ok=True)
         record = self.directory / RECORD
         if record.exists():

@@ -104,7 +104,8 @@ def _twin(job: Job, earlier: Sequence[Job]) -> Job | None:
         if other.directory == job.directory and other.twin is None:
             if OmegaConf.to_container(job.config) != OmegaConf.to_container(other.config):
                 raise UserError(
-                    f"differs from job {other.number}, but hydra.run.dir is the same for both ({job.directory})"
+                    f"differs from job {other.number} but would share its directory"
+                    f" {job.directory}; name what differs in hydra.run.dir"
                 )
             return other
     return None
@@ -129,10 +130,12 @@ def _wanted_devices(config: DictConfig, machine: Machine) -> tuple[bool, int]:
         devices = 0
     if devices < 1:
         raise UserError(
-            f"trainer.devices={wanted} must be a number of devices >= 1 or auto (the launcher picks which)"
+            f"trainer.devices={wanted} must be a whole number >= 1 or auto"
+            " (the launcher picks which)"
         )
     if on_gpu and devices > len(machine.gpus):
         raise UserError(
-            f"trainer.devices={devices}: only {len(machine.gpus)} GPUs are there to share out (hydra.launcher.gpus)"
+            f"trainer.devices={devices}: only {len(machine.gpus)} GPUs are there to share out"
+            " (hydra.launcher.gpus)"
         )
     return on_gpu, devices

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -17,8 +18,8 @@ from lrm_lightning.errors import UserError
 class JobProcess:
     """A started job.
 
-    The process leads a session and group of its own: a Ctrl-C in the terminal doesn't reach it past us, and all
-    that it starts can be signalled together.
+    The process leads a session and group of its own: a Ctrl-C in the terminal doesn't reach it past
+    us, and all that it starts can be signalled together.
 
     Args:
         command: Command line.
@@ -48,14 +49,14 @@ class JobProcess:
         return time.monotonic() - self._started
 
     def poll(self) -> int | None:
-        """Exit code, or None while it runs; whatever it started and left behind is killed with its end."""
+        """Exit code, or None while it runs; what it leaves behind is killed with its end."""
         code = self._process.poll()
         if code is not None:
             self._signal(signal.SIGKILL)
         return code
 
     def stop(self, grace: float) -> None:
-        """Ask the group to end; kill it when asked for longer than ``grace`` seconds. Call until it has ended."""
+        """Ask the group to end; when asked for ``grace`` seconds without effect, kill it."""
         now = time.monotonic()
         if self._terminated is None:
             self._terminated = now
@@ -69,19 +70,16 @@ class JobProcess:
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(
-                self._process.pid, number
-            )  # the leader of a session gives the group its number
-        except (ProcessLookupError, PermissionError):  # nobody is left (macOS: only zombies)
-            pass
+        # A session's leader gives its number to the group. Errors: nobody is left (macOS: a zombie).
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a job's log for appending and lock it for as long as any process of the job has it open.
+    """Open a job's log for appending and lock it while any process of the job has it open.
 
-    Two sweeps started beside each other, or a job that outlived a killed launcher, would otherwise train in the
-    same directory.
+    Two sweeps started beside each other, or a job that outlived a killed launcher, would otherwise
+    train in the same directory.
 
     Raises:
         UserError: If a process of an earlier start still has it open.

@@ -23,7 +23,7 @@ class DevicePool:
         self._free = dict.fromkeys(ids, jobs_each)
 
     def take(self, count: int) -> tuple[str, ...] | None:
-        """Lend ``count`` different devices, the least used first; None if there aren't that many."""
+        """Lend ``count`` different devices, the least used first; None if too few are free."""
         usable = [device for device, free in self._free.items() if free > 0]
         if len(usable) < count:
             return None
@@ -42,7 +42,8 @@ class Machine:
     """The GPUs and cores that the user lets us use.
 
     Args:
-        gpus: None for all visible GPUs, a number of them, or a list of ids as in CUDA_VISIBLE_DEVICES.
+        gpus: None for all visible GPUs, a number of them, or a list of ids as in
+            CUDA_VISIBLE_DEVICES.
         cores: Number of cores, or None for all this process may use.
     """
 
@@ -52,7 +53,7 @@ class Machine:
 
     @cached_property
     def gpus(self) -> list[str]:
-        """Ids for CUDA_VISIBLE_DEVICES; looked up only when a job may want one, as it takes torch."""
+        """Ids for CUDA_VISIBLE_DEVICES; looked up only if a job may want one, as it takes torch."""
         if self._gpus == 0:
             return []
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -61,7 +62,7 @@ class Machine:
             chosen = [str(gpu) for gpu in self._gpus]
             if known is not None and not set(chosen) <= set(known):
                 raise UserError(
-                    f"hydra.launcher.gpus={chosen}: not all of them are in CUDA_VISIBLE_DEVICES={visible}"
+                    f"hydra.launcher.gpus={chosen}: not all are in CUDA_VISIBLE_DEVICES={visible}"
                 )
             return chosen
         if known is None:
@@ -108,8 +109,8 @@ class Share:
 class Resources:
     """Shares out a machine among the jobs of one batch.
 
-    On the CPU every job gets the same number of cores, so that its speed and its rounding don't depend on when
-    it happens to start.
+    On the CPU every job gets the same number of cores, so that its speed and its rounding don't
+    depend on when it happens to start.
 
     Args:
         machine: What there is.

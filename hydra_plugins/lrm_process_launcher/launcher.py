@@ -21,7 +21,7 @@ class ProcessLauncherConf:
     """Schema of ``hydra.launcher``.
 
     Attributes:
-        jobs: How many jobs run at once; null: as many as there are devices for (one core each on the CPU).
+        jobs: How many jobs run at once; null: as many as there are devices for (on the CPU: cores).
         gpus: GPUs to share out: null for all visible ones, a number, or a list of ids as in
             CUDA_VISIBLE_DEVICES; 0 for none.
         cores: CPU cores to share out; null for all that this process may use.
@@ -30,7 +30,8 @@ class ProcessLauncherConf:
         grace: Seconds between SIGTERM and SIGKILL, in which a job can save a checkpoint.
         poll: Seconds between two looks at the running jobs.
         module: What each job runs: ``python -m <module>``.
-        validator: Dotted name of the function that checks a job's config before anything starts; null for none.
+        validator: Dotted name of the function that checks a job's config before anything starts;
+            null for none.
     """
 
     _target_: str = "hydra_plugins.lrm_process_launcher.launcher.ProcessLauncher"
@@ -59,7 +60,7 @@ class ProcessLauncher(Launcher):
     The keyword arguments are the fields of :class:`ProcessLauncherConf`.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         self.settings = ProcessLauncherConf(**settings)
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
@@ -75,8 +76,8 @@ class ProcessLauncher(Launcher):
             check_settings(self.settings)
         except ValueError as problem:
             _exit_with([f"hydra.launcher.{problem}"])
-        # Sweepers may launch several batches; only Hydra's end-of-multirun event knows the last one. In front,
-        # because that event goes through the list backwards and ours may end the process.
+        # Sweepers may launch several batches; only Hydra's end-of-multirun event knows the last one.
+        # In front, because that event goes through the list backwards and ours may end the process.
         hydra_context.callbacks.callbacks.insert(0, _AtTheEnd(self.finish))
 
     def launch(
@@ -85,8 +86,8 @@ class ProcessLauncher(Launcher):
         """Run one batch of jobs and return when the last has ended.
 
         Raises:
-            SystemExit: 1 if a job's config is bad (nothing was started then), 128 + the signal's number after
-                an interruption.
+            SystemExit: 1 if a job's config is bad (nothing was started then), 128 + the signal's
+                number after an interruption.
         """
         # Imported here: every start of Hydra, also in the jobs, imports this module.
         from hydra_plugins.lrm_process_launcher._plan import plan
@@ -134,7 +135,7 @@ class _AtTheEnd(Callback):
     def __init__(self, function: Callable[[], None]) -> None:
         self.function = function
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Hydra's event, after the sweeper has returned."""
         self.function()
 
@@ -142,15 +143,15 @@ class _AtTheEnd(Callback):
 class _ScoredReturn(JobReturn):
     """A job's outcome whose value can always be read: NaN for a failed job.
 
-    The base class raises for a failed job, which would make the basic sweeper skip its later batches.
+    The base class raises for a failed job, and the basic sweeper would skip its later batches.
     """
 
     @property
-    def return_value(self) -> Any:
+    def return_value(self) -> float | None:
         return self._return_value
 
     @return_value.setter
-    def return_value(self, value: Any) -> None:
+    def return_value(self, value: float | None) -> None:
         self._return_value = value
 
 

@@ -10,6 +10,7 @@ from lrm_lightning.attacks.inputs import check_budget, check_search
 from lrm_lightning.attacks.norms import NORMS, draw_start
 from lrm_lightning.attacks.pgd import pgd
 from lrm_lightning.attacks.trajectory import Trajectory, trajectory
+from lrm_lightning.checks import check_flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class PGDAttack:
 
     def __post_init__(self) -> None:
         """Check every range, so that a mistake shows before anything is trained."""
+        check_flag("random_start", self.random_start)
+        check_flag("targeted", self.targeted)
         check_budget(
             norm=self.norm,
             eps=self.eps,

@@ -25,6 +25,8 @@ class Correctness(Metric):
         self.names = list(names)
         self.add_state("index", default=[], dist_reduce_fx="cat")
         self.add_state("verdicts", default=[], dist_reduce_fx="cat")
+        # A rank that gets no image still has to bring states of the right shape to the gathering.
+        self.update(torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names)))
 
     def update(self, index: Tensor, verdicts: Tensor) -> None:
         """Add images.

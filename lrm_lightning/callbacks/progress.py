@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from lrm_lightning.callbacks.robust_accuracy import RobustAccuracy
 from lrm_lightning.storage import write_json
 
 # The first steps are slow: memory is allocated and kernels are chosen.
@@ -80,7 +81,7 @@ class Progress(L.Callback):
         metrics = {
             key.rsplit("/", 1)[1]: f"{100 * float(value):.1f}%"
             for key, value in trainer.callback_metrics.items()
-            if key.startswith("val/acc/")
+            if key.startswith("val/acc/") and _attacked(trainer)
         }
         shown = ", ".join(f"{name} {value}" for name, value in metrics.items())
         left = f", {_duration(each * (epochs - epoch))} left" if epoch < epochs else ""
@@ -95,6 +96,12 @@ class Progress(L.Callback):
     def _say(self, message: str) -> None:
         print(message, flush=True)  # noqa: T201  (a person reads it)
         write_json(self._status, {"message": message, "elapsed_s": round(self.elapsed_s, 1)})
+
+
+def _attacked(trainer: L.Trainer) -> bool:
+    # Of an epoch that was not attacked Lightning still shows the accuracies of an earlier one.
+    attackers = [each for each in trainer.callbacks if isinstance(each, RobustAccuracy)]  # type: ignore[attr-defined]
+    return all(attacker.active for attacker in attackers)
 
 
 def _device(pl_module: L.LightningModule) -> str:

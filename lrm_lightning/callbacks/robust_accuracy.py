@@ -38,6 +38,7 @@ class RobustAccuracy(L.Callback):
     Attributes:
         correct: After ``test``: attack name to bool array ``(n,)``, one verdict an image in split order.
         index: After ``test``: position of those images in the split, int64 ``(n,)``.
+        active: Whether the evaluation that runs, or ran last, was attacked.
 
     Raises:
         ValueError: If a count is out of range.
@@ -71,19 +72,19 @@ class RobustAccuracy(L.Callback):
         }
         self.correct: dict[str, np.ndarray] = {}
         self.index: np.ndarray = np.zeros(0, np.int64)
-        self._active = False
+        self.active = False
 
     # ------------------------------------------------------------------ Lightning's hooks
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin counting if this epoch is due."""
-        self._active = not trainer.sanity_checking and self._due(trainer)
-        if self._active:
+        self.active = not trainer.sanity_checking and self._due(trainer)
+        if self.active:
             self._begin("val", pl_module)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin counting."""
-        self._active = True
+        self.active = True
         self._begin("test", pl_module)
 
     def on_validation_batch_end(
@@ -96,7 +97,7 @@ class RobustAccuracy(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Attack the batch."""
-        if self._active:
+        if self.active:
             self._attack(pl_module, batch)
 
     def on_test_batch_end(
@@ -113,7 +114,7 @@ class RobustAccuracy(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log."""
-        if self._active:
+        if self.active:
             self._log("val", pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -150,7 +151,9 @@ class RobustAccuracy(L.Callback):
         if self.attack.random_start:
             shape = (batch.draws.size, *x.shape[1:])
             drawn = self.attack.draw_start(
-                shape, generator=batch.draws.generator("robust_accuracy", x.device)
+                shape,
+                generator=batch.draws.generator("robust_accuracy", x.device),
+                device=x.device,
             )
             start = x + batch.draws.rows(drawn)[wanted]
         path = self.attack.trajectory(network, x, y, self._steps, start=start, keep_images=False)

@@ -6,6 +6,7 @@ from typing import Unpack
 import numpy as np
 import torch
 
+from lrm_lightning.checks import check_flag
 from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.cifar10_files import Records, fetch, find_layout, read_folder
 from lrm_lightning.data.datamodule import CommonSettings, ImageDataModule
@@ -56,6 +57,8 @@ class CIFAR10DataModule(ImageDataModule):
     ) -> None:
         super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **common)
         self.root = Path(root).expanduser()
+        check_flag("require_official", require_official)
+        check_flag("download", download)
         self.require_official = require_official
         self.download = download
 

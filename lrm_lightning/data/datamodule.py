@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lrm_lightning.checks import check_choice, check_integer, check_number
+from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.data.batch import Batch, ImageSplit
 from lrm_lightning.data.loader import BatchLoader, EvalLoader
 from lrm_lightning.data.split import hold_out
@@ -77,6 +77,7 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         check_integer("val_size", val_size, low=0)
         check_integer("crop_padding", crop_padding, low=0)
+        check_flag("flip", flip)
         check_integer("batch_size", batch_size, low=1)
         check_integer("eval_batch_size", eval_batch_size, low=1)
         check_choice("mixing", mixing, MIXINGS)
@@ -86,7 +87,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
-        self.augmentation = Augmentation(crop_padding, bool(flip), mixing, mixing_alpha)
+        self.augmentation = Augmentation(crop_padding, flip, mixing, mixing_alpha)
         self.seed = seed
         self.split_seed = split_seed
         self.fingerprint = ""

@@ -18,11 +18,13 @@ def results_table(rows: Sequence[Row]) -> Table:
     """Accuracies with their intervals, one row a run.
 
     Args:
-        rows: For each run its label (what distinguishes it from the others), its record and its directory. The
-            record's ``metrics`` and ``intervals`` are in [0, 1]; a missing one is shown as ``-``.
+        rows: For each run its label (what distinguishes it from the others), its record and its
+            directory. The record's ``metrics`` and ``intervals`` are in [0, 1]; what is missing is
+            shown as ``-``.
 
     Returns:
-        Table with the columns method, run, one for each attack (accuracy in % and 95% interval), directory.
+        Table with the columns method, run, one for each attack (accuracy in % and 95% interval),
+        directory.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     labelled = any(label for label, _, _ in rows)
@@ -46,7 +48,8 @@ def print_summary(records: Sequence[Row], console: Console | None = None) -> Non
 
     Args:
         records: As for :func:`results_table`.
-        console: Where to print; standard output by default. A table for a file or a pipe is as wide as it needs.
+        console: Where to print; standard output by default. In a file or a pipe the table is as wide
+            as it needs.
     """
     console = console or Console()
     table = results_table(records)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 
@@ -21,14 +21,10 @@ def wandb_logger(cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id:
     """
     mode = _mode(cfg.logger.mode)
     if mode == "offline":
-        rank_zero_info(
-            f"W&B: offline, since there is no API key; `wandb sync {run_dir}/wandb/offline-run-*` uploads it"
-            if cfg.logger.mode == "auto"
-            else f"W&B: offline in {run_dir}/wandb"
-        )
+        _say_offline(run_dir)
     import wandb
 
-    return WandbLogger(
+    logger = WandbLogger(
         name=f"{cfg.method.name}-{run_id}",
         id=run_id,
         project=cfg.logger.project,
@@ -42,6 +38,15 @@ def wandb_logger(cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id:
         resume="allow",
         settings=wandb.Settings(silent=True, console="off"),
     )
+    # Lightning 2.6 hands on a setting that wandb warns about.
+    logger._wandb_init.pop("anonymous", None)
+    return logger
+
+
+@rank_zero_only
+def _say_offline(run_dir: Path) -> None:
+    upload = f"wandb sync {run_dir}/wandb/offline-run-*"
+    print(f"W&B: offline (`wandb login` makes runs appear online; `{upload}` uploads this one)")  # noqa: T201
 
 
 @rank_zero_only

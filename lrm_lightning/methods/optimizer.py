@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lrm_lightning.checks import check_choice, check_number
+from lrm_lightning.checks import check_choice, check_flag, check_number
 
 SCHEDULES = ("step", "one_cycle")
 
@@ -18,7 +18,7 @@ class SGDRecipe:
     Attributes:
         lr: Peak learning rate for the global batch, whatever the number of devices.
         momentum: In [0, 1).
-        nesterov: Nesterov's form of momentum.
+        nesterov: Nesterov's form of momentum; needs momentum > 0.
         weight_decay: L2 penalty on convolution and linear kernels only, never on biases or batch norm.
         schedule: ``"step"``: linear warm-up, then times ``gamma`` at each milestone. ``"one_cycle"``:
             linear warm-up, then linearly down to 0 at the end of training (for short runs).
@@ -41,11 +41,16 @@ class SGDRecipe:
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, above=0)
-        check_number("momentum", self.momentum, low=0, high=1)
+        check_number("momentum", self.momentum, low=0, below=1)
+        check_flag("nesterov", self.nesterov)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs momentum > 0")
         check_number("weight_decay", self.weight_decay, low=0)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_number("warmup_epochs", self.warmup_epochs, low=0)
         check_number("gamma", self.gamma, above=0, high=1)
+        if not isinstance(self.milestones, Sequence) or isinstance(self.milestones, str):
+            raise ValueError(f"milestones={self.milestones!r} must be a list of epochs, e.g. [100, 150]")
         for milestone in self.milestones:
             check_number("milestones", milestone, above=0)
 

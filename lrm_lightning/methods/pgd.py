@@ -51,8 +51,9 @@ class PGDTraining(Defense):
         start = None
         if self.attack.random_start:
             shape = (batch.draws.size, *batch.x.shape[1:])
+            device = batch.x.device
             drawn = self.attack.draw_start(
-                shape, generator=batch.draws.generator("attack", batch.x.device)
+                shape, generator=batch.draws.generator("attack", device), device=device
             )
             start = batch.x + batch.draws.rows(drawn)
         return self.attack(self.network, batch.x, targets, start=start)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from torch import nn
 
 from lrm_lightning.errors import UserError
@@ -13,6 +13,8 @@ from lrm_lightning.run_dir import CHECKPOINTS, CONFIG
 
 # A run directory may come from anybody, so it names a network of ours or it is refused.
 TRUSTED = "lrm_lightning.models."
+# How the LightningModule calls the network's weights.
+PREFIX = "network."
 
 
 def load_model(
@@ -34,7 +36,7 @@ def load_model(
     folder = Path(run_dir)
     saved = _read_config(folder / CONFIG)
     network = _build(saved["network"], folder) if network is None else network
-    path = folder / CHECKPOINTS / f"{checkpoint or saved['config']['checkpoint']['select']}.ckpt"
+    path = folder / CHECKPOINTS / f"{checkpoint or saved['select']}.ckpt"
     state = _read_weights(path)
     try:
         network.load_state_dict(state)
@@ -47,7 +49,10 @@ def load_model(
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {"network": dict(saved["network"]), "config": dict(saved["config"])}
+        return {
+            "network": dict(saved["network"]),
+            "select": saved["config"]["checkpoint"]["select"],
+        }
     except FileNotFoundError as error:
         raise UserError(f"no run in {path.parent}: {path.name} is missing; give a run directory") from error
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
@@ -55,13 +60,24 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
-    target = str(settings.get("_target_", ""))
-    if not target.startswith(TRUSTED):
+    target = str(settings.pop("_target_", ""))
+    try:
+        found = get_object(target) if target.startswith(TRUSTED) else None
+    except (ImportError, ValueError):
+        found = None
+    # The class itself must be ours: a module of ours also leads to all that it imports.
+    ours = isinstance(found, type) and found.__module__.startswith(TRUSTED)
+    if not (ours and issubclass(found, nn.Module)):
         raise UserError(
             f"{folder} names the network {target}, which is not this package's; build it yourself and"
             " pass it as load_model(..., network=...)"
         )
-    return instantiate(settings, _convert_="all")
+    try:
+        # Not hydra's instantiate: it would call any _target_ inside the arguments too.
+        return found(**settings)
+    except (TypeError, ValueError) as error:
+        first = " ".join(str(error).split())
+        raise UserError(f"{folder / CONFIG} is damaged, {first}; train the run again") from error
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -69,8 +85,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"checkpoint {path} is missing; the run has not finished its first epoch")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        state = saved["state_dict"]
+        state = dict(saved["state_dict"])
+        return {key[len(PREFIX) :]: each for key, each in state.items() if key.startswith(PREFIX)}
     except Exception as error:  # any damage: torch raises half a dozen types
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint of this project") from error
-    prefix = "network."
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

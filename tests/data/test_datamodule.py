@@ -9,6 +9,10 @@ from lrm_lightning.data import ImageDataModule, ImageSplit
 from lrm_lightning.errors import UserError
 
 
+# lightning's own use of torch's tree specs
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+
+
 class Tiny(ImageDataModule):
     """40 training and 11 test images; every image is told by its pixels."""
 

@@ -73,7 +73,7 @@ def test_draws_name_the_batch_and_the_ranks_rows():
 def test_fewer_images_than_ranks_is_said_in_one_line():
     with pytest.raises(UserError, match=r"^3 images in batches of 500 .* 4 processes: use fewer"):
         _loaders(_split(3), 500, 4)
-    with pytest.raises(UserError, match="a larger data.eval_batch_size"):
+    with pytest.raises(UserError, match=r"a larger data\.eval_batch_size"):
         _loaders(_split(100), 2, 4)
 
 

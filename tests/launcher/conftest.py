@@ -47,12 +47,15 @@ print("up", flush=True)
 time.sleep(300)
 '''
 
+HANGING = ("hang", "stubborn", "polite", "family")
+
 def write(path, content):
     path.with_suffix(".new").write_text(json.dumps(content))
     path.with_suffix(".new").rename(path)
 
 def play(name, behaviour, out, number):
     with (out / "calls").open("a") as calls:
+        first = calls.tell() == 0
         calls.write("x")
     pids = [os.getpid()]
     begin = time.time()
@@ -71,7 +74,7 @@ def play(name, behaviour, out, number):
     write(out / "seen.json", {
         "environment": dict(os.environ), "pids": pids, "session": os.getsid(0),
         "arguments": sys.argv[1:], "number": number, "folder": os.getcwd(), "begin": begin})
-    if behaviour in ("hang", "stubborn", "polite", "family"):
+    if behaviour in HANGING or (behaviour == "hang_once" and first):
         time.sleep(300)
     while behaviour == "meet" and len(list(out.parent.glob("*/seen.json"))) < 2:
         time.sleep(0.02)
@@ -142,7 +145,7 @@ class App:
         return process
 
     def run(self, *arguments: str, code: int = 0, **settings) -> str:
-        """Output of a multirun that must end with this exit code and without a traceback of its own."""
+        """Output of a multirun that must end with this exit code and no traceback of its own."""
         process = self.start(*arguments, **settings)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == code, output
@@ -195,7 +198,7 @@ class App:
 
     @staticmethod
     def alive(pid: int) -> bool:
-        """Whether the process runs; one that only waits for its parent to notice its end doesn't."""
+        """Whether the process runs; a zombie doesn't."""
         try:
             os.kill(pid, 0)
             stat = Path(f"/proc/{pid}/stat")

@@ -9,10 +9,11 @@ import pytest
 pytestmark = pytest.mark.timeout(120)
 
 LEFT_BY_OTHERS = dict.fromkeys(
-    (
-        "LOCAL_RANK RANK WORLD_SIZE LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT "
-        "TORCHELASTIC_RUN_ID PL_GLOBAL_SEED PL_SEED_WORKERS SLURM_NTASKS SLURM_PROCID SLURM_LOCALID"
-    ).split(),
+    [
+        *("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK"),
+        *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
+        *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "LRM_RUN_DIR"),
+    ],
     "7",
 )
 TO_HYDRA = (
@@ -111,20 +112,10 @@ def test_a_bad_config_anywhere_means_that_nothing_starts(app):
     assert not (app.folder / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must be a whole number >= 1"),
-        ("hydra.launcher.timeout=-1", "hydra.launcher.timeout=-1.0 must be a number > 0"),
-        ("hydra.launcher.gpus=[0,0]", "hydra.launcher.gpus=['0', '0'] names a GPU twice"),
-        ("hydra.launcher.gpus=some", "hydra.launcher.gpus='some' must be a whole number >= 0"),
-        ("trainer.devices=[0]", "job 0 (trainer.devices=[0]): trainer.devices=[0] must be"),
-    ],
-)
-def test_bad_settings_are_one_line(app, override, message):
-    output = app.run(override, code=1)
-    assert output.startswith(f"error: {message}")
-    assert output.count("\n") == 1
+def test_a_bad_setting_is_one_line(app):
+    output = app.run("hydra.launcher.jobs=0", code=1)
+    assert output == "error: hydra.launcher.jobs=0 must be a whole number >= 1\n"
+    assert not (app.folder / "sweep").exists()
 
 
 def test_gpus_are_shared_out(app):
@@ -145,7 +136,7 @@ def test_the_same_run_twice_runs_once(app):
     assert "job 1: the same run as job 0, runs once" in output
     assert "2 jobs: 1 done, 1 the same as another" in output
     output = app.run("behaviour=ok,slow", "name=b", code=1)
-    assert "job 1 (behaviour=slow name=b): differs from job 0, but hydra.run.dir" in output
+    assert "job 1 (behaviour=slow name=b): differs from job 0 but would share" in output
     assert app.calls("b") == [0]
 
 
