@@ -1,12 +1,15 @@
-"""How the commands end: a mistake of the user's is one line and exit code 1, never a traceback."""
+"""How the commands end: a mistake of the user's or a signal is one line, never a traceback."""
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 
 from hydra.errors import HydraException
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
 from lrm_lightning.config import register_resolvers
@@ -36,8 +39,12 @@ def run(app: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         app()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        _stop(signal.SIGINT)
+    except SIGTERMException:
+        _stop(signal.SIGTERM)
 
 
 def fail(error: BaseException) -> None:
@@ -48,3 +55,10 @@ def fail(error: BaseException) -> None:
         text = f"{text} {cause}"
     sys.stderr.write(f"error: {' '.join(text.split())}\n")
     sys.exit(1)
+
+
+def _stop(number: signal.Signals) -> None:
+    """Say how to go on, and exit with the code that shells give a process ended by that signal."""
+    if rank_zero_only.rank == 0:
+        sys.stderr.write("interrupted: run the same command again to go on\n")
+    sys.exit(128 + number)

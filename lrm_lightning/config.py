@@ -111,7 +111,7 @@ def validate(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         raise UserError(f"config: {_one_line(error)}") from error
-    _checked("", lambda: check_integer("seed", cfg.seed, low=0))
+    _checked("", lambda: _check_seed(cfg.seed))
     _checked("", lambda: check_flag("rerun", cfg.rerun))
     datamodule = build_datamodule(cfg)
     _checked("data", lambda: _check_validation(datamodule))
@@ -119,7 +119,7 @@ def validate(cfg: DictConfig) -> None:
         build_network(cfg, datamodule.num_classes)
     build_defense(cfg, nn.Identity(), datamodule.num_classes)
     build_robust_accuracy(cfg)
-    _checked("trainer", lambda: check_integer("max_epochs", cfg.trainer.max_epochs, low=1))
+    _checked("trainer", lambda: _check_trainer(cfg))
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
     _checked("logger", lambda: check_flag("wandb", cfg.logger.wandb))
     if cfg.logger.wandb:
@@ -127,9 +127,21 @@ def validate(cfg: DictConfig) -> None:
         _checked("logger", lambda: check_choice("mode", cfg.logger.mode, modes))
 
 
+def _check_seed(seed: object) -> None:
+    check_integer("seed", seed, low=0)
+    check_number("seed", seed, high=2**63 - 1, why="torch")
+
+
 def _check_validation(datamodule: ImageDataModule) -> None:
     # A run's score, and the choice of its best weights, are measured on the validation split.
     check_integer("val_size", datamodule.val_size, low=1)
+
+
+def _check_trainer(cfg: DictConfig) -> None:
+    check_integer("max_epochs", cfg.trainer.max_epochs, low=1)
+    for split in ("train", "val", "test"):
+        if cfg.trainer.get(f"limit_{split}_batches") == 0:
+            raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")
 
 
 def _check_checkpoint(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""The error that a user can mend: one line that says what, where and what to do."""
+"""Errors that callers tell apart."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is a single line that names what is wrong, where, and what to do about it. Entry points
     print it as ``error: ...`` and exit with 1, without a traceback.
     """
+
+
+class NotFiniteError(ValueError):
+    """A network gave NaN or infinite logits or gradients: when training, it diverged."""

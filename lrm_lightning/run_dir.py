@@ -58,7 +58,11 @@ class RunDir:
     @property
     def record(self) -> dict[str, Any] | None:
         """The finished run's record, if it is finished."""
-        return read_record(self.path)
+        record = read_record(self.path)
+        if record is not None and "score" not in record:
+            path = self.path / RECORD
+            raise UserError(f"{path} is damaged (no score); delete it and start the run again")
+        return record
 
     def clear(self) -> None:
         """Forget the run, to train it again."""

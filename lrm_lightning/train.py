@@ -16,18 +16,24 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lrm_lightning import cli, config
-from lrm_lightning.callbacks import Progress, RobustAccuracy
+from lrm_lightning.callbacks import MidEpochCheckpoint, Progress, RobustAccuracy, RunCheckpoint
 from lrm_lightning.data import ImageDataModule
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import NotFiniteError, UserError
 from lrm_lightning.evaluation import provenance
 from lrm_lightning.evaluation.record import accuracies, write_record, write_verdicts
 from lrm_lightning.evaluation.summary import print_summary
-from lrm_lightning.loggers import MetricsCSV, finish_wandb, wandb_logger
+from lrm_lightning.interruption import between_batches
+from lrm_lightning.loggers import (
+    MetricsCSV,
+    SavedBeforeCheckpoints,
+    finish_wandb,
+    wandb_logger,
+)
 from lrm_lightning.methods import Defense
 from lrm_lightning.run_dir import METRICS, RunDir
 
@@ -66,26 +72,25 @@ def train(cfg: DictConfig, path: Path) -> float:
         run_dir.write_config(config.plain(cfg), model)
     try:
         trainer = _trainer(cfg, run_dir, [attacker, progress])
-        _fit(trainer, defense, datamodule, run_dir)
-        score_key = f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"
-        if score_key not in trainer.callback_metrics:  # it was killed between training and testing
-            trainer.validate(defense, datamodule=datamodule, verbose=False)
-        val_metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        score = val_metrics[score_key]
-        epochs, steps = trainer.current_epoch, trainer.global_step
-        _test(trainer, defense, datamodule, cfg, run_dir)
+        with between_batches():
+            _fit(trainer, defense, datamodule, run_dir)
+            epochs, steps = trainer.current_epoch, trainer.global_step
+            _test(trainer, defense, datamodule, cfg, run_dir)
+        score = attacker.val_metrics[f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"]
         record = {
             **_record(cfg, trainer, defense, datamodule, attacker),
             "epochs": epochs,
             "global_step": steps,
             "score": score,
-            "val_metrics": val_metrics,
+            "val_metrics": attacker.val_metrics,
             "wall_s": round(progress.elapsed_s, 1),
         }
         if trainer.is_global_zero:
             write_verdicts(path, attacker.index, attacker.correct)
             write_record(path, record)
             print_summary([("", record, path)])
+    except NotFiniteError as error:
+        raise UserError(f"training diverged, {error}; lower optimizer.lr") from error
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: lower data.batch_size and data.eval_batch_size") from error
     finally:
@@ -102,7 +107,7 @@ def _trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -> L.T
         return instantiate(
             cfg.trainer,
             logger=loggers,
-            callbacks=[*callbacks, *_checkpoints(cfg, run_dir)],
+            callbacks=[*callbacks, SavedBeforeCheckpoints(csv), *_checkpoints(cfg, run_dir)],
             default_root_dir=str(run_dir.path),
             inference_mode=False,
             use_distributed_sampler=False,
@@ -121,8 +126,8 @@ def _checkpoints(cfg: DictConfig, run_dir: RunDir) -> list[Callback]:
     folder = str(run_dir.checkpoints)
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
     callbacks: list[Callback] = [
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
-        ModelCheckpoint(
+        RunCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+        MidEpochCheckpoint(
             filename="interrupted",
             train_time_interval=timedelta(minutes=cfg.checkpoint.every_minutes),
             save_on_exception=True,
@@ -131,9 +136,7 @@ def _checkpoints(cfg: DictConfig, run_dir: RunDir) -> list[Callback]:
     ]
     if cfg.checkpoint.select == "best":
         callbacks.append(
-            ModelCheckpoint(
-                filename="best", monitor=cfg.checkpoint.monitor, mode="max", **common
-            )
+            RunCheckpoint(filename="best", monitor=cfg.checkpoint.monitor, mode="max", **common)
         )
     return callbacks
 
@@ -141,16 +144,26 @@ def _checkpoints(cfg: DictConfig, run_dir: RunDir) -> list[Callback]:
 def _fit(
     trainer: L.Trainer, defense: Defense, datamodule: ImageDataModule, run_dir: RunDir
 ) -> None:
-    checkpoints = run_dir.resumable()
-    for checkpoint in checkpoints:
-        try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # any damage: torch raises half a dozen types
-            print(f"skipping damaged checkpoint {checkpoint}: {' '.join(str(error).split())[:120]}")  # noqa: T201
-            continue
-        trainer.fit(defense, datamodule=datamodule, ckpt_path=str(checkpoint), weights_only=True)
-        return
-    trainer.fit(defense, datamodule=datamodule)
+    checkpoint = next((str(path) for path in run_dir.resumable() if _usable(path, defense)), None)
+    trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def _usable(checkpoint: Path, defense: Defense) -> bool:
+    """Whether the run can go on from there; says so if it cannot."""
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        missing = {"loops", "optimizer_states", "lr_schedulers", "callbacks"} - saved.keys()
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        found = {name: value.shape for name, value in saved["state_dict"].items()}
+    except Exception as error:  # any damage: torch raises half a dozen types
+        problem = f"damaged checkpoint {checkpoint}: {' '.join(str(error).split())[:120]}"
+    else:
+        if found == {name: value.shape for name, value in defense.state_dict().items()}:
+            return True
+        problem = f"checkpoint {checkpoint}: it is of another network"
+    rank_zero_only(print)(f"skipping {problem}")
+    return False
 
 
 def _test(
@@ -179,7 +192,8 @@ def _record(
         "method": defense.name,
         "seed": cfg.seed,
         "data": datamodule.provenance(),
-        "attack": defense.attack.as_dict() | {"test_steps": list(cfg.robust_accuracy.test_steps)},
+        "training_attack": defense.attack.as_dict(),
+        "attack": attacker.attack.as_dict() | {"test_steps": list(cfg.robust_accuracy.test_steps)},
         "split": "test",
         "checkpoint": cfg.checkpoint.select,
         **accuracies(attacker.correct),
@@ -199,6 +213,8 @@ def _app(cfg: DictConfig) -> float | None:
         return train(cfg, Path(path))
     except UserError as error:
         cli.fail(error)
+    except OSError as error:
+        cli.fail(UserError(f"{error} (run directory {path}); mend it and run the command again"))
     finally:
         os.environ.pop("LRM_RUN_DIR", None)
     return None

@@ -59,6 +59,7 @@ def child_command(module: str, master: DictConfig, job: Job) -> list[str]:
 
 def _quoted(value: str) -> str:
     """The value in the form that Hydra's override grammar reads back unchanged."""
-    if re.fullmatch(r"[\w./@%+-]+", value):
+    if re.fullmatch(r"[A-Za-z0-9_./@%+-]+", value):
         return value
-    return "'" + value.replace("'", r"\'") + "'"
+    # Backslashes are literal but for those in front of a quote, the closing one included.
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), value) + "'"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +14,11 @@ from rich.text import Text
 from hydra_plugins.lrm_process_launcher._job import Job, State, differing_overrides
 from lrm_lightning.evaluation.summary import print_summary, shown_path
 
+# Which jobs stay in sight longest on a terminal with too few lines.
+URGENCY = (
+    *(State.RUNNING, State.FAILED, State.WAITING),
+    *(State.STOPPED, State.DONE, State.EARLIER),
+)
 TAIL_LINES = 5
 TAIL_BYTES = 1 << 16
 
@@ -33,7 +38,7 @@ class Display:
             job.number: " ".join(overrides)
             for job, overrides in zip(jobs, differing_overrides(jobs), strict=True)
         }
-        self._told: dict[int, object] = {}
+        self._told: dict[int, str] = {}
 
     def changed(self, job: Job) -> None:
         """The job's state is another."""
@@ -46,11 +51,10 @@ class Display:
         self._say(job, ": ".join(part for part in (state, job.message) if part))
 
     def progress(self, job: Job, status: Mapping[str, Any]) -> None:
-        """The job may have got on; said once an epoch, or with each new message without epochs."""
+        """The job may have got on; each message is said once."""
         message = status.get("message")
-        step = status.get("epoch", message)
-        if message is not None and self._told.get(job.number) != step:
-            self._told[job.number] = step
+        if message is not None and self._told.get(job.number) != message:
+            self._told[job.number] = message
             self._say(job, str(message))
 
     def refresh(self) -> None:
@@ -66,7 +70,7 @@ class LiveDisplay(Display):
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
         super().__init__(jobs, console)
         self.live = Live(
-            console=console, get_renderable=self.table, auto_refresh=False, transient=True
+            console=console, get_renderable=self.rows, auto_refresh=False, transient=True
         )
 
     def changed(self, job: Job) -> None:
@@ -80,19 +84,11 @@ class LiveDisplay(Display):
         """Draw the table anew."""
         self.live.refresh()
 
-    def table(self) -> Table:
-        """The jobs, cut to the terminal's height: running and failed ones are kept longest."""
+    def rows(self) -> Group:
+        """The jobs and their counts, cut to the terminal's height by urgency."""
         room = max(self.console.height - 4, 1)
-        urgency = [
-            State.RUNNING,
-            State.FAILED,
-            State.WAITING,
-            State.STOPPED,
-            State.DONE,
-            State.EARLIER,
-        ]
-        chosen = sorted(self.jobs, key=lambda job: urgency.index((job.twin or job).state))[:room]
-        table = Table(box=None, pad_edge=False, caption=_counts(self.jobs), caption_justify="left")
+        chosen = sorted(self.jobs, key=lambda job: URGENCY.index((job.twin or job).state))[:room]
+        table = Table(box=None, pad_edge=False)
         for heading in ("job", "overrides", "state", "time", "progress"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
         for job in sorted(chosen, key=lambda job: job.number):
@@ -105,7 +101,7 @@ class LiveDisplay(Display):
                 f"runs as job {job.twin.number}" if job.twin else job.message,
             )
             table.add_row(*(Text(cell) for cell in cells))
-        return table
+        return Group(table, Text(_counts(self.jobs), no_wrap=True))
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class JobProcess:
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        # A session's leader gives its number to the group. Errors: nobody is left (macOS: a zombie).
+        # The leader's number is the group's. Errors: nobody is left (macOS: a zombie).
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 

@@ -76,8 +76,8 @@ class ProcessLauncher(Launcher):
             check_settings(self.settings)
         except ValueError as problem:
             _exit_with([f"hydra.launcher.{problem}"])
-        # Sweepers may launch several batches; only Hydra's end-of-multirun event knows the last one.
-        # In front, because that event goes through the list backwards and ours may end the process.
+        # Sweepers may launch several batches; only Hydra's end-of-multirun event knows the last.
+        # In front: the event goes through the list backwards and ours may end the process.
         hydra_context.callbacks.callbacks.insert(0, _AtTheEnd(self.finish))
 
     def launch(

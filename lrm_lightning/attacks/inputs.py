@@ -7,8 +7,10 @@ from lrm_lightning.attacks.context import BN_MODES
 from lrm_lightning.attacks.norms import NORMS
 from lrm_lightning.attacks.objectives import OBJECTIVES
 from lrm_lightning.checks import check_choice, check_integer, check_number
+from lrm_lightning.errors import NotFiniteError
 
 KEEPS = ("final", "best")
+NOT_FINITE = "the model returned logits that are NaN or infinite"
 
 
 def check_budget(*, norm: str, eps: float, step_size: float, loss: str, bn_mode: str) -> None:
@@ -74,16 +76,19 @@ def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> 
         checks["the rows of y must be >= 0 and sum to 1"] = (y.amin() >= 0) & sums_to_one
     if start is not None:
         checks["start must hold finite numbers only"] = start.isfinite().all()
-    checks["the model returned logits that are NaN or infinite"] = logits.isfinite().all()
+    checks[NOT_FINITE] = logits.isfinite().all()
     for message, passed in zip(checks, torch.stack(list(checks.values())).cpu(), strict=True):
         if not bool(passed):
-            raise ValueError(f"{message} (batch of shape {tuple(x.shape)})")
+            kind = NotFiniteError if message == NOT_FINITE else ValueError
+            raise kind(f"{message} (batch of shape {tuple(x.shape)})")
 
 
 def check_finite(total: Tensor) -> None:
-    """Raise :class:`ValueError` if ``total``, of all losses and gradients, is not finite."""
+    """Raise :class:`NotFiniteError` if ``total``, of all losses and gradients, is not finite."""
     if not _capturing(total) and not bool(total.isfinite()):
-        raise ValueError("the model's logits or gradients became NaN or infinite during the attack")
+        raise NotFiniteError(
+            "the model's logits or gradients became NaN or infinite during the attack"
+        )
 
 
 def _capturing(x: Tensor) -> bool:

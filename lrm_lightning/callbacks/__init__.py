@@ -1,7 +1,8 @@
-"""Callbacks: robust accuracy while training and at the end, and progress."""
+"""Callbacks: robust accuracy while training and at the end, checkpoints, progress."""
 
+from lrm_lightning.callbacks.checkpoints import MidEpochCheckpoint, RunCheckpoint
 from lrm_lightning.callbacks.correctness import Correctness
 from lrm_lightning.callbacks.progress import Progress
 from lrm_lightning.callbacks.robust_accuracy import RobustAccuracy
 
-__all__ = ["Correctness", "Progress", "RobustAccuracy"]
+__all__ = ["Correctness", "MidEpochCheckpoint", "Progress", "RobustAccuracy", "RunCheckpoint"]

@@ -1,5 +1,6 @@
 """The callback that attacks: robust accuracy, logit statistics and pairing diagnostics."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from lrm_lightning.callbacks.correctness import Correctness
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import Batch
 from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
+from lrm_lightning.errors import NotFiniteError
 
 
 class RobustAccuracy(L.Callback):
@@ -29,6 +31,7 @@ class RobustAccuracy(L.Callback):
 
     Args:
         attack: Threat model; its ``steps`` and ``restarts`` are the training attack's and not used here.
+        step_size: Length of a step here; ``None`` is the training attack's.
         steps: PGD step counts in ``fit`` and ``validate``.
         every_n_epochs: Attack at every n-th epoch of ``fit``, and at the last.
         n_images: First images of the validation split to attack; ``None`` is all.
@@ -39,15 +42,18 @@ class RobustAccuracy(L.Callback):
         correct: After ``test``: attack name to bool array ``(n,)``, one verdict an image in split order.
         index: After ``test``: position of those images in the split, int64 ``(n,)``.
         active: Whether the evaluation that runs, or ran last, was attacked.
+        val_metrics: What was logged last under ``val/``; part of the callback's state in checkpoints.
 
     Raises:
         ValueError: If a count is out of range.
+        NotFiniteError: While it runs, if the logits or what they give are not finite.
     """
 
     def __init__(
         self,
         attack: PGDAttack,
         *,
+        step_size: float | None = None,
         steps: Sequence[int] = (10,),
         every_n_epochs: int = 1,
         n_images: int | None = 1000,
@@ -64,7 +70,9 @@ class RobustAccuracy(L.Callback):
             if limit is not None:
                 check_integer(name, limit, low=1)
         # What is tested is the network as it will be used, however batch norm was attacked in training.
-        self.attack = replace(attack, bn_mode="eval")
+        self.attack = replace(
+            attack, bn_mode="eval", step_size=attack.step_size if step_size is None else step_size
+        )
         self.every_n_epochs = every_n_epochs
         self._settings = {
             "val": (sorted(set(steps)), n_images),
@@ -73,8 +81,17 @@ class RobustAccuracy(L.Callback):
         self.correct: dict[str, np.ndarray] = {}
         self.index: np.ndarray = np.zeros(0, np.int64)
         self.active = False
+        self.val_metrics: dict[str, float] = {}
 
     # ------------------------------------------------------------------ Lightning's hooks
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest validation's metrics."""
+        return {"val_metrics": self.val_metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the latest validation's metrics again, should there be no other."""
+        self.val_metrics = state_dict["val_metrics"]
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin counting if this epoch is due."""
@@ -175,6 +192,10 @@ class RobustAccuracy(L.Callback):
                 metrics[f"{split}/logits/{kind}/{name}"] = float(value)
         for name, value in self._pairing.compute().items():
             metrics[f"{split}/pairing/{name}"] = float(value)
+        if not all(map(math.isfinite, metrics.values())):
+            raise NotFiniteError(f"the logits of the {split} images are too large or NaN")
+        if split == "val":
+            self.val_metrics = metrics
         # Synchronised by the metrics above: every rank logs the same numbers.
         pl_module.log_dict(metrics, sync_dist=False, rank_zero_only=False)
         return index, correct

@@ -48,8 +48,8 @@ def print_summary(records: Sequence[Row], console: Console | None = None) -> Non
 
     Args:
         records: As for :func:`results_table`.
-        console: Where to print; standard output by default. In a file or a pipe the table is as wide
-            as it needs.
+        console: Where to print; standard output by default. In a file or a pipe the table is as
+            wide as it needs.
     """
     console = console or Console()
     table = results_table(records)

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lrm_lightning.errors import UserError
 from lrm_lightning.storage import write_text
 
 # Lightning asks to save at every logged step; a long run would rewrite its file for nothing.
@@ -32,11 +34,12 @@ class MetricsCSV(Logger):
         self._rows: dict[int, dict[str, str]] = {}
         self._saved_at = 0.0
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as lines:
-                for row in csv.DictReader(lines):
-                    step = row.pop("step", None) or ""
-                    if step.isdigit():
-                        self._rows[int(step)] = {key: value for key, value in row.items() if value}
+            try:
+                self._read()
+            except (OSError, ValueError, csv.Error) as error:
+                raise UserError(
+                    f"{path} is damaged ({error}); delete it and start the run again"
+                ) from error
 
     @property
     def name(self) -> str:
@@ -76,6 +79,13 @@ class MetricsCSV(Logger):
             for step in sorted(self._rows)
         ]
 
+    def _read(self) -> None:
+        with self._path.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                step = row.pop("step", None) or ""
+                if step.isdigit():
+                    self._rows[int(step)] = {key: value for key, value in row.items() if value}
+
     def _write(self) -> None:
         if not self._rows:
             return
@@ -86,3 +96,20 @@ class MetricsCSV(Logger):
         writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
         write_text(self._path, text.getvalue())
         self._saved_at = time.monotonic()
+
+
+class SavedBeforeCheckpoints(Callback):
+    """Writes the metrics before every checkpoint: a run that resumes there logs none of them again.
+
+    Args:
+        metrics: The logger.
+    """
+
+    def __init__(self, metrics: MetricsCSV) -> None:
+        self._metrics = metrics
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write."""
+        self._metrics.finalize("")

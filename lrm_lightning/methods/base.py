@@ -1,5 +1,6 @@
 """What every defence shares: the optimiser, the logging and the knobs that regularise logits."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -113,6 +114,11 @@ class Defense(L.LightningModule, ABC):
                 "pass one as the trainer's datamodule"
             )
 
+    def on_train_start(self) -> None:
+        """Have the terms logged at least once an epoch, however short epochs are."""
+        batches = int(self.trainer.num_training_batches)
+        self.trainer.log_every_n_steps = min(self.trainer.log_every_n_steps, batches)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of :meth:`loss_terms`."""
         x = batch.x.contiguous(memory_format=torch.channels_last)  # as the kernels are laid out
@@ -155,4 +161,5 @@ class Defense(L.LightningModule, ABC):
             return max(1, int(self.trainer.estimated_stepping_batches) // epochs)
         steps = datamodule.steps_per_epoch
         limit = self.trainer.limit_train_batches
-        return max(1, int(steps * limit) if isinstance(limit, float) else min(steps, limit or 1))
+        batches = int(steps * limit) if isinstance(limit, float) else min(steps, limit or 1)
+        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))

@@ -24,14 +24,22 @@ class PGDTraining(Defense):
     Args:
         network: The classifier.
         alpha: Weight of the clean loss in [0, 1]: 0.5 in the paper's section 3, 0 in section 5.2.
+        epochs: The paper's 101 for training on adversarial examples.
         **shared: Arguments of :class:`~lrm_lightning.methods.base.Defense`.
 
     References:
         Summers & Dinneen, Eq. 1; Madry et al. 2018, arXiv:1706.06083.
     """
 
-    def __init__(self, network: nn.Module, *, alpha: float = 0.0, **shared: Any) -> None:  # noqa: ANN401
-        super().__init__(network, **shared)
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        alpha: float = 0.0,
+        epochs: int = 101,
+        **shared: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(network, epochs=epochs, **shared)
         check_number("alpha", alpha, low=0, high=1)
         self.alpha = alpha
 

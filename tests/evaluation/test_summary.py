@@ -67,7 +67,7 @@ def test_a_file_gets_the_whole_table_whatever_the_width(width):
 
 def test_a_narrow_terminal_wraps_and_loses_nothing():
     path = Path("/runs") / ("x" * 60)
-    text = printed(("s=0.1", RECORD, path), width=60, force_terminal=True, no_color=True)
+    text = printed(("s=0.1", RECORD, path), width=60, force_terminal=True, color_system=None)
     assert max(map(len, text.splitlines())) <= 60
     assert text.count("x") == 60
 

@@ -30,20 +30,7 @@ def test_only_differing_overrides_are_shown(job):
     assert differing_overrides(jobs[:1]) == [("a=1", "b=1", "c=[1,2]")]
 
 
-def test_progress_is_said_once_an_epoch(job):
-    console = Console(file=io.StringIO(), width=20)
-    display = Display([job()], console)
-    for epoch, left in [(1, "9 s"), (1, "8 s"), (2, "7 s")]:
-        display.progress(
-            display.jobs[0], {"message": f"epoch {epoch}/2, {left} left", "epoch": epoch}
-        )
-    display.progress(display.jobs[0], {})
-    assert console.file.getvalue() == (
-        "job 0 (a=1): epoch 1/2, 9 s left\njob 0 (a=1): epoch 2/2, 7 s left\n"
-    )
-
-
-def test_messages_without_epochs_are_said_once_each(job):
+def test_progress_is_said_once_a_message(job):
     console = Console(file=io.StringIO())
     display = Display([job()], console)
     for message in ("testing", "testing", "[bold]saving[/bold]"):
@@ -55,7 +42,7 @@ def test_the_table_keeps_what_matters_when_the_terminal_is_low(job):
     states = [State.DONE] * 10 + [State.RUNNING, State.FAILED] + [State.WAITING] * 10
     jobs = [job(number, [f"n={number}"], state=state) for number, state in enumerate(states)]
     console = Console(file=io.StringIO(), width=80, height=8)
-    console.print(LiveDisplay(jobs, console).table())
+    console.print(LiveDisplay(jobs, console).rows())
     shown = console.file.getvalue()
     assert [line.split()[0] for line in shown.splitlines()[1:5]] == ["10", "11", "12", "13"]
     assert "22 jobs: 10 waiting, 1 running, 10 done, 1 failed" in shown

@@ -1,0 +1,65 @@
+"""Evaluate a network that this project did not train.
+
+Any function without arguments that returns a ``torch.nn.Module`` will do, if the module takes pixels in
+[0, 1] (normalisation is its own business) and returns logits. From the repository's root:
+
+    python -m examples.external_model weights.pt        # trains a small network on the digits, seconds
+    python -m lrm_lightning.evaluate suite=strong name=small_cnn n_images=100 data.name=digits \
+        model=examples.external_model:small_cnn weights=weights.pt attack.eps=0.1
+
+The records are in ``runs/small_cnn/evaluations``, and the report shows them with the others. The import
+path is code that runs, so name only what you trust; the file of weights is read without executing any of
+it (a state dict of ``torch.save``, or safetensors).
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from lrm_lightning.data import DigitsDataModule
+
+
+class Normalize(nn.Module):
+    """Brings pixels in [0, 1] to the network's own scale, inside the network."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Same shape."""
+        return (x - self.mean) / self.std
+
+
+def small_cnn() -> nn.Module:
+    """The network, untrained: its weights come from the file."""
+    return nn.Sequential(
+        Normalize(0.3, 0.35),
+        nn.Conv2d(3, 8, 4, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 64, 10),
+    )
+
+
+def train(epochs: int = 4, seed: int = 0) -> nn.Module:
+    """The network trained on clean digits."""
+    torch.manual_seed(seed)
+    network = small_cnn()
+    datamodule = DigitsDataModule(batch_size=32, crop_padding=0, seed=seed)
+    datamodule.setup()
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        for batch in datamodule.train_dataloader():
+            loss = nn.functional.cross_entropy(network(batch.x), batch.y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network
+
+
+if __name__ == "__main__":
+    torch.save(train().state_dict(), sys.argv[1])

@@ -1,0 +1,242 @@
+"""AutoAttack through pyautoattack, the official code, one attack on one batch at a time.
+
+The official ``run_standard_evaluation`` can resume from a file, but then puts other images into a batch
+than an undisturbed run, whose random numbers the whole batch shares. Here every (attack, batch) is one
+call of it with the images that an undisturbed run has there, so what is found does not depend on
+where it was interrupted, and equals bit for bit what a single call finds on all images.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from pyautoattack import AutoAttack, checks
+from torch import Tensor, nn
+
+from lrm_lightning.attacks.context import attack_mode
+from lrm_lightning.attacks.inputs import check_budget
+from lrm_lightning.checks import check_choice, check_integer
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+NORMS: dict[str, Literal["Linf", "L2"]] = {"linf": "Linf", "l2": "L2"}
+# Official images are rounded to float32 after projection.
+TOLERANCE = 1e-5
+# Words of pyautoattack's warnings, and what they mean; see its flags_doc.md.
+FLAGS = {
+    "randomized": "the model's output is random",
+    "probability": "the model returns probabilities, not logits",
+    "zero gradient": "the gradient of the DLR loss is zero at some images",
+    "dynamic": "the model differentiates or optimises while it predicts",
+}
+
+Piece = dict[str, np.ndarray]
+Once = Callable[[str, Callable[[], Piece]], Piece]
+
+
+class Ensemble(NamedTuple):
+    """What AutoAttack found.
+
+    Attributes:
+        x_adv: Images, shape of ``x``: attacked where an attack succeeded, clean elsewhere.
+        y_adv: Predicted classes of ``x_adv``, int64 ``(n,)``.
+        correct: For ``"clean"`` and each attack: which images are classified correctly after it and
+            all before it, bool ``(n,)``. An image that an attack broke is not attacked again.
+        flags: What pyautoattack warns of, sorted.
+    """
+
+    x_adv: Tensor
+    y_adv: np.ndarray
+    correct: dict[str, np.ndarray]
+    flags: list[str]
+
+
+def autoattack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    seed: int = 0,
+    batch_size: int = 250,
+    iterations: int | None = None,
+    queries: int | None = None,
+    once: Once = lambda name, compute: compute(),
+    done: Callable[[str, int, int], None] = lambda attack, images, of: None,
+) -> Ensemble:
+    """AutoAttack standard: APGD-CE, APGD-T, FAB-T and Square, each on what the former left correct.
+
+    Args:
+        model: Network that takes pixels in ``[0, 1]`` and returns logits ``(B, C)`` in float32, in
+            eval mode, not compiled.
+        x: Clean images in ``[0, 1]``, shape ``(n, C, H, W)``, float32.
+        y: Labels ``(n,)``.
+        eps: Radius of the ball, in pixels.
+        norm: ``"linf"`` or ``"l2"``.
+        seed: Seed of each attack on each batch.
+        batch_size: Images attacked at a time. They share random numbers: it is part of the result.
+        iterations: Steps of APGD and FAB instead of the standard's 100: for quick checks only.
+        queries: Queries of Square instead of the standard's 5000: for quick checks only.
+        once: ``once(name, compute)`` returns ``compute()``, or what it returned before a kill.
+        done: Told ``(attack, images, of)``: no images as an attack begins, then each batch's.
+
+    Returns:
+        The outcome. With fewer than ten classes, the targeted attacks try all that there are.
+
+    Raises:
+        ValueError: If a setting is out of range, an image is not in ``[0, 1]``, or the model returns
+            NaN or has fewer than four classes.
+
+    References:
+        Croce & Hein 2020, arXiv:2003.01690.
+    """
+    _check(eps=eps, norm=norm, seed=seed, batch_size=batch_size)
+    classes, predicted = _predict(model, x, batch_size)
+    labels = y.cpu().numpy()
+    robust, y_adv, x_adv = predicted == labels, predicted, x.clone()
+    correct, flags = {"clean": robust.copy()}, set[str]()
+    for attack in STANDARD:
+        (left,) = robust.nonzero()
+        done(attack, 0, len(left))
+        for number, begin in enumerate(range(0, len(left), batch_size)):
+            rows = left[begin : begin + batch_size]
+
+            def compute(attack: str = attack, rows: np.ndarray = rows) -> Piece:
+                return attack_batch(
+                    model,
+                    x[torch.from_numpy(rows)],
+                    y[torch.from_numpy(rows)],
+                    attack,
+                    eps=eps,
+                    norm=norm,
+                    seed=seed,
+                    classes=classes,
+                    iterations=iterations,
+                    queries=queries,
+                )
+
+            piece = once(f"autoattack-{attack}-{number}", compute)
+            broken = rows[piece["broken"]]
+            robust[broken] = False
+            y_adv[broken] = piece["y_adv"]
+            x_adv[torch.from_numpy(broken)] = torch.from_numpy(piece["x_adv"]).to(x_adv.device)
+            flags |= set(piece["flags"].tolist())
+            done(attack, len(rows), len(left))
+        correct[attack] = robust.copy()
+    return Ensemble(x_adv, y_adv, correct, sorted(flags))
+
+
+def attack_batch(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: str,
+    *,
+    eps: float,
+    norm: str,
+    seed: int,
+    classes: int,
+    iterations: int | None = None,
+    queries: int | None = None,
+) -> Piece:
+    """One attack of the standard ensemble on one batch, by the official code.
+
+    Args:
+        model: As for :func:`autoattack`, like all arguments not listed here.
+        x: Images that the model classifies correctly.
+        y: Their labels.
+        attack: An entry of ``STANDARD``.
+        classes: Number of classes ``C``, at least 4.
+
+    Returns:
+        ``broken``: bool ``(B,)``; ``x_adv`` and ``y_adv`` of the broken images only, in order;
+        ``flags``: texts.
+    """
+    check_choice("attack", attack, STANDARD)
+    official = AutoAttack(
+        model, norm=NORMS[norm], eps=eps, seed=seed, version="standard", device=x.device
+    )
+    official.attacks_to_run = [cast(Any, attack)]
+    official.apgd_targeted.n_target_classes = official.fab.n_target_classes = min(9, classes - 1)
+    if iterations is not None:
+        official.apgd.n_iter = official.apgd_targeted.n_iter = official.fab.n_iter = iterations
+    if queries is not None:
+        official.square.n_queries = queries
+    with _undisturbed(model, x.device), _flags() as flags:
+        x_adv, y_adv = official.run_standard_evaluation(x, y, batch_size=len(x))
+    broken = (y_adv != y) & _in_ball(x_adv, x, norm=norm, eps=eps)
+    return {
+        "broken": broken.cpu().numpy(),
+        "x_adv": x_adv[broken].cpu().numpy(),
+        "y_adv": y_adv[broken].cpu().numpy(),
+        "flags": np.array(sorted(flags), dtype=np.str_),
+    }
+
+
+def _check(*, eps: float, norm: str, seed: int, batch_size: int) -> None:
+    check_budget(norm=norm, eps=eps, step_size=eps, loss="cross_entropy", bn_mode="eval")
+    check_integer("seed", seed, low=0)
+    check_integer("batch_size", batch_size, low=1)
+
+
+def _predict(model: nn.Module, x: Tensor, batch_size: int) -> tuple[int, np.ndarray]:
+    """Number of classes and predictions; the official code checks neither pixels nor logits."""
+    if not (x.dtype == torch.float32 and x.ndim == 4 and len(x)):
+        raise ValueError(f"x of shape {tuple(x.shape)} and {x.dtype} must be float32 (n, C, H, W)")
+    low, high = x.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
+    with attack_mode(model), torch.no_grad():
+        logits = torch.cat([model(batch) for batch in x.split(batch_size)])
+    if not logits.isfinite().all():
+        raise ValueError("the model returned logits that are NaN or infinite")
+    if logits.ndim != 2 or logits.shape[1] < 4:
+        raise ValueError(f"AutoAttack needs at least 4 classes, not logits {tuple(logits.shape)}")
+    return logits.shape[1], logits.argmax(dim=1).cpu().numpy()
+
+
+def _in_ball(x_adv: Tensor, x: Tensor, *, norm: str, eps: float) -> Tensor:
+    """Which images are adversarial examples at all: NaN, as FAB may return, is none."""
+    delta = (x_adv - x).flatten(1)
+    size = delta.abs().amax(dim=1) if norm == "linf" else torch.linalg.vector_norm(delta, dim=1)
+    return size <= eps + TOLERANCE
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Give back what the official code changes: seeds, gradients, a debugger's trace function."""
+    trace = sys.gettrace()
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # else one dynamic model marks all after it
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with attack_mode(model), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        sys.settrace(trace)
+
+
+@contextmanager
+def _flags() -> Generator[set[str]]:
+    """Collect what the official code warns of instead of having it printed for every batch."""
+    found: set[str] = set()
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            found.update(meaning for words, meaning in FLAGS.items() if words in message)
+
+    logger = logging.getLogger("auto-attack")
+    collect, propagate, level = Collect(), logger.propagate, logger.level
+    logger.addHandler(collect)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collect)
+        logger.setLevel(level)
+        logger.propagate = propagate

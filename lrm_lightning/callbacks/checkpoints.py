@@ -1,0 +1,54 @@
+"""Checkpoints that a run can go on from exactly."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """One file of a run directory. Before the run goes on, the directory may be moved.
+
+    What it has saved so far is known again under the file's name, whatever the settings.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint."""
+        return f"{type(self).__qualname__}-{self.filename}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the best score again."""
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+
+class MidEpochCheckpoint(RunCheckpoint):
+    """Saves between two batches of an epoch: every so often, and when a signal ends the run.
+
+    Only where Lightning resumes exactly. After an epoch's last batch it doesn't: on resume it would
+    skip that epoch's validation. Nothing is lost, the checkpoint of the epoch's end follows.
+    """
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time to."""
+        if not _batches_are_over(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Save if a signal ended the run; any other exception may come with half of a step done."""
+        if isinstance(exception, SIGTERMException) and not _batches_are_over(trainer):
+            super().on_exception(trainer, pl_module, exception)
+
+
+def _batches_are_over(trainer: L.Trainer) -> bool:
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch

@@ -1,0 +1,206 @@
+"""Is a network robust, or does it only hide its gradient from the attack? Signs and a verdict.
+
+Each sign compares a count of images with a share that an honest network does not reach, and fires only
+if the lower end of the count's 95% Wilson interval is above that share, so that a few images more or
+less decide nothing. One sign suffices for the verdict "masked": each of them means that the accuracy
+under gradient attacks cannot be taken for robustness.
+
+| sign | counted | of | fires above |
+|---|---|---|---|
+| black box | images that PGD left correct and Square, without gradients, broke | all | 1% |
+| transfer | images that PGD left correct and another network's examples broke | all | 1% |
+| steps | images that needed more than 20 of up to 200 PGD steps | all | 2% |
+| restarts | images that the first search left correct and a later one broke | all | 2% |
+| large eps | images that PGD left correct at a radius where nothing is recognisable | correct | 2% |
+| gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
+
+PGD is the suite's search on cross-entropy, the loss that defences are usually reported with, all restarts
+together; an image is broken by any iterate. "Vanishes": the largest entry of the gradient is zero or
+denormal in float32. "Turns": the cosine between the gradients at the image and beside it is below 0.2.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrm_lightning.evaluation.intervals import wilson_interval
+from lrm_lightning.evaluation.searches import NEVER, Search
+
+ATHALYE = "Athalye et al. 2018, arXiv:1802.00420"
+CARLINI = "Carlini et al. 2019, arXiv:1902.06705"
+ENGSTROM = "Engstrom et al. 2018, arXiv:1807.10272"
+MOSBACH = "Mosbach et al. 2018, arXiv:1810.12042"
+
+BLACK_BOX = TRANSFER = 0.01
+STEPS = RESTARTS = LARGE_EPS = 0.02
+GRADIENT = 0.05
+FEW_STEPS = 20
+TURNED = 0.2
+
+
+class Sign(NamedTuple):
+    """One sign of gradient masking.
+
+    Attributes:
+        name: Short name.
+        fired: Whether it speaks for masking.
+        evidence: The numbers it stands on.
+        explanation: One sentence.
+        source: Who described it.
+    """
+
+    name: str
+    fired: bool
+    evidence: dict[str, Any]
+    explanation: str
+    source: str
+
+
+def verdict(signs: Sequence[Sign]) -> dict[str, Any]:
+    """The verdict for a record: ``"masked"`` if any sign fired, and all signs with their evidence."""
+    masked = any(sign.fired for sign in signs)
+    return {
+        "verdict": "masked" if masked else "not masked",
+        "signs": [sign._asdict() for sign in signs],
+    }
+
+
+def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
+    """A gradient-free attack breaks what white-box PGD cannot.
+
+    Args:
+        held: Images that PGD left correct, bool ``(n,)``.
+        square: Those of them that Square left correct too, bool ``(n,)``.
+    """
+    broken = int((held & ~square).sum())
+    return _sign(
+        "black_box",
+        broken,
+        len(held),
+        BLACK_BOX,
+        f"Square, which sees no gradient, broke {broken} of the {int(held.sum())} images that PGD left"
+        " correct",
+        f"{ATHALYE}, section 3.1; {CARLINI}",
+    )
+
+
+def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
+    """Examples made on another network break what the network's own PGD cannot.
+
+    Args:
+        held: Images that PGD left correct, bool ``(n,)``.
+        transferred: Name of a source to those that its examples left correct too, bool ``(n,)``.
+            May be empty: then the sign was not looked for.
+    """
+    each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
+    any_broke = held & ~np.logical_and.reduce([held, *transferred.values()])
+    broken = int(any_broke.sum())
+    told = (
+        f"examples made on {len(each)} other network(s) broke {broken} of the {int(held.sum())} images"
+        " that PGD left correct"
+        if each
+        else "not looked for: no sources were given"
+    )
+    sign = _sign("transfer", broken, len(held), TRANSFER, told, f"{ATHALYE}; {CARLINI}")
+    return sign._replace(evidence=sign.evidence | {"by_source": each})
+
+
+def steps(search: Search, *, most: int) -> Sign:
+    """More steps keep finding what twenty did not.
+
+    Args:
+        search: PGD of ``most`` steps.
+        most: Its number of steps.
+    """
+    late = (search.needed > FEW_STEPS) & (search.needed < NEVER)
+    broken, n = int(late.sum()), len(late)
+    held = int(search.held[0].sum())
+    sign = _sign(
+        "steps",
+        broken,
+        n,
+        STEPS,
+        f"accuracy fell from {_percent(held + broken, n)} at {FEW_STEPS} steps to {_percent(held, n)}"
+        f" at {most}",
+        f"{ENGSTROM}; {CARLINI}",
+    )
+    accuracy = {str(min(FEW_STEPS, most)): (held + broken) / n, str(most): held / n}
+    return sign._replace(evidence=sign.evidence | {"accuracy_by_steps": accuracy})
+
+
+def restarts(search: Search) -> Sign:
+    """Other starts keep finding what the first did not.
+
+    Args:
+        search: PGD with restarts.
+    """
+    left = search.held.sum(axis=1)
+    broken, n = int(left[0] - left[-1]), search.held.shape[1]
+    sign = _sign(
+        "restarts",
+        broken,
+        n,
+        RESTARTS,
+        f"accuracy fell from {_percent(int(left[0]), n)} after the first start to"
+        f" {_percent(int(left[-1]), n)} after {len(left)}",
+        MOSBACH,
+    )
+    return sign._replace(evidence=sign.evidence | {"accuracy_by_restarts": (left / n).tolist()})
+
+
+def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
+    """PGD fails even with room to turn any image into any other.
+
+    Args:
+        held: Images that PGD left correct within the large radius, bool ``(n,)``.
+        correct: Images classified correctly without an attack, bool ``(n,)``.
+        eps: The large radius.
+    """
+    left, of = int((held & correct).sum()), int(correct.sum())
+    sign = _sign(
+        "large_eps",
+        left,
+        of,
+        LARGE_EPS,
+        f"PGD left {left} of {of} images correct at eps = {eps:g}, where it should break all",
+        f"{ATHALYE}, section 3.1; {CARLINI}",
+    )
+    return sign._replace(evidence=sign.evidence | {"eps": eps})
+
+
+def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
+    """There is no gradient to follow, or it points elsewhere a hair away.
+
+    Args:
+        vanished: Images whose gradient is zero or denormal, bool ``(m,)``.
+        cosine: Between the gradients at an image and beside it, ``(m,)``.
+    """
+    bad, of = int((vanished | (cosine < TURNED)).sum()), len(cosine)
+    gone = int(vanished.sum())
+    sign = _sign(
+        "gradient",
+        bad,
+        of,
+        GRADIENT,
+        f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified images",
+        f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}",
+    )
+    median = float(np.median(cosine)) if of else None
+    return sign._replace(evidence=sign.evidence | {"vanished": gone, "median_cosine": median})
+
+
+def _sign(name: str, count: int, of: int, threshold: float, told: str, source: str) -> Sign:
+    low, high = wilson_interval(count, of) if of else (0.0, 1.0)
+    evidence = {
+        "count": count,
+        "of": of,
+        "share": count / of if of else 0.0,
+        "interval": [low, high],
+        "threshold": threshold,
+    }
+    return Sign(name, low > threshold, evidence, told, source)
+
+
+def _percent(count: int, of: int) -> str:
+    return f"{100 * count / of:.1f}%"

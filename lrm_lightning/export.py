@@ -1,0 +1,107 @@
+"""Take a trained network out of its run: weights as safetensors, and how to build it as JSON.
+
+    python -m lrm_lightning.export run=runs/cifar10/alp-dde014db out=exported/alp
+
+``lrm_lightning.load_model`` reads the folder, and so do ``evaluate`` and ``transfer``. Neither file can
+execute anything, and no path of the machine that trained is in them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import safetensors.torch
+import yaml
+from omegaconf import DictConfig
+from torch import nn
+
+from lrm_lightning import cli, config
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.record import read_record
+from lrm_lightning.models.loading import EXPORTED, EXPORTED_WEIGHTS, load_model, saved_settings
+from lrm_lightning.run_dir import CONFIG
+from lrm_lightning.storage import write_json
+
+FORMAT = 1
+INPUT = "pixels in [0, 1], float32, shape (B, 3, H, W); normalisation is inside the network"
+# Of a run's record, what a reader of the network needs.
+TRAINING = (
+    "run_id", "method", "seed", "epochs", "data", "split", "n", "metrics", "intervals", "attack",
+    "versions", "git", "written",
+)  # fmt: skip
+
+
+def export_model(
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    checkpoint: str | None = None,
+    network: nn.Module | None = None,
+) -> Path:
+    """Write ``model.safetensors`` and ``model.json`` of a finished run.
+
+    Args:
+        run_dir: The run directory.
+        out: Folder to write into; made if absent.
+        checkpoint: ``"last"`` or ``"best"``; the one the run was tested with by default.
+        network: As for :func:`~lrm_lightning.models.loading.load_model`.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: If the run is missing, unfinished or damaged, or ``out`` can't be written.
+    """
+    run_dir, out = Path(run_dir), Path(out)
+    saved = saved_settings(run_dir)
+    network = load_model(run_dir, checkpoint=checkpoint, network=network)
+    record = read_record(run_dir)
+    if record is None:
+        raise UserError(f"the run {run_dir} is not finished: it has no record yet")
+    select = checkpoint or saved["select"]
+    identity = _identity(run_dir)
+    identity["checkpoint"] = dict(identity.get("checkpoint") or {}) | {"select": select}
+    described = {
+        "format": FORMAT,
+        "input": INPUT,
+        "network": saved["network"],
+        "config": identity,
+        "training": {key: record[key] for key in TRAINING if key in record},
+    }
+    state = {name: each.contiguous() for name, each in network.state_dict().items()}
+    partial = out / f"{EXPORTED_WEIGHTS}.partial"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(state, partial, metadata={"format": "pt"})
+        partial.replace(out / EXPORTED_WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot write to {out}: {error}; choose another folder") from error
+    write_json(out / EXPORTED, described)
+    return out
+
+
+def _identity(run_dir: Path) -> dict[str, Any]:
+    """The configuration without what belongs to the machine: paths, devices, loggers."""
+    content = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
+    return dict(content["identity"])
+
+
+@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="export")
+def _app(cfg: DictConfig) -> None:
+    try:
+        given = config.plain(cfg)
+        if given["run"] is None or given["out"] is None:
+            raise UserError("give run=<run directory> and out=<folder>")
+        out = export_model(given["run"], given["out"], checkpoint=given["checkpoint"])
+        print(f"exported to {out}: load it with lrm_lightning.load_model({str(out)!r})")  # noqa: T201
+    except UserError as error:
+        cli.fail(error)
+
+
+def main() -> None:
+    """Entry point of ``python -m lrm_lightning.export``."""
+    cli.run(_app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The figures, one file a kind: from groups of records to a plot, or ``None``."""

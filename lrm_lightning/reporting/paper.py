@@ -1,0 +1,113 @@
+"""The paper's numbers, as printed there, to stand beside ours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TITLE = "Summers & Dinneen, “Improved Adversarial Robustness via Logit Regularization Methods”"
+URL = "https://arxiv.org/abs/1906.03749"
+# The only data the paper has numbers for, by the name that our records give it.
+DATA = "cifar10"
+ATTACKS: tuple[str, ...] = ("clean", "fgsm", "pgd5", "pgd10", "pgd20")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of Table 1: a defence, and the settings without which it would be another one.
+
+    Attributes:
+        name: The method's name in ``conf/method``.
+        title: The row's name in the paper.
+        epochs: Length of its training, section 5.1.
+        knobs: Settings of ``conf/method/<name>.yaml`` that a run must share to be this row.
+        white_box: Accuracy in % by attack (Table 1).
+        black_box: Accuracy in % as the target of Table 2, by the source's name.
+    """
+
+    name: str
+    title: str
+    epochs: int
+    knobs: Mapping[str, Any]
+    white_box: Mapping[str, float]
+    black_box: Mapping[str, float] = field(default_factory=dict)
+
+
+_SOURCES: tuple[str, ...] = ("regular", "label_smoothing", "pgd", "alp", "lrm")
+_PLAIN: dict[str, Any] = {"smoothing": 0.0, "squeeze_weight": 0.0, "mixing": "none"}
+
+
+def _method(  # one line of each table below reads like the paper's
+    name: str,
+    title: str,
+    epochs: int,
+    knobs: dict[str, Any],
+    white_box: tuple[float, ...],
+    black_box: tuple[float, ...],
+) -> Method:
+    white = dict(zip(ATTACKS, white_box, strict=True))
+    if name == "label_smoothing":
+        white["pgd200"] = 13.6  # section 5.3
+    black = dict(zip(_SOURCES, black_box, strict=True))
+    return Method(name, title, epochs, _PLAIN | knobs, white, black)
+
+
+METHODS: Mapping[str, Method] = {
+    each.name: each
+    for each in (
+        _method(
+            "regular", "Regular", 200, {},
+            (87.4, 6.1, 0.0, 0.0, 0.0),
+            (26.8, 32.0, 75.1, 73.9, 67.3),
+        ),
+        _method(
+            "label_smoothing", "Label smoothing", 200, {"smoothing": 0.5},
+            (86.9, 54.7, 49.4, 41.7, 34.4),
+            (66.7, 67.3, 75.6, 74.2, 67.6),
+        ),
+        _method(
+            "pgd", "PGD", 101, {"alpha": 0.0},
+            (75.8, 50.5, 51.0, 46.1, 45.3),
+            (69.8, 69.1, 58.0, 57.9, 55.7),
+        ),
+        _method(
+            "alp", "ALP", 101, {"alpha": 0.0},
+            (74.0, 52.6, 53.6, 49.1, 48.5),
+            (69.4, 68.8, 60.8, 59.3, 56.4),
+        ),
+        _method(
+            "lrm", "LRM", 101,
+            {"alpha": 0.0, "smoothing": 0.1, "squeeze_weight": 1e-3, "mixing": "vh_mixup"},
+            (68.5, 52.8, 53.8, 51.4, 51.0),
+            (71.5, 70.9, 60.5, 59.4, 54.3),
+        ),
+    )
+}  # fmt: skip
+
+# Section 5.1, by the keys of our configuration.
+RECIPE: Mapping[str, Any] = {
+    "model._target_": "lrm_lightning.models.ResNet",
+    "model.depth": 5,
+    "model.widths": [16, 16, 32, 64],
+    "data.batch_size": 128,
+    "optimizer.lr": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 2e-4,
+    "optimizer.schedule": "step",
+    "optimizer.warmup_epochs": 5,
+    "optimizer.milestones": [100, 150],
+    "attack.norm": "linf",
+    "attack.eps": 0.03,
+    "attack.step_size": 0.0078,
+    "attack.steps": 10,
+}
+# What the attack of an evaluation must share with the paper's to be the same attack.
+THREAT_MODEL: Mapping[str, Any] = {"norm": "linf", "eps": 0.03, "step_size": 0.0078}
+
+# FGSM accuracy in % by smoothing s of otherwise regular training (section 4 and Table 1).
+FGSM_BY_SMOOTHING: Mapping[float, float] = {0.0: 6.1, 0.01: 38.3}
+# Variance of all logits on clean test images (section 3, Fig. 1 left).
+LOGIT_VARIANCE: Mapping[str, float] = {"pgd": 8.31, "alp": 4.02}
+# Fig. 2 right.
+SMOOTHING_OF_FIGURE_2 = 0.75
+# Accuracy in % of mixup, otherwise regular training (section 4).
+MIXUP: Mapping[str, float] = {"fgsm": 30.8, "pgd5": 0.5, "pgd10": 0.0}

@@ -1,0 +1,247 @@
+"""``python -m lrm_lightning.evaluate``: records, resuming, and one line for every mistake."""
+
+import hashlib
+import json
+import random
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from pyautoattack import AutoAttack
+
+from lrm_lightning.data import DigitsDataModule
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluate import evaluate
+from lrm_lightning.evaluation.images import pick
+from lrm_lightning.evaluation.intervals import wilson_interval
+from lrm_lightning.models.loading import load_model
+
+COMMAND = "lrm_lightning.evaluate"
+# Differ from one execution to the next, or say where it was executed.
+OF_THE_EXECUTION = ("wall_s", "written")
+PAPER = ("suite=paper", "n_images=30", "suite.steps=6", "suite.table=[2,6]", "suite.logits_at=3")
+
+
+@pytest.fixture
+def read():
+    """Record and verdicts of a suite."""
+
+    def function(folder, suite):
+        record = json.loads((folder / "evaluations" / f"{suite}.json").read_text())
+        with np.load(folder / "evaluations" / f"{suite}.npz") as arrays:
+            return record, dict(arrays)
+
+    return function
+
+
+def assert_same(one, other):
+    for record, _ in (one, other):
+        for key in OF_THE_EXECUTION:
+            record.pop(key)
+    assert one[0] == other[0]
+    assert set(one[1]) == set(other[1])
+    for name, array in one[1].items():
+        assert np.array_equal(array, other[1][name]), name
+
+
+def test_paper_suite_leaves_a_record(processes, make_run, read):
+    folder = make_run("regular-0a1b2c3d")
+    printed = processes.run(COMMAND, f"runs=[{folder}]", *PAPER)
+    record, arrays = read(folder, "paper")
+    assert (record["schema"], record["kind"], record["suite"]) == (1, "whitebox", "paper")
+    assert record["model"]["label"] == "regular-0a1b2c3d"
+    assert len(record["model"]["weights_sha256"]) == 64
+    assert record["data"]["name"] == "digits"
+    assert (record["n"], record["split"]) == (30, "test")
+    assert record["subset"] == {"seed": 0, "n_images": 30}
+    assert list(record["metrics"]) == ["clean", "fgsm", "pgd2", "pgd6"]
+    for name, accuracy in record["metrics"].items():
+        assert arrays[name].mean() == accuracy
+        assert record["intervals"][name] == list(wilson_interval(int(arrays[name].sum()), 30))
+        assert f"{100 * accuracy:.1f}" in printed
+    assert record["attack"]["eps"] == 0.1
+    assert record["attack"]["step_size"] == pytest.approx(0.026)
+    assert record["curve"]["steps"] == list(range(7))
+    assert set(record["logits"]) == {"clean", "adversarial"}
+    assert len(record["gallery"]) == 8
+    assert len(arrays["index"]) == 30
+    assert {"versions", "git", "hardware", "wall_s", "written"} <= set(record)
+    assert record["versions"]["pyautoattack"] == "0.2.0"
+    left = sorted(path.name for path in processes.folder.iterdir() if path.suffix not in (".out", ".err"))
+    assert left == ["runs"]  # no folders of Hydra's
+    assert [path.name for path in (folder / "evaluations").iterdir() if "progress" in path.name] == []
+
+
+def test_what_is_recorded_is_not_done_again(composed, make_run, read, monkeypatch, capsys):
+    folder = make_run()
+    cfg = composed("evaluate", f"runs=[{folder}]", *PAPER)
+    (first,) = evaluate(cfg)
+    before = (folder / "evaluations" / "paper.json").stat().st_mtime_ns
+    (again,) = evaluate(cfg)
+    assert "already evaluated" in capsys.readouterr().out
+    assert (folder / "evaluations" / "paper.json").stat().st_mtime_ns == before
+    assert again == first
+    (other,) = evaluate(composed("evaluate", f"runs=[{folder}]", *PAPER, "seed=1"))
+    assert other["subset"]["seed"] == 1
+    assert read(folder, "paper")[0]["evaluation_id"] != first["evaluation_id"]
+    monkeypatch.setattr("lrm_lightning.evaluate.suite_record.finished", None)
+    (anew,) = evaluate(composed("evaluate", f"runs=[{folder}]", *PAPER, "rerun=true"))
+    assert anew["metrics"] == first["metrics"]
+
+
+def test_autoattack_is_the_official_code_bit_for_bit(composed, make_run, read, quick, caplog):
+    folder = make_run()
+    # weak enough to leave something for every attack
+    evaluate(composed("evaluate", f"runs=[{folder}]", *quick, "attack.eps=0.02", "seed=3"))
+    record, arrays = read(folder, "strong")
+
+    datamodule = DigitsDataModule()
+    datamodule.setup()
+    images = pick(datamodule.test_dataloader().split, n_images=24, seed=3)
+    caplog.set_level("CRITICAL", "auto-attack")
+    official = AutoAttack(load_model(folder), norm="Linf", eps=0.02, seed=3, version="standard")
+    official.apgd.n_iter = official.apgd_targeted.n_iter = official.fab.n_iter = 2
+    official.square.n_queries = 10
+    x_adv, y_adv = official.run_standard_evaluation(images.x, images.y, batch_size=10)
+
+    assert (arrays["index"] == images.index).all()
+    assert (arrays["autoattack_y_adv"] == y_adv.numpy()).all()
+    assert (arrays["autoattack"] == (y_adv == images.y).numpy()).all()
+    pixels = hashlib.sha256(x_adv.numpy().tobytes()).hexdigest()
+    assert record["autoattack"]["x_adv_sha256"] == pixels
+    assert record["settings"]["autoattack"]["version"] == "reduced"
+    assert 0 < arrays["autoattack"].sum() < arrays["clean"].sum()
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_it_ends_with_the_same_record(
+    processes, make_run, read, quick
+):
+    folder = make_run()
+    arguments = (COMMAND, f"runs=[{folder}]", *quick, "attack.eps=0.02")
+    processes.run(*arguments)
+    undisturbed = read(folder, "strong")
+    shutil.rmtree(folder / "evaluations")
+
+    generator = random.Random(5)
+    pieces = folder / "evaluations" / "strong.progress"
+    moments = sorted(generator.sample(range(1, 30), 5))
+    for moment in moments:
+        process = processes.start(*arguments)
+        deadline = time.monotonic() + 120
+        while len(list(pieces.glob("*.npz"))) < moment and process.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9  # else it had ended before
+        assert not (folder / "evaluations" / "strong.json").exists()
+    processes.run(*arguments)
+    assert_same(undisturbed, read(folder, "strong"))
+    assert not pieces.exists()
+
+
+def test_sources_are_other_networks(composed, make_run, quick):
+    one, other = make_run("a-1"), make_run("b-2", scale=0.5)
+    (record,) = evaluate(
+        composed("evaluate", f"runs=[{one}]", f"sources=[{one},{other}]", *quick)
+    )
+    assert "transfer_b-2" in record["metrics"]
+    assert "transfer_a-1" not in record["metrics"]
+    assert record["settings"]["transfer"]["sources"] == ["b-2"]
+
+
+def test_scaled_logits_are_called_masked(composed, make_run, quick, capsys):
+    folder = make_run(scale=1e4)
+    (record,) = evaluate(composed("evaluate", f"runs=[{folder}]", *quick))
+    assert record["masking"]["verdict"] == "masked"
+    (sign,) = [each for each in record["masking"]["signs"] if each["name"] == "gradient"]
+    assert sign["fired"]
+    printed = capsys.readouterr().out
+    assert f"{folder.name}: gradient masked" in printed
+    assert sign["explanation"] in printed
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+def pooled():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10] * torch.nan
+
+class Seven(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :7]
+
+class Wrong(nn.Module):
+    def forward(self, x):
+        return x @ torch.ones(5, 5)
+"""
+
+
+def test_network_from_elsewhere(processes, read):
+    (processes.folder / "somebodys.py").write_text(NETWORKS)
+    data = ("data.name=digits", "device=cpu")
+    processes.run(COMMAND, "model=somebodys:pooled", "name=mine", "out=kept", *PAPER, *data)
+    record, _ = read(processes.folder / "kept" / "mine", "paper")
+    assert record["model"]["name"] == record["model"]["label"] == "mine"
+    assert record["model"]["run_dir"] == ""
+    assert record["attack"]["eps"] == 0.03
+    assert record["data"]["name"] == "digits"
+    errors = {
+        "Broken": "error: Broken: the model returned logits that are NaN or infinite",
+        "Seven": "error: Seven: the model knows 7 classes, but the data have 10",
+        "Wrong": "error: Wrong: mat1 and mat2 shapes cannot be multiplied",
+        "Missing": "error: model=somebodys:Missing: AttributeError",
+    }
+    for name, message in errors.items():
+        line = processes.run(COMMAND, f"model=somebodys:{name}", *PAPER, *data, code=1)
+        assert line.startswith(message)
+
+
+def test_mistakes_are_one_line(processes, make_run):
+    folder = make_run("regular-1", network={"widths": [4, 4, 8, 16]})
+    errors = {
+        "runs=[nowhere]": "error: no run in nowhere: config.yaml is missing; give a run directory",
+        "runs=[runs/nothing*]": "error: runs: no finished run matches runs/nothing*",
+        f"runs=[{folder}]": f"error: {folder}/checkpoints/last.ckpt does not fit the network: ",
+        "seed=0": "error: nothing to evaluate: give runs=[...], or model=package.module:function",
+    }
+    for argument, message in errors.items():
+        assert processes.run(COMMAND, argument, code=1).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("suite.steps=0", "suite.steps=0 must be a whole number >= 1"),
+        ("suite.table=[300]", "suite.table=300 must be at most steps=200"),
+        ("+suite.stepz=3", "suite..*unexpected keyword argument 'stepz'"),
+        ("n_images=0", "n_images=0 must be a whole number >= 1"),
+        ("seed=-1", "seed=-1 must be"),
+        ("batch_size=0", "batch_size=0 must be"),
+        ("device=tpu", "device='tpu' is unknown"),
+        ("attack.eps=-1", "attack.eps=-1 must be"),
+        ("data.name=mnist", "data.name=mnist is unknown"),
+        ("rerun=maybe", "rerun='maybe' must be true or false"),
+        ("checkpoint=best", "best.ckpt is missing"),
+    ],
+)
+def test_wrong_values(composed, make_run, override, message):
+    cfg = composed("evaluate", f"runs=[{make_run()}]", override)
+    with pytest.raises(UserError, match=message):
+        evaluate(cfg)
+
+
+def test_results_do_not_touch_the_global_generator(composed, make_run, quick):
+    before = torch.random.get_rng_state()
+    evaluate(composed("evaluate", f"runs=[{make_run()}]", *quick))
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,0 +1,229 @@
+"""The strong suite: its searches, its metrics, its settings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrm_lightning.attacks import PGDAttack, trajectory
+from lrm_lightning.attacks.autoattack import STANDARD, autoattack
+from lrm_lightning.evaluation.gradients import gradient_health
+from lrm_lightning.evaluation.searches import NEVER, search, steps_to_break, targeted_search
+from lrm_lightning.evaluation.strong import StrongSuite
+
+SUITE = StrongSuite(
+    pgd_steps=5,
+    pgd_restarts=2,
+    targets=2,
+    targeted_steps=4,
+    large_eps_steps=10,
+    autoattack_iterations=3,
+    square_queries=20,
+)
+METRICS = {
+    "clean", "pgd_ce", "pgd_margin", "pgd_targeted", "apgd_ce", "apgd_t", "fab_t", "square",
+    "autoattack", "pgd_square", "worst",
+}  # fmt: skip
+
+
+def noisy(images, eps, seed=0):
+    noise = torch.rand(images.x.shape, generator=torch.Generator().manual_seed(seed))
+    return images.x + (2 * noise - 1) * eps
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_steps_to_break_are_those_of_the_trajectory(robust, images, make_bench, loss):
+    attack = replace(make_bench(robust).threat, steps=25, loss=loss)
+    start = noisy(images, attack.eps)
+    needed = steps_to_break(robust, attack, images.x, images.y, start=start)
+    path = trajectory(
+        robust,
+        images.x,
+        images.y,
+        eps=attack.eps,
+        step_size=attack.step_size,
+        steps=range(26),
+        loss=loss,
+        start=start,
+        keep_images=False,
+    )
+    wrong = torch.stack([each.logits.argmax(1) != images.y for each in path.iterates.values()])
+    expected = torch.where(wrong.any(dim=0), wrong.int().argmax(dim=0), int(NEVER)).numpy()
+    assert (needed == expected).mean() > 0.98  # batches shrink, and with them sums are rounded anew
+    assert len(set(expected)) > 3
+
+
+def test_targeted_steps_count_any_misclassification(robust, images, make_bench):
+    attack = replace(make_bench(robust).threat, steps=15, targeted=True)
+    aim = (images.y + 1) % 4
+    needed = steps_to_break(robust, attack, images.x, images.y, start=images.x, aim=aim)
+    path = trajectory(
+        robust,
+        images.x,
+        aim,
+        eps=attack.eps,
+        step_size=attack.step_size,
+        steps=range(16),
+        targeted=True,
+        start=images.x,
+        keep_images=False,
+    )
+    wrong = torch.stack([each.logits.argmax(1) != images.y for each in path.iterates.values()])
+    assert ((needed < NEVER) == wrong.any(dim=0).numpy()).all()
+    assert 0 < (needed < NEVER).sum() < 80
+
+
+def test_restarts_only_take_away(make_bench, robust):
+    bench = make_bench(robust)
+    correct = np.arange(80) % 4 > 0
+    found = search(bench, "pgd", replace(bench.threat, steps=5, restarts=4), correct)
+    assert found.held.shape == (4, 80)
+    assert not (found.held[1:] & ~found.held[:-1]).any()
+    assert found.held[0].sum() > found.held[-1].sum()
+    assert not found.held[0][~correct].any()
+    assert (found.needed[~correct] == NEVER).all()
+    assert ((found.needed == NEVER) & correct == found.held[0]).all()
+
+
+def test_targets_are_the_most_likely_wrong_classes(make_bench, images, monkeypatch):
+    aims = []
+
+    def remember(network, attack, x, y, *, start, aim):
+        aims.append(aim.clone())
+        return np.full(len(x), NEVER)
+
+    monkeypatch.setattr("lrm_lightning.evaluation.searches.steps_to_break", remember)
+    bench = make_bench(nn.Identity(), batch_size=80)
+    logits = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    attack = replace(bench.threat, targeted=True)
+    held = targeted_search(bench, "aimed", attack, logits, np.ones(80, bool), 9)
+    assert held.all()
+    assert len(aims) == 3
+    y = images.y.numpy()
+    for row in range(80):
+        expected = [each for each in np.argsort(-logits[row]) if each != y[row]]
+        assert [int(aim[row]) for aim in aims] == expected
+
+
+def test_gradients_of_a_linear_network_do_not_turn(make_bench):
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    bench = make_bench(linear, images=make_bench(linear).images._replace(y=torch.zeros(80).long()))
+    vanished, cosine = gradient_health(bench, np.arange(80) < 30, nearness=0.01)
+    assert len(vanished) == len(cosine) == 30
+    assert not vanished.any()
+    assert cosine == pytest.approx(np.ones(30))  # two classes: the difference of two rows, scaled
+
+
+def test_denormal_gradient_has_vanished(make_bench, images):
+    class Tiny(nn.Module):
+        def forward(self, x):
+            total = x.flatten(1).sum(dim=1)
+            return torch.stack([1e-39 * total, torch.zeros_like(total)], dim=1)
+
+    bench = make_bench(Tiny(), images=images._replace(y=torch.zeros(80).long()))
+    vanished, cosine = gradient_health(bench, np.ones(80, bool), nearness=0.01)
+    assert vanished.all()
+    assert (cosine == 0).all()
+
+
+@pytest.fixture(scope="module")
+def _kept():
+    return {}
+
+
+@pytest.fixture
+def outcome(_kept, make_bench, robust):
+    if not _kept:
+        _kept["outcome"] = SUITE.run(make_bench(robust, batch_size=33, seed=1))
+    return _kept["outcome"]
+
+
+def test_metrics_and_what_they_imply(outcome):
+    correct = outcome.correct
+    assert set(correct) == METRICS
+    assert all(each.dtype == bool and each.shape == (80,) for each in correct.values())
+    for name, each in correct.items():
+        assert not (each & ~correct["clean"]).any(), name
+        assert not (correct["worst"] & ~each).any(), name
+    assert not (correct["pgd_square"] & ~correct["pgd_ce"]).any()
+    assert (correct["square"] == correct["autoattack"]).all()
+    assert correct["worst"].sum() < correct["clean"].sum()
+
+
+def test_autoattack_is_the_adapters(outcome, make_bench, robust, images):
+    found = autoattack(
+        robust,
+        images.x,
+        images.y,
+        eps=make_bench(robust).threat.eps,
+        seed=1,
+        batch_size=33,
+        iterations=3,
+        queries=20,
+    )
+    for name in STANDARD:
+        assert (outcome.correct[name.replace("-", "_")] == found.correct[name]).all()
+    assert (outcome.arrays["autoattack_y_adv"] == found.y_adv).all()
+
+
+def test_every_setting_is_recorded(outcome):
+    settings = outcome.details["settings"]
+    assert settings["pgd_ce"]["steps"] == 5
+    assert settings["pgd_ce"]["restarts"] == 2
+    assert settings["pgd_margin"]["loss"] == "margin"
+    assert settings["pgd_targeted"]["targeted"]
+    assert settings["large_eps"]["eps"] == 0.5
+    assert settings["autoattack"]["version"] == "reduced"
+    assert {sign["name"] for sign in outcome.details["masking"]["signs"]} == {
+        "black_box", "transfer", "steps", "restarts", "large_eps", "gradient",
+    }  # fmt: skip
+
+
+def test_l2(make_bench, robust):
+    threat = PGDAttack(norm="l2", eps=0.5, step_size=0.13)
+    outcome = SUITE.run(make_bench(robust, threat=threat))
+    assert set(outcome.correct) == METRICS
+    assert outcome.details["settings"]["large_eps"]["eps"] == pytest.approx(0.5 * 192**0.5)
+
+
+def test_network_that_returns_nan(make_bench, robust):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return robust(x) * torch.nan
+
+    with pytest.raises(ValueError, match="the model returned logits that are NaN or infinite"):
+        SUITE.run(make_bench(Broken()))
+
+
+def test_images_out_of_range(make_bench, robust, images):
+    bench = make_bench(robust, images=images._replace(x=images.x * 255))
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\] and hold no NaN, but goes from 0"):
+        SUITE.run(bench)
+
+
+def test_network_without_a_gradient(make_bench, robust):
+    class Integers(nn.Module):
+        def forward(self, x):
+            return robust((x * 255).long().float() / 255)
+
+    with pytest.raises((ValueError, RuntimeError), match="grad"):
+        SUITE.run(make_bench(Integers()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pgd_steps": 0}, "pgd_steps=0 must be"),
+        ({"pgd_restarts": 1.5}, "pgd_restarts=1.5 must be"),
+        ({"targets": 0}, "targets=0 must be"),
+        ({"large_eps": 0}, "large_eps=0 must be"),
+        ({"nearness": 2}, "nearness=2 must be"),
+        ({"square_queries": 0}, "square_queries=0 must be"),
+    ],
+)
+def test_wrong_setting(change, message):
+    with pytest.raises(ValueError, match=message):
+        StrongSuite(**change)

@@ -1,0 +1,155 @@
+"""The paper's suite: one trajectory, and what is read off it."""
+
+import numpy as np
+import pytest
+import torch
+
+from lrm_lightning.attacks import fgsm, pgd
+from lrm_lightning.evaluation.images import starts
+from lrm_lightning.evaluation.journal import Journal
+from lrm_lightning.evaluation.whitebox import PaperSuite, logit_distributions
+
+SUITE = PaperSuite(steps=20, table=(5, 10, 20), logits_at=20, bins=10)
+
+
+@pytest.fixture(scope="module")
+def run(request):
+    """The suite's outcome for a network, once a module."""
+    outcomes = {}
+
+    def once(make_bench, network):
+        if not outcomes:
+            bench = make_bench(network, batch_size=32)
+            outcomes["bench"], outcomes["outcome"] = bench, SUITE.run(bench)
+        return outcomes["bench"], outcomes["outcome"]
+
+    return once
+
+
+@pytest.fixture
+def outcome(run, make_bench, robust):
+    return run(make_bench, robust)[1]
+
+
+@pytest.fixture
+def bench(run, make_bench, robust):
+    return run(make_bench, robust)[0]
+
+
+def predictions(bench, attack):
+    """Predictions on the images that ``attack(x, y, start)`` makes, in the suite's batches."""
+    found = []
+    for begin in range(0, 80, 32):
+        places = np.arange(begin, min(begin + 32, 80))
+        x, y = bench.images.rows(places)
+        start = starts(bench.threat, bench.images, places, bench.seed, "paper")
+        with torch.no_grad():
+            found.append(bench.network(attack(x, y, start)).argmax(dim=1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_accuracy_equals_a_separate_run_with_the_same_start(bench, outcome, steps):
+    threat = bench.threat
+
+    def attack(x, y, start):
+        return pgd(
+            bench.network, x, y, eps=threat.eps, step_size=threat.step_size, steps=steps, start=start
+        )
+
+    expected = (predictions(bench, attack) == bench.images.y).numpy()
+    assert (outcome.correct[f"pgd{steps}"] == expected).all()
+    assert outcome.details["curve"]["accuracy"][steps] == expected.mean()
+
+
+def test_clean_and_fgsm_equal_separate_runs(bench, outcome):
+    clean = predictions(bench, lambda x, y, start: x) == bench.images.y
+    attacked = predictions(bench, lambda x, y, start: fgsm(bench.network, x, y, eps=bench.threat.eps))
+    assert (outcome.correct["clean"] == clean.numpy()).all()
+    assert (outcome.correct["fgsm"] == (attacked == bench.images.y).numpy()).all()
+
+
+def test_curve_is_every_step(outcome):
+    curve = outcome.details["curve"]
+    assert curve["steps"] == list(range(21))
+    assert len(curve["accuracy"]) == 21
+    assert curve["accuracy"][0] > curve["accuracy"][20]
+
+
+def test_gallery_holds_the_attacked_images(bench, outcome):
+    arrays, listed = outcome.arrays, outcome.details["gallery"]
+    x, y = bench.images.rows(bench.images.shown)
+    assert arrays["gallery_x"].dtype == np.uint8
+    assert np.abs(arrays["gallery_x"] / 255 - x.numpy()).max() <= 0.5 / 255 + 1e-6
+    delta = np.abs(arrays["gallery_x_adv"] - x.numpy())
+    assert 0 < delta.max() <= bench.threat.eps + 1e-6
+    with torch.no_grad():
+        clean, adversarial = (
+            bench.network(each).argmax(dim=1).tolist()
+            for each in (x, torch.from_numpy(arrays["gallery_x_adv"]))
+        )
+    assert [each["clean"] for each in listed] == clean
+    assert [each["adversarial"] for each in listed] == adversarial
+    assert [each["y"] for each in listed] == y.tolist()
+    assert [each["index"] for each in listed] == bench.images.index[:8].tolist()
+
+
+def test_batch_size_does_not_move_the_starts(make_bench, robust, outcome):
+    other = SUITE.run(make_bench(robust, batch_size=80))
+    for name, correct in outcome.correct.items():
+        assert (correct == other.correct[name]).mean() > 0.98, name
+
+
+def test_logits_of_all_images_share_their_bins():
+    generator = np.random.default_rng(0)
+    clean = generator.normal(size=(30, 10)).astype(np.float32)
+    adversarial = (3 * generator.normal(size=(30, 10))).astype(np.float32)
+    found = logit_distributions({"clean": clean, "adversarial": adversarial}, bins=12)
+    assert found["clean"]["edges"] == found["adversarial"]["edges"]
+    edges = np.array(found["clean"]["edges"])
+    assert edges[0] == pytest.approx(adversarial.min())
+    assert edges[-1] == pytest.approx(adversarial.max())
+    assert np.diff(edges) == pytest.approx(np.full(12, edges[1] - edges[0]))
+    for kind, values in (("clean", clean), ("adversarial", adversarial)):
+        counts = np.array(found[kind]["counts"])
+        assert counts.sum() == 300
+        below = [(values.astype(float) < edge).sum() for edge in edges[1:-1]]
+        assert counts.cumsum()[:-1].tolist() == below
+        assert found[kind]["variance"] == pytest.approx(values.var(), rel=1e-5)
+        assert found[kind]["norm"] == pytest.approx(np.linalg.norm(values, axis=1).mean(), rel=1e-5)
+
+
+def test_constant_logits_have_a_histogram():
+    same = {"clean": np.ones((5, 4), np.float32), "adversarial": np.ones((5, 4), np.float32)}
+    found = logit_distributions(same, bins=4)
+    assert np.diff(found["clean"]["edges"]).min() > 0
+    assert sum(found["clean"]["counts"]) == 20
+
+
+def test_pieces_are_computed_once(make_bench, robust, tmp_path, monkeypatch):
+    small = PaperSuite(steps=2, table=(1, 2), logits_at=2)
+    first = small.run(make_bench(robust, journal=Journal(tmp_path / "pieces", {"a": 1})))
+
+    def fail(*arguments, **settings):
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr(PaperSuite, "_trajectory", fail)
+    again = small.run(make_bench(robust, journal=Journal(tmp_path / "pieces", {"a": 1})))
+    assert again.details == first.details
+    with pytest.raises(AssertionError, match="attacked again"):
+        small.run(make_bench(robust, journal=Journal(tmp_path / "pieces", {"a": 2})))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps=0 must be"),
+        ({"steps": 10}, "logits_at=20 must be at most steps=10"),
+        ({"table": [5, 300]}, "table=300 must be at most steps=200"),
+        ({"table": 5}, "must be a list"),
+        ({"bins": 1}, "bins=1 must be"),
+    ],
+)
+def test_wrong_setting(change, message):
+    with pytest.raises(ValueError, match=message):
+        PaperSuite(**change)

@@ -1,0 +1,116 @@
+"""What an export holds, and that what comes back is the same network."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrm_lightning.data import DigitsDataModule
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.subjects import find_runs, from_run
+from lrm_lightning.export import export_model
+from lrm_lightning.models.loading import load_model
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def exported(make_run, tmp_path):
+    folder = make_run("regular-0a1b2c3d")
+    return folder, export_model(folder, tmp_path / "exported" / "mine")
+
+
+def test_same_network_bit_for_bit(exported):
+    run, out = exported
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load_model(out)(x), load_model(run)(x))
+    assert not load_model(out).training
+
+
+def test_nothing_of_the_machine_is_in_it(exported, tmp_path):
+    _, out = exported
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors"]
+    assert str(tmp_path) not in (out / "model.json").read_text()
+    described = json.loads((out / "model.json").read_text())
+    assert described["network"]["_target_"] == "lrm_lightning.models.ResNet"
+    assert described["training"]["run_id"] == "0a1b2c3d"
+    assert described["training"]["metrics"] == {"clean": 0.9}
+
+
+def test_export_is_evaluated_like_its_run(exported):
+    run, out = exported
+    one, other = from_run(run), from_run(out)
+    assert find_runs([str(out)]) == [out]
+    hashes = [each.as_dict()["weights_sha256"] for each in (one, other)]
+    assert hashes[0] == hashes[1]
+    assert (other.name, other.run_id, other.label) == ("regular", "0a1b2c3d", "mine")
+    assert other.trained["attack"]["eps"] == 0.1
+
+
+def test_export_over_an_export(exported):
+    run, out = exported
+    before = (out / "model.safetensors").read_bytes()
+    assert export_model(run, out) == out
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_what_cannot_be_exported(make_run, tmp_path):
+    with pytest.raises(UserError, match=r"no run in .*nowhere"):
+        export_model(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(UserError, match="is not finished"):
+        export_model(make_run("a-1", finished=False), tmp_path / "out")
+    with pytest.raises(UserError, match=r"best\.ckpt is missing"):
+        export_model(make_run("b-2"), tmp_path / "out", checkpoint="best")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        export_model(make_run("c-3"), tmp_path / "file" / "out")
+
+
+def test_damaged_export(exported):
+    _, out = exported
+    weights = out / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        load_model(out)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing; export it again"):
+        load_model(out)
+    (out / "model.json").write_text("{")
+    with pytest.raises(UserError, match=r"model\.json is damaged"):
+        load_model(out)
+
+
+def test_export_that_names_foreign_code_is_refused(exported):
+    _, out = exported
+    described = json.loads((out / "model.json").read_text())
+    described["network"] = {"_target_": "os.system", "command": "true"}
+    (out / "model.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="names the network os.system, which is not this package's"):
+        load_model(out)
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_example_attacks_the_export_with_foolbox_and_autoattack(exported):
+    pytest.importorskip("foolbox")
+    attack = example("attack_exported")
+    network = load_model(exported[1])
+    x, y = attack.images(20)
+    datamodule = DigitsDataModule()
+    datamodule.setup()
+    assert torch.equal(y, datamodule.test_dataloader().split.labels[:20])
+    with torch.no_grad():
+        clean = float((network(x).argmax(dim=1) == y).float().mean())
+    pgd = attack.with_foolbox(network, x, y, 0.1)
+    worst = attack.with_autoattack(network, x, y, 0.1, queries=10)
+    assert clean > 0.6
+    assert 0 <= worst <= pgd < clean

@@ -1,0 +1,117 @@
+"""What a run leaves behind, and that running it again leaves it alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from lrm_lightning.data import DigitsDataModule
+from lrm_lightning.models.loading import load_model
+
+ATTACKS = ["clean", "fgsm", "pgd5", "pgd10", "pgd20"]
+
+
+def test_directory(undisturbed):
+    names = {path.name for path in undisturbed.path.iterdir()}
+    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "record.json", "correct.npz"}
+    assert (undisturbed.path / "checkpoints/last.ckpt").exists()
+    assert not list(undisturbed.path.rglob("*.partial*"))
+
+
+def test_record_says_what_it_is_of(undisturbed):
+    record = undisturbed.record
+    assert record["method"] == "lrm"
+    assert record["seed"] == 0
+    assert (record["epochs"], record["global_step"], record["n"]) == (2, 6, 30)
+    data = record["data"]
+    assert (data["name"], data["official"], data["n_val"]) == ("digits", True, 40)
+    assert len(data["fingerprint"]) == 64
+    assert record["attack"]["eps"] == 0.01
+    assert record["attack"]["test_steps"] == [5, 10, 20]
+    assert record["config"]["method"]["pairing_to_adversarial_ratio"] == 0.125
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert set(record["git"]) == {"commit", "dirty"}
+    assert record["hardware"]["device"] == "cpu"
+    assert record["wall_s"] > 0
+    assert record["score"] == record["val_metrics"]["val/acc/pgd10"]
+
+
+def test_metrics_are_the_means_of_the_verdicts(undisturbed):
+    record, verdicts = undisturbed.record, undisturbed.verdicts
+    assert list(record["metrics"]) == ATTACKS
+    assert np.array_equal(verdicts["index"], np.arange(30))
+    for name in ATTACKS:
+        accuracy = verdicts[name].sum() / 30
+        assert verdicts[name].dtype == bool
+        assert record["metrics"][name] == pytest.approx(accuracy, abs=1e-12)
+        low, high = record["intervals"][name]
+        assert 0 <= low <= accuracy <= high <= 1
+        assert high - low > 0.1  # 30 images tell little
+    assert record["metrics"]["clean"] > 0
+
+
+def test_csv_has_every_epoch_and_every_term(undisturbed):
+    rows = {int(row["step"]): row for row in undisturbed.metrics}
+    assert sorted(rows) == [2, 5, 6]
+    for step in (2, 5):
+        row = rows[step]
+        for name in ("clean", "fgsm", "pgd10"):
+            assert 0 <= float(row[f"val/acc/{name}"]) <= 1
+        terms = [
+            float(row[f"train/loss/{term}"]) for term in ("adversarial", "squeezing", "pairing")
+        ]
+        assert min(terms) > 0
+        assert float(row["train/loss"]) == pytest.approx(sum(terms), rel=1e-5)
+        assert terms[2] / terms[0] == pytest.approx(0.125, rel=1e-5)
+    score = undisturbed.record["score"]
+    assert float(rows[5]["val/acc/pgd10"]) == pytest.approx(score, abs=1e-6)
+    for name in ATTACKS:
+        tested = float(rows[6][f"test/acc/{name}"])
+        assert tested == pytest.approx(undisturbed.record["metrics"][name], abs=1e-6)
+
+
+def test_loaded_network_makes_the_recorded_predictions(undisturbed):
+    network = load_model(undisturbed.path)
+    assert type(network).__module__.startswith("lrm_lightning.models")
+    assert not any(module.training for module in network.modules())
+    datamodule = DigitsDataModule(eval_batch_size=30)
+    datamodule.setup("test")
+    batch = next(iter(datamodule.test_dataloader()))
+    with torch.no_grad():
+        correct = network(batch.x).argmax(dim=1) == batch.y
+    assert np.array_equal(correct.numpy(), undisturbed.verdicts["clean"])
+    assert correct.double().mean().item() == undisturbed.record["metrics"]["clean"]
+
+
+def test_running_a_finished_run_again_trains_only_if_told_to(command, copy_of_undisturbed):
+    def written():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in copy_of_undisturbed.rglob("*")
+            if path.is_file() and path.suffix in {".json", ".ckpt", ".csv", ".npz"}
+        }
+
+    before = written()
+    run = command.run("method=lrm")
+    assert run.output.startswith("already finished")
+    assert "training" not in run.output
+    assert "lrm" in run.output.splitlines()[-3]  # the table
+    assert written() == before
+    run = command.run("method=lrm", "rerun=true")
+    assert "training 2 epochs" in run.output
+    assert "resumed" not in run.output
+    after = written()
+    assert all(after[path] > before[path] for path in after.keys() & before.keys())
+
+
+def test_best_weights_are_tested_and_loaded(command, finished):
+    # at this rate the first epoch makes the network, and the second breaks it
+    settings = ("method=regular", "checkpoint.select=best", "optimizer.lr=1.0")
+    command.run(*settings)
+    run = finished("regular")
+    best = torch.load(run.path / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == 0, run.metrics
+    network = load_model(run.path).state_dict()
+    assert all(
+        torch.equal(network[name], best["state_dict"][f"network.{name}"]) for name in network
+    )
+    assert not torch.equal(network["linear.weight"], run.weights["network.linear.weight"])

@@ -1,0 +1,63 @@
+"""The wheel, installed elsewhere and run from a folder that knows nothing of the checkout."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MISSING = [name for name in ("build", "hatchling", "pip") if importlib.util.find_spec(name) is None]
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+
+def _python(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_installed_wheel_trains(tmp_path):
+    dist, site, elsewhere = (tmp_path / name for name in ("dist", "site", "elsewhere"))
+    elsewhere.mkdir()
+    _python("-m", "build", "--wheel", "--no-isolation", f"--outdir={dist}", folder=REPOSITORY)
+    (wheel,) = dist.glob("lrm_lightning-*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        names = content.namelist()
+    for yaml in (REPOSITORY / "conf").rglob("*.yaml"):
+        assert f"lrm_lightning/conf/{yaml.relative_to(REPOSITORY / 'conf')}" in names
+    assert "hydra_plugins/lrm_process_launcher/launcher.py" in names
+    assert "hydra_plugins/__init__.py" not in names
+    assert "lrm_lightning/py.typed" in names
+    assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]
+
+    install = ("install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check")
+    _python("-m", "pip", *install, f"--target={site}", str(wheel), folder=elsewhere)
+    done = _python(
+        *("-m", "lrm_lightning.train", "-m", "method=pgd", "experiment=demo"),
+        *("trainer.max_epochs=1", "trainer.limit_train_batches=2", "attack.steps=1"),
+        *("robust_accuracy.n_images=10", "robust_accuracy.test_n_images=10", "trainer=cpu"),
+        folder=elsewhere,
+        PYTHONPATH=str(site),
+        COLUMNS="200",
+    )
+    assert done.stderr == ""
+    assert "PGD-20 %" in done.stdout
+    (path,) = elsewhere.glob("runs/digits/pgd-*/record.json")
+    record = json.loads(path.read_text())
+    assert record["n"] == 10
+    assert record["versions"]["lrm_lightning"] == wheel.name.split("-")[1]
+    assert record["git"] == {"commit": None, "dirty": None}
