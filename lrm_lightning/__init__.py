@@ -1,4 +1,4 @@
-"""Adversarial robustness through the logits: defences, attacks and their evaluation on Lightning."""
+"""Adversarial robustness through the logits: defences, attacks and their evaluation."""
 
 from typing import TYPE_CHECKING
 

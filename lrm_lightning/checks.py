@@ -35,7 +35,9 @@ def check_number(
     ]
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
     wanted += f" ({why})" if why else ""
-    ok = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
+    ok = (
+        isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
+    )
     if ok and isinstance(value, Real):
         number = float(value)
         ok = (
@@ -61,6 +63,6 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise :class:`ValueError` unless ``value`` is a bool; ``"no"`` on a command line is a text."""
+    """Raise :class:`ValueError` unless ``value`` is a bool; ``"no"`` typed by a user is a text."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be true or false")

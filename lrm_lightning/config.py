@@ -59,7 +59,7 @@ def run_id(cfg: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """Make ``${run_id:}`` known to OmegaConf; it stands for :func:`run_id` of the whole configuration."""
+    """Make ``${run_id:}``, :func:`run_id` of the whole configuration, known to OmegaConf."""
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
 
 
@@ -168,7 +168,7 @@ def _build(group: str, node: DictConfig, *, drop: tuple[str, ...] = (), **extra:
 
 
 def _checked(group: str, build: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Run ``build``; a mistake in its arguments becomes a :class:`UserError` that names the group."""
+    """Run ``build``; a mistake in its arguments becomes a :class:`UserError` naming the group."""
     try:
         return build()
     except (ValueError, TypeError, KeyError, ImportError, AttributeError) as error:

@@ -1,8 +1,8 @@
 """Counter-based randomness: every draw is named by (seed, purpose, epoch, step), none has state.
 
 Two things follow. A run that resumes anywhere draws what it would have drawn undisturbed, with no
-generator to save; and a draw is made for the whole global batch, of which each rank takes its rows, so
-N ranks see exactly what one process sees.
+generator to save; and a draw is made for the whole global batch, of which each rank takes its rows,
+so N ranks see exactly what one process sees.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Attack trained networks and record what is left of their accuracy.
 
-    python -m lrm_lightning.evaluate runs=[runs/cifar10/alp-dde014db] suite=paper
-    python -m lrm_lightning.evaluate 'runs=[runs/cifar10/*]' suite=strong n_images=1000
-    python -m lrm_lightning.evaluate model=my_package.models:my_network weights=my.pt name=mine
+python -m lrm_lightning.evaluate runs=[runs/cifar10/alp-dde014db] suite=paper
+python -m lrm_lightning.evaluate 'runs=[runs/cifar10/*]' suite=strong n_images=1000
+python -m lrm_lightning.evaluate model=my_package.models:my_network weights=my.pt name=mine
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,9 +68,7 @@ def evaluate(cfg: DictConfig) -> list[dict[str, Any]]:
         settings = data_settings(subject.trained, given["data"])
         if str(settings) not in loaded:
             loaded[str(settings)] = load_data(settings)
-        records.append(
-            _evaluate(subject, suite, sources, loaded[str(settings)], given, device)
-        )
+        records.append(_evaluate(subject, suite, sources, loaded[str(settings)], given, device))
     print_evaluations(records)
     return records
 
@@ -162,7 +160,7 @@ def _evaluate(
         **suite_record.stamp(device, journal.wall_s),
     }
     arrays = {"index": images.index, **outcome.correct, **outcome.arrays}
-    suite_record.write(path, record, arrays)
+    record = suite_record.write(path, record, arrays)
     journal.remove()
     return record
 

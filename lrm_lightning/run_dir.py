@@ -36,7 +36,8 @@ class RunDir:
             probe.unlink(missing_ok=True)  # another rank may have been faster
         except OSError as error:
             raise UserError(
-                f"run directory {path} cannot be written ({error.strerror}); choose another with runs_dir=..."
+                f"run directory {path} cannot be written ({error.strerror});"
+                " choose another with runs_dir=..."
             ) from error
         self._refuse_another_run()
 
@@ -47,7 +48,9 @@ class RunDir:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
         except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged; delete {self.path} or choose another run directory") from error
+            raise UserError(
+                f"{path} is damaged; delete {self.path} or choose another run directory"
+            ) from error
         if found != self._identity:
             keys = sorted(_differences(found, self._identity))
             raise UserError(
@@ -75,7 +78,7 @@ class RunDir:
         self.checkpoints.mkdir(exist_ok=True)
 
     def write_config(self, config: dict[str, Any], network: dict[str, Any]) -> None:
-        """Keep the resolved configuration, the part that identifies the run, and how to build the network."""
+        """Keep the resolved configuration, what identifies the run, and how to build the network."""
         content = {"network": network, "identity": self._identity, "config": config}
         write_text(self.path / CONFIG, yaml.safe_dump(content, sort_keys=False))
 

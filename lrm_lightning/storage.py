@@ -20,7 +20,9 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
-        raise UserError(f"cannot write {path}: {error.strerror}; free it or choose another directory") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free it or choose another directory"
+        ) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -39,7 +41,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and start the run again") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete it and start the run again"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object); delete it and start the run again")
     return content

@@ -1,7 +1,7 @@
 """Train a defence, test it with the paper's attacks, and leave a record.
 
-    python -m lrm_lightning.train method=alp
-    python -m lrm_lightning.train -m method=alp,pgd,lrm
+python -m lrm_lightning.train method=alp
+python -m lrm_lightning.train -m method=alp,pgd,lrm
 """
 
 import os
@@ -68,7 +68,9 @@ def train(cfg: DictConfig, path: Path) -> float:
     attacker = config.build_robust_accuracy(cfg)
     progress = Progress(path)
     if rank_zero_only.rank == 0:
-        model = OmegaConf.to_container(cfg.model, resolve=True) | {"num_classes": datamodule.num_classes}
+        model = OmegaConf.to_container(cfg.model, resolve=True) | {
+            "num_classes": datamodule.num_classes
+        }
         run_dir.write_config(config.plain(cfg), model)
     try:
         trainer = _trainer(cfg, run_dir, [attacker, progress])
@@ -92,7 +94,9 @@ def train(cfg: DictConfig, path: Path) -> float:
     except NotFiniteError as error:
         raise UserError(f"training diverged, {error}; lower optimizer.lr") from error
     except torch.OutOfMemoryError as error:
-        raise UserError("out of GPU memory: lower data.batch_size and data.eval_batch_size") from error
+        raise UserError(
+            "out of GPU memory: lower data.batch_size and data.eval_batch_size"
+        ) from error
     finally:
         finish_wandb()
     return score
@@ -207,7 +211,7 @@ def _record(
 
 @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
-    # Lightning starts the other ranks with a run directory of its own making; ours travels beside it.
+    # Lightning starts other ranks with a run directory of its own making; ours travels beside it.
     path = os.environ.setdefault("LRM_RUN_DIR", HydraConfig.get().runtime.output_dir)
     try:
         return train(cfg, Path(path))

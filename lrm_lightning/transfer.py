@@ -1,6 +1,6 @@
 """Score every target on the adversarial examples of every source: the black-box matrix of Table 2.
 
-    python -m lrm_lightning.transfer 'sources=[runs/cifar10/*]' 'targets=[other_seed/cifar10/*]'
+python -m lrm_lightning.transfer 'sources=[runs/cifar10/*]' 'targets=[other_seed/cifar10/*]'
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,10 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
     }
     identity = {
         "schema": suite_record.SCHEMA,
-        **{key: [[m["label"], m["weights_sha256"]] for m in each] for key, each in described.items()},
+        **{
+            key: [[m["label"], m["weights_sha256"]] for m in each]
+            for key, each in described.items()
+        },
         "data": datamodule.fingerprint,
         "attack": attack.as_dict(),
         "n": len(images.y),
@@ -122,12 +125,15 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
             [list(wilson_interval(int(count), n)) for count in row] for row in correct.sum(axis=2)
         ],
         "same_network": [
-            [source["weights_sha256"] == target["weights_sha256"] for source in described["sources"]]
+            [
+                source["weights_sha256"] == target["weights_sha256"]
+                for source in described["sources"]
+            ]
             for target in described["targets"]
         ],
         **suite_record.stamp(device, journal.wall_s),
     }
-    suite_record.write(path, record, {"index": images.index, "correct": correct})
+    record = suite_record.write(path, record, {"index": images.index, "correct": correct})
     journal.remove()
     print_matrix(record)
     return record

@@ -17,8 +17,8 @@ SKIPPED_STEPS, TIMED_STEPS = 5, 15
 class Progress(L.Callback):
     """Prints the time a run will take after its first steps, then its metrics every epoch.
 
-    The latest line is also kept in ``status.json`` of the run directory, for whoever started the run.
-    Training time is part of the checkpoint, so that a resumed run reports all of it.
+    The latest line is also kept in ``status.json`` of the run directory, for whoever started the
+    run. Training time is part of the checkpoint, so that a resumed run reports all of it.
 
     Args:
         run_dir: The run directory.
@@ -70,7 +70,10 @@ class Progress(L.Callback):
             step_s = (time.monotonic() - self._timed_from) / TIMED_STEPS
             total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
             left = max(0, total - trainer.global_step) * step_s
-            self._say(f"about {_duration(left)} of training at {step_s:.3f} s a step, attacks on validation images excluded")
+            self._say(
+                f"about {_duration(left)} of training at {step_s:.3f} s a step,"
+                " attacks on validation images excluded"
+            )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what the epoch gave."""

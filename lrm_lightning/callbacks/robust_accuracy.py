@@ -24,13 +24,13 @@ class RobustAccuracy(L.Callback):
     Works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one. One PGD
     trajectory an image serves all step counts and FGSM. Logged under ``val/`` or ``test/``:
     ``acc/clean``, ``acc/fgsm``, ``acc/pgd<k>``; ``logits/clean/...`` and ``logits/adv/...``;
-    ``pairing/...`` (Summers & Dinneen, Eq. 4-7). The attack of the largest k makes the adversarial logits.
+    ``pairing/...`` (Summers & Dinneen, Eq. 4-7). The largest k makes the adversarial logits.
 
-    Random starts depend on the image's place and the seed alone, so every epoch attacks from the same
-    starts. Nothing of the model or of torch's global random state is changed.
+    Random starts depend on the image's place and the seed alone, so every epoch attacks from the
+    same starts. Nothing of the model or of torch's global random state is changed.
 
     Args:
-        attack: Threat model; its ``steps`` and ``restarts`` are the training attack's and not used here.
+        attack: Threat model; its ``steps`` and ``restarts`` are for training and not used here.
         step_size: Length of a step here; ``None`` is the training attack's.
         steps: PGD step counts in ``fit`` and ``validate``.
         every_n_epochs: Attack at every n-th epoch of ``fit``, and at the last.
@@ -39,10 +39,10 @@ class RobustAccuracy(L.Callback):
         test_n_images: First images of the test split to attack; ``None`` is all.
 
     Attributes:
-        correct: After ``test``: attack name to bool array ``(n,)``, one verdict an image in split order.
+        correct: After ``test``: attack name to bool array ``(n,)``, a verdict an image.
         index: After ``test``: position of those images in the split, int64 ``(n,)``.
         active: Whether the evaluation that runs, or ran last, was attacked.
-        val_metrics: What was logged last under ``val/``; part of the callback's state in checkpoints.
+        val_metrics: What was logged last under ``val/``; kept in checkpoints.
 
     Raises:
         ValueError: If a count is out of range.
@@ -63,13 +63,15 @@ class RobustAccuracy(L.Callback):
         check_integer("every_n_epochs", every_n_epochs, low=1)
         for name, counts in (("steps", steps), ("test_steps", test_steps)):
             if isinstance(counts, (int, str)) or not counts:
-                raise ValueError(f"{name}={counts!r} must be a list of step counts, e.g. [5, 10, 20]")
+                raise ValueError(
+                    f"{name}={counts!r} must be a list of step counts, e.g. [5, 10, 20]"
+                )
             for count in counts:
                 check_integer(name, count, low=1)
         for name, limit in (("n_images", n_images), ("test_n_images", test_n_images)):
             if limit is not None:
                 check_integer(name, limit, low=1)
-        # What is tested is the network as it will be used, however batch norm was attacked in training.
+        # The network is tested as it will be used, however batch norm was attacked in training.
         self.attack = replace(
             attack, bn_mode="eval", step_size=attack.step_size if step_size is None else step_size
         )
@@ -141,7 +143,7 @@ class RobustAccuracy(L.Callback):
     # ------------------------------------------------------------------ one evaluation
 
     def _due(self, trainer: L.Trainer) -> bool:
-        if not trainer.state.fn == "fit":
+        if trainer.state.fn != "fit":
             return True
         epoch = trainer.current_epoch + 1
         return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs

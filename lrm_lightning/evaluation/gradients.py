@@ -61,7 +61,10 @@ def _gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with attack_mode(network):
         leaf = x.detach().requires_grad_()
         loss = F.cross_entropy(network(leaf), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, leaf)
+        found = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else [None]
+    gradient = found[0]
+    if gradient is None:
+        raise ValueError("no gradient flows from the model's logits to x: is its input detached?")
     if not gradient.isfinite().all():
         raise ValueError("the model's gradients are NaN or infinite")
     return gradient.flatten(1)

@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout the package runs from, and whether it had changes; ``None`` in a wheel."""
+    """Commit of the checkout we run from, and whether it had changes; ``None`` in a wheel."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -41,7 +41,7 @@ def hardware(device: torch.device, devices: int) -> dict[str, Any]:
         "device": device.type,
         "devices": devices,
         "name": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": _cores(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
@@ -55,6 +55,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:

@@ -54,4 +54,6 @@ def write_verdicts(run_dir: Path, index: np.ndarray, correct: Mapping[str, np.nd
         np.savez_compressed(partial, index=index, **correct)
         partial.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space and run again") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space and run again"
+        ) from error

@@ -46,8 +46,13 @@ def finished(path: Path, evaluation_id: str) -> dict[str, Any] | None:
     return record if matches and path.with_suffix(".npz").exists() else None
 
 
-def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """Write ``arrays`` beside ``path`` and then the record, whose presence says: finished.
+
+    Returns:
+        The record, with its schema.
 
     Raises:
         UserError: If they can't be written.
@@ -62,4 +67,6 @@ def write(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         raise UserError(
             f"cannot write {verdicts}: {error.strerror}; free space and run again"
         ) from error
-    write_json(path, {"schema": SCHEMA, **record})
+    stamped = {"schema": SCHEMA, **record}
+    write_json(path, stamped)
+    return stamped

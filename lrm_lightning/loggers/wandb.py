@@ -8,7 +8,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 
-def wandb_logger(cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id: str) -> WandbLogger:
+def wandb_logger(
+    cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id: str
+) -> WandbLogger:
     """A logger that never asks a question.
 
     The run's id is that of its configuration, so a resumed run goes on in the same W&B run.

@@ -18,8 +18,8 @@ class AdversarialLogitPairing(PGDTraining):
 
     Args:
         network: The classifier.
-        pairing_weight: The paper's :math:`\lambda`, at least 0. The distance is summed over classes;
-            Google's ALP code averages over them, so theirs divided by C is ours.
+        pairing_weight: The paper's :math:`\lambda`, at least 0. The distance is summed over
+            classes; Google's ALP code averages over them, so theirs divided by C is ours.
         pairing_distance: ``"l2"`` (squared), ``"l1"`` or ``"huber"`` (Eq. 9).
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 

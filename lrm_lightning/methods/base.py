@@ -19,8 +19,8 @@ from lrm_lightning.methods.optimizer import SGDRecipe
 class Defense(L.LightningModule, ABC):
     """A way to train a classifier, to be subclassed: one defence a file.
 
-    A subclass says only what is its own, in :meth:`loss_terms`. It trains with any network that takes
-    pixels in [0, 1] of shape ``(B, 3, H, W)`` and gives logits ``(B, C)``.
+    A subclass says only what is its own, in :meth:`loss_terms`. It trains with any network that
+    takes pixels in [0, 1] of shape ``(B, 3, H, W)`` and gives logits ``(B, C)``.
 
     Args:
         network: The classifier.
@@ -30,8 +30,8 @@ class Defense(L.LightningModule, ABC):
         name: Short name in records, tables and dashboards.
         epochs: How long the paper trains this defence: the default of the trainer's ``max_epochs``.
         smoothing: Label smoothing s in [0, 1 - 1/C] (Eq. 8); 0 is hard labels.
-        squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and, where a
-            defence has them, adversarial (Eq. 10); 0 is none.
+        squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and, where
+            a defence has them, adversarial (Eq. 10); 0 is none.
         mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
 
@@ -56,7 +56,9 @@ class Defense(L.LightningModule, ABC):
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
         check_integer("epochs", epochs, low=1)
-        check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/num_classes")
+        check_number(
+            "smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/num_classes"
+        )
         check_number("squeeze_weight", squeeze_weight, low=0)
         check_choice("mixing", mixing, MIXINGS)
         check_number("mixing_alpha", mixing_alpha, above=0)

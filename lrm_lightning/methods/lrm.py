@@ -12,7 +12,7 @@ from lrm_lightning.methods.pgd import PGDTraining
 class LogitRegularization(PGDTraining):
     r"""PGD training with smoothing, VH-mixup, squeezing and pairing of distributions.
 
-    ALP's distance does two things, it matches clean to adversarial predictions and it shrinks logits.
+    ALP's distance does two things: it matches clean to adversarial predictions and shrinks logits.
     Eq. 10 takes them apart:
 
     .. math:: J(g(x)) + w\, h(f(x), f(g(x)))
@@ -26,8 +26,8 @@ class LogitRegularization(PGDTraining):
 
     Args:
         network: The classifier.
-        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. Section 4.1 reads as
-            0.125; section 5.2 can be read the other way round, as 8.
+        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. Section 4.1
+            reads as 0.125; section 5.2 can be read the other way round, as 8.
         pairing_kind: h: ``"cross_entropy"``, ``"jensen_shannon"`` or ``"cosine"``.
         smoothing: s in [0, 1 - 1/C].
         squeeze_weight: The paper's :math:`\beta`.

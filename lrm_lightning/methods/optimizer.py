@@ -19,9 +19,9 @@ class SGDRecipe:
         lr: Peak learning rate for the global batch, whatever the number of devices.
         momentum: In [0, 1).
         nesterov: Nesterov's form of momentum; needs momentum > 0.
-        weight_decay: L2 penalty on convolution and linear kernels only, never on biases or batch norm.
-        schedule: ``"step"``: linear warm-up, then times ``gamma`` at each milestone. ``"one_cycle"``:
-            linear warm-up, then linearly down to 0 at the end of training (for short runs).
+        weight_decay: L2 penalty on convolution and linear kernels, never on biases or batch norm.
+        schedule: ``"step"``: linear warm-up, then times ``gamma`` at each milestone.
+            ``"one_cycle"``: linear warm-up, then linearly down to 0 at the end of training (for short runs).
         warmup_epochs: Length of the warm-up; fractions are fine.
         milestones: Epochs at which a ``"step"`` schedule drops.
         gamma: Factor of a drop.
@@ -50,7 +50,9 @@ class SGDRecipe:
         check_number("warmup_epochs", self.warmup_epochs, low=0)
         check_number("gamma", self.gamma, above=0, high=1)
         if not isinstance(self.milestones, Sequence) or isinstance(self.milestones, str):
-            raise ValueError(f"milestones={self.milestones!r} must be a list of epochs, e.g. [100, 150]")
+            raise ValueError(
+                f"milestones={self.milestones!r} must be a list of epochs, e.g. [100, 150]"
+            )
         for milestone in self.milestones:
             check_number("milestones", milestone, above=0)
 

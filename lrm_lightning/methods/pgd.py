@@ -17,9 +17,9 @@ class PGDTraining(Defense):
     .. math:: \alpha J(x) + (1 - \alpha) J(g(x))
         + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
 
-    The attack maximises the cross-entropy with the targets of the loss, smoothed and mixed. Clean and
-    attacked images go through the network in one batch, so batch norm sees the mixture that its running
-    statistics describe; clean images are left out where no term needs them.
+    The attack maximises the cross-entropy with the targets of the loss, smoothed and mixed. Clean
+    and attacked images go through the network in one batch, so batch norm sees the mixture that its
+    running statistics describe; clean images are left out where no term needs them.
 
     Args:
         network: The classifier.
@@ -51,11 +51,11 @@ class PGDTraining(Defense):
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """Terms between clean and adversarial logits, ``(B, C)`` each; none for plain PGD training."""
+        """Terms between clean and adversarial logits, ``(B, C)`` each; none for plain PGD."""
         return {}
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Attacked images ``(B, 3, H, W)``; the random start is drawn for the whole global batch."""
+        """Attacked images ``(B, 3, H, W)``; the start is drawn for the whole global batch."""
         start = None
         if self.attack.random_start:
             shape = (batch.draws.size, *batch.x.shape[1:])
