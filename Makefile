@@ -4,9 +4,17 @@ VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
 RUN := $(PY) -m lrm_lightning.train
+# Where the tables find their runs, and of which data: data=... in ARGS says it too.
+RUNS ?= runs
+DATA ?= $(or $(patsubst data=%,%,$(filter data=%,$(ARGS))),cifar10)
+# Overrides of evaluate and transfer, as ARGS are those of train.
+EVAL ?=
+EVALUATE = $(PY) -m lrm_lightning.evaluate 'runs=[$(RUNS)/$(DATA)/*]' suite=paper $(EVAL)
+REPORT := $(PY) -m lrm_lightning.report
+comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint format wheel clean
+.PHONY: help install install-dev demo report table1 table2 figures test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +54,32 @@ format: $(VENV)/.installed-dev  ## Format and mend what lint can mend
 
 sweep-%: sweeps/%.yaml $(VENV)/.installed  ## sweep-smoothing, sweep-squeezing, ...: a sweep of sweeps/
 	$(RUN) --config-dir sweeps --config-name $* $(ARGS)
+
+report: $(VENV)/.installed  ## Tables, figures and one page in report/ from the records in runs/
+	$(REPORT) runs_dir=$(RUNS) $(ARGS)
+
+# What is trained and evaluated already is skipped. The report takes every record below RUNS, so any
+# training counts that lies there, by whatever command it was made.
+table1: $(VENV)/.installed  ## Train and evaluate what Table 1 still misses, then the report
+	$(RUN) --config-dir sweeps --config-name table1 runs_dir=$(RUNS) $(ARGS)
+	$(EVALUATE)
+	$(REPORT) runs_dir=$(RUNS)
+
+# The paper's sources are trained independently of the targets: here with another seed, apart.
+METHODS := regular label_smoothing pgd alp lrm
+globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
+table2: $(VENV)/.installed  ## The same for Table 2: sources of another seed, and the matrix
+	$(RUN) --config-dir sweeps --config-name table1 runs_dir=$(RUNS) $(ARGS)
+	$(RUN) --config-dir sweeps --config-name table1 runs_dir=$(RUNS)/sources seed=1 $(ARGS)
+	$(PY) -m lrm_lightning.transfer 'sources=[$(call globs,$(RUNS)/sources)]' \
+	  'targets=[$(call globs,$(RUNS))]' out=$(RUNS)/$(DATA) $(EVAL)
+	$(REPORT) runs_dir=$(RUNS)
+
+figures: $(VENV)/.installed  ## The same for the figures: sweeps of smoothing and squeezing too
+	for sweep in table1 smoothing figure1; do \
+	  $(RUN) --config-dir sweeps --config-name $$sweep runs_dir=$(RUNS) $(ARGS) || exit 1; done
+	$(EVALUATE)
+	$(REPORT) runs_dir=$(RUNS)
 
 wheel: $(VENV)/.installed-dev  ## The package as a wheel in dist/
 	$(PY) -m build --wheel --no-isolation

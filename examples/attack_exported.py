@@ -3,8 +3,8 @@
     python -m lrm_lightning.export run=runs/digits/alp-dde014db out=exported/alp
     python -m examples.attack_exported exported/alp 0.1
 
-The digits are used here, because they need no download; a network of CIFAR-10 takes CIFAR-10's images.
-foolbox is not a dependency: ``pip install foolbox``.
+The digits are used here, because they need no download; a network of CIFAR-10 takes CIFAR-10's
+images. foolbox is not a dependency: ``pip install foolbox``.
 """
 
 import sys

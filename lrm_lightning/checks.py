@@ -1,7 +1,10 @@
 """Argument checks shared by every public constructor and function: one readable line a mistake."""
 
+import sys
 from collections.abc import Collection
 from numbers import Integral, Real
+
+LARGEST = sys.float_info.max
 
 
 def check_number(
@@ -35,9 +38,8 @@ def check_number(
     ]
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
     wanted += f" ({why})" if why else ""
-    ok = (
-        isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
-    )
+    # Not float(value): a whole number may be too large for it.
+    ok = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST
     if ok and isinstance(value, Real):
         number = float(value)
         ok = (

@@ -7,7 +7,6 @@ python -m lrm_lightning.evaluate model=my_package.models:my_network weights=my.p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -168,7 +167,7 @@ def _evaluate(
 def _with_sources(
     suite: Suite, sources: Sequence[Subject], model: Mapping[str, str], device: torch.device
 ) -> tuple[Suite, dict[str, str]]:
-    """The suite with the sources that are not the network itself, and the hashes of their weights."""
+    """The suite with the sources that are not the network itself, and hashes of their weights."""
     if not isinstance(suite, StrongSuite):
         return suite, {}
     networks, hashes = {}, {}

@@ -2,8 +2,8 @@
 
     python -m lrm_lightning.export run=runs/cifar10/alp-dde014db out=exported/alp
 
-``lrm_lightning.load_model`` reads the folder, and so do ``evaluate`` and ``transfer``. Neither file can
-execute anything, and no path of the machine that trained is in them.
+``lrm_lightning.load_model`` reads the folder, and so do ``evaluate`` and ``transfer``. Neither file
+can execute anything, and no path of the machine that trained is in them.
 """
 
 from pathlib import Path

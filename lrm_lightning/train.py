@@ -92,7 +92,7 @@ def train(cfg: DictConfig, path: Path) -> float:
             write_record(path, record)
             print_summary([("", record, path)])
     except NotFiniteError as error:
-        raise UserError(f"training diverged, {error}; lower optimizer.lr") from error
+        raise UserError(f"training diverged: {error}; lower optimizer.lr") from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             "out of GPU memory: lower data.batch_size and data.eval_batch_size"

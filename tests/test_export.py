@@ -89,7 +89,9 @@ def test_export_that_names_foreign_code_is_refused(exported):
     described = json.loads((out / "model.json").read_text())
     described["network"] = {"_target_": "os.system", "command": "true"}
     (out / "model.json").write_text(json.dumps(described))
-    with pytest.raises(UserError, match="names the network os.system, which is not this package's"):
+    with pytest.raises(
+        UserError, match=r"names the network os\.system, which is not this package's"
+    ):
         load_model(out)
 
 

@@ -1,9 +1,10 @@
 """AutoAttack through pyautoattack, the official code, one attack on one batch at a time.
 
-The official ``run_standard_evaluation`` can resume from a file, but then puts other images into a batch
-than an undisturbed run, whose random numbers the whole batch shares. Here every (attack, batch) is one
-call of it with the images that an undisturbed run has there, so what is found does not depend on
-where it was interrupted, and equals bit for bit what a single call finds on all images.
+The official ``run_standard_evaluation`` can resume from a file, but then puts other images into a
+batch than an undisturbed run, whose random numbers the whole batch shares. Here every (attack,
+batch) is one call of it with the images that an undisturbed run has there, so what is found does
+not depend on where it was interrupted, and equals bit for bit what a single call finds on all
+images.
 """
 
 import logging
@@ -88,8 +89,8 @@ def autoattack(
         The outcome. With fewer than ten classes, the targeted attacks try all that there are.
 
     Raises:
-        ValueError: If a setting is out of range, an image is not in ``[0, 1]``, or the model returns
-            NaN or has fewer than four classes.
+        ValueError: If a setting is out of range, an image is not in ``[0, 1]``, or the model
+            returns NaN or has fewer than four classes.
 
     References:
         Croce & Hein 2020, arXiv:2003.01690.
@@ -146,11 +147,16 @@ def attack_batch(
     """One attack of the standard ensemble on one batch, by the official code.
 
     Args:
-        model: As for :func:`autoattack`, like all arguments not listed here.
+        model: As for :func:`autoattack`.
         x: Images that the model classifies correctly.
         y: Their labels.
         attack: An entry of ``STANDARD``.
+        eps: As for :func:`autoattack`.
+        norm: As for :func:`autoattack`.
+        seed: As for :func:`autoattack`.
         classes: Number of classes ``C``, at least 4.
+        iterations: As for :func:`autoattack`.
+        queries: As for :func:`autoattack`.
 
     Returns:
         ``broken``: bool ``(B,)``; ``x_adv`` and ``y_adv`` of the broken images only, in order;

@@ -116,7 +116,9 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     with attack_mode(network), torch.no_grad():
         logits = network(x)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        got = (
+            f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        )
         raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")
     if classes is not None and logits.shape[1] != classes:
         raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")

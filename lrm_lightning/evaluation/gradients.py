@@ -28,8 +28,8 @@ def gradient_health(
 
     Returns:
         ``vanished``: bool ``(m,)``, the largest entry of the gradient is zero or denormal in
-        float32; ``cosine``: float ``(m,)`` in [-1, 1], between the gradients at both points, 0 where
-        either vanished. ``m`` images, in order.
+        float32; ``cosine``: float ``(m,)`` in [-1, 1], between the gradients at both points, 0
+        where either vanished. ``m`` images, in order.
     """
     step = replace(bench.threat, eps=bench.threat.eps * nearness, random_start=True)
 

@@ -65,8 +65,8 @@ def pick(
 def starts(attack: PGDAttack, images: Images, places: np.ndarray, *key: int | str) -> Tensor:
     """Where ``attack`` begins on the images at ``places``: each image plus its own noise.
 
-    An image's noise depends on ``key`` and on its position in the split alone: not on the batch that
-    it is in, nor on the images that an earlier attack has broken.
+    An image's noise depends on ``key`` and on its position in the split alone: not on the batch
+    that it is in, nor on the images that an earlier attack has broken.
 
     Returns:
         Shape ``(len(places), 3, H, W)``; may lie outside [0, 1], which the attack mends.

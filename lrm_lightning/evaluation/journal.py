@@ -1,4 +1,4 @@
-"""The finished pieces of a long evaluation, on disk: killed at any moment, it goes on where it was."""
+"""The finished pieces of a long evaluation, on disk: killed anywhere, it goes on where it was."""
 
 import os
 import shutil
@@ -22,8 +22,9 @@ Piece = dict[str, np.ndarray]
 class Journal:
     """Computes each named piece once, however often the process is killed.
 
-    A piece is written in one step, so there is never half of one. Pieces must be asked for in an order
-    that depends on earlier pieces alone; then an interrupted evaluation ends like an undisturbed one.
+    A piece is written in one step, so there is never half of one. Pieces must be asked for in an
+    order that depends on earlier pieces alone; then an interrupted evaluation ends like an
+    undisturbed one.
 
     Args:
         folder: Where the pieces are kept; ``None`` keeps nothing.
@@ -36,9 +37,7 @@ class Journal:
         UserError: If the folder can't be written.
     """
 
-    def __init__(
-        self, folder: Path | None = None, identity: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: Path | None = None, identity: dict[str, Any] | None = None) -> None:
         self._folder = folder
         self._seconds = 0.0
         self.computed = False
@@ -115,5 +114,5 @@ def _write(path: Path, piece: Piece) -> None:
 
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
-        f"cannot write {path}: {error.strerror}; free space, or choose another directory with out=..."
+        f"cannot write {path}: {error.strerror}; free space or evaluate a copy of the run elsewhere"
     )

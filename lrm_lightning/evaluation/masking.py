@@ -1,9 +1,9 @@
 """Is a network robust, or does it only hide its gradient from the attack? Signs and a verdict.
 
-Each sign compares a count of images with a share that an honest network does not reach, and fires only
-if the lower end of the count's 95% Wilson interval is above that share, so that a few images more or
-less decide nothing. One sign suffices for the verdict "masked": each of them means that the accuracy
-under gradient attacks cannot be taken for robustness.
+Each sign compares a count of images with a share that an honest network does not reach, and fires
+only if the lower end of the count's 95% Wilson interval is above that share, so that a few images
+more or less decide nothing. One sign suffices for the verdict "masked": each of them means that the
+accuracy under gradient attacks cannot be taken for robustness.
 
 | sign | counted | of | fires above |
 |---|---|---|---|
@@ -11,12 +11,13 @@ under gradient attacks cannot be taken for robustness.
 | transfer | images that PGD left correct and another network's examples broke | all | 1% |
 | steps | images that needed more than 20 of up to 200 PGD steps | all | 2% |
 | restarts | images that the first search left correct and a later one broke | all | 2% |
-| large eps | images that PGD left correct at a radius where nothing is recognisable | correct | 2% |
+| large eps | images that PGD left correct at a radius where none is recognisable | correct | 2% |
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
 
-PGD is the suite's search on cross-entropy, the loss that defences are usually reported with, all restarts
-together; an image is broken by any iterate. "Vanishes": the largest entry of the gradient is zero or
-denormal in float32. "Turns": the cosine between the gradients at the image and beside it is below 0.2.
+PGD is the suite's search on cross-entropy, the loss that defences are usually reported with, all
+restarts together; an image is broken by any iterate. "Vanishes": the largest entry of the gradient
+is zero or denormal in float32. "Turns": the cosine between the gradients at the image and beside it
+is below 0.2.
 """
 
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ class Sign(NamedTuple):
 
 
 def verdict(signs: Sequence[Sign]) -> dict[str, Any]:
-    """The verdict for a record: ``"masked"`` if any sign fired, and all signs with their evidence."""
+    """For a record: ``"masked"`` if any sign fired, and all signs with their evidence."""
     masked = any(sign.fired for sign in signs)
     return {
         "verdict": "masked" if masked else "not masked",
@@ -79,8 +80,8 @@ def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
         broken,
         len(held),
         BLACK_BOX,
-        f"Square, which sees no gradient, broke {broken} of the {int(held.sum())} images that PGD left"
-        " correct",
+        f"Square, which sees no gradient, broke {broken} of the {int(held.sum())} images that PGD"
+        " left correct",
         f"{ATHALYE}, section 3.1; {CARLINI}",
     )
 
@@ -97,8 +98,8 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
     any_broke = held & ~np.logical_and.reduce([held, *transferred.values()])
     broken = int(any_broke.sum())
     told = (
-        f"examples made on {len(each)} other network(s) broke {broken} of the {int(held.sum())} images"
-        " that PGD left correct"
+        f"examples made on {len(each)} other network(s) broke {broken} of the {int(held.sum())}"
+        " images that PGD left correct"
         if each
         else "not looked for: no sources were given"
     )
@@ -121,8 +122,8 @@ def steps(search: Search, *, most: int) -> Sign:
         broken,
         n,
         STEPS,
-        f"accuracy fell from {_percent(held + broken, n)} at {FEW_STEPS} steps to {_percent(held, n)}"
-        f" at {most}",
+        f"accuracy fell from {_percent(held + broken, n)} at {FEW_STEPS} steps to"
+        f" {_percent(held, n)} at {most}",
         f"{ENGSTROM}; {CARLINI}",
     )
     accuracy = {str(min(FEW_STEPS, most)): (held + broken) / n, str(most): held / n}
@@ -183,7 +184,8 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
         bad,
         of,
         GRADIENT,
-        f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified images",
+        f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified"
+        " images",
         f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}",
     )
     median = float(np.median(cosine)) if of else None

@@ -24,13 +24,14 @@ TRANSFER_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class StrongSuite:
-    """PGD with restarts and both losses, targeted PGD, AutoAttack standard, and a verdict on masking.
+    """PGD with restarts and both losses, targeted PGD, AutoAttack, and a verdict on masking.
 
-    All accuracies are worst cases: an image counts as correct only if it is without an attack and after
-    every iterate that the attack tried, so an image that is broken already is not attacked again within
-    a metric. Every PGD search is paid for anew from the images that are correct without an attack.
-    AutoAttack's metrics are its own: each attack sees what the former left, so ``square`` equals
-    ``autoattack``. ``pgd_square`` is Square on what ``pgd_ce`` left, for the verdict.
+    All accuracies are worst cases: an image counts as correct only if it is without an attack and
+    after every iterate that the attack tried, so an image that is broken already is not attacked
+    again within a metric. Every PGD attack begins with the images that are correct
+    without an attack. AutoAttack's metrics are its own: each attack sees what the former left, so
+    ``square`` equals ``autoattack``. ``pgd_square`` is Square on what ``pgd_ce`` left, for the
+    verdict.
 
     Attributes:
         pgd_steps: Steps of a search; the first is what the sign "steps" looks at.

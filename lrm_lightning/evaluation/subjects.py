@@ -120,14 +120,12 @@ def from_run(folder: Path, checkpoint: str | None = None) -> Subject:
     )
 
 
-def from_outside(
-    model: str, *, weights: str | None, name: str | None, out: str | Path
-) -> Subject:
+def from_outside(model: str, *, weights: str | None, name: str | None, out: str | Path) -> Subject:
     """A network that this project did not train.
 
     Args:
-        model: ``package.module:function``, which is imported and called without arguments; it returns
-            a network that takes pixels in [0, 1], shape ``(B, 3, H, W)``, and returns logits.
+        model: ``package.module:function``, which is imported and called without arguments; it
+            returns a network from pixels in [0, 1], shape ``(B, 3, H, W)``, to logits.
             Importing runs its code: name only what you trust.
         weights: File of its weights, from which nothing is executed; ``None`` if the function has
             loaded them.

@@ -16,7 +16,8 @@ def print_evaluations(records: Sequence[Mapping[str, Any]], console: Console | N
 
     Args:
         records: Of one suite, as ``evaluate`` writes them.
-        console: Where to print; standard output by default. In a file or a pipe the table is as wide
+        console: Where to print; standard output by default. In a file or a pipe the table is as
+        wide
             as it needs.
     """
     console = console or Console()
@@ -45,7 +46,8 @@ def print_matrix(record: Mapping[str, Any], console: Console | None = None) -> N
     rows = zip(record["targets"], record["accuracy"], record["same_network"], strict=True)
     for target, accuracy, same in rows:
         cells = [
-            f"{100 * each:.1f}{'*' if own else ''}" for each, own in zip(accuracy, same, strict=True)
+            f"{100 * each:.1f}{'*' if own else ''}"
+            for each, own in zip(accuracy, same, strict=True)
         ]
         table.add_row(Text(target["label"]), *(Text(cell) for cell in cells))
     console = _fitting(console, table)
@@ -85,4 +87,5 @@ def _note(record: Mapping[str, Any]) -> str:
     data, n = record["data"], record["n"]
     half = 100 * (wilson_interval(n // 2, n)[1] - 0.5) if n > 1 else 50
     name = data["name"] if data.get("official", True) else f"{data['name']} ({data['note']})"
-    return f"{n:,} test images of {name}, subset seed {record['subset']['seed']}; 95% within {half:.1f} points"
+    seed = record["subset"]["seed"]
+    return f"{n:,} test images of {name}, subset seed {seed}; 95% within {half:.1f} points"

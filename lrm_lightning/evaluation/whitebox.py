@@ -1,4 +1,4 @@
-"""The paper's white-box evaluation: Table 1, the curve of section 5.3, the logits of Fig. 1 and 2."""
+"""The paper's white-box evaluation: Table 1, the curve of section 5.3, logits of Fig. 1 and 2."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -48,7 +48,9 @@ class PaperSuite:
         check_integer("steps", self.steps, low=1)
         check_integer("bins", self.bins, low=2)
         if isinstance(self.table, (int, str)) or not self.table:
-            raise ValueError(f"table={self.table!r} must be a list of step counts, e.g. [5, 10, 20]")
+            raise ValueError(
+                f"table={self.table!r} must be a list of step counts, e.g. [5, 10, 20]"
+            )
         for name, step in [("logits_at", self.logits_at), *(("table", k) for k in self.table)]:
             check_integer(name, step, low=1)
             if step > self.steps:
@@ -138,7 +140,8 @@ class PaperSuite:
             "adversarial": last.logits.argmax(dim=1).cpu().numpy(),
         }
         listed = [
-            {name: int(values[row]) for name, values in columns.items()} for row in range(len(shown))
+            {name: int(values[row]) for name, values in columns.items()}
+            for row in range(len(shown))
         ]
         arrays = {f"gallery_{name}": values for name, values in columns.items()}
         arrays["gallery_x"] = x.mul(255).round().to(torch.uint8).cpu().numpy()
@@ -155,7 +158,8 @@ def logit_distributions(logits: dict[str, np.ndarray], *, bins: int) -> dict[str
 
     Returns:
         Kind to ``variance``, ``range`` and ``norm`` (see
-        :func:`~lrm_lightning.diagnostics.logit_statistics`), ``edges`` (``bins + 1``) and ``counts``.
+        :func:`~lrm_lightning.diagnostics.logit_statistics`), ``edges`` (``bins + 1``) and
+        ``counts``.
 
     References:
         Summers & Dinneen, Fig. 1 left and Fig. 2 right.

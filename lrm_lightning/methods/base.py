@@ -30,8 +30,8 @@ class Defense(L.LightningModule, ABC):
         name: Short name in records, tables and dashboards.
         epochs: How long the paper trains this defence: the default of the trainer's ``max_epochs``.
         smoothing: Label smoothing s in [0, 1 - 1/C] (Eq. 8); 0 is hard labels.
-        squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and, where
-            a defence has them, adversarial (Eq. 10); 0 is none.
+        squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and,
+            where a defence has them, adversarial (Eq. 10); 0 is none.
         mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
 

@@ -21,7 +21,7 @@ class SGDRecipe:
         nesterov: Nesterov's form of momentum; needs momentum > 0.
         weight_decay: L2 penalty on convolution and linear kernels, never on biases or batch norm.
         schedule: ``"step"``: linear warm-up, then times ``gamma`` at each milestone.
-            ``"one_cycle"``: linear warm-up, then linearly down to 0 at the end of training (for short runs).
+            ``"one_cycle"``: linear warm-up, then linearly down to 0 at the end of training.
         warmup_epochs: Length of the warm-up; fractions are fine.
         milestones: Epochs at which a ``"step"`` schedule drops.
         gamma: Factor of a drop.

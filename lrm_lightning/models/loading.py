@@ -94,15 +94,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(saved["state_dict"] if "state_dict" in saved else saved)
+        state = dict(saved.get("state_dict", saved))
     except Exception as error:  # any damage: torch raises half a dozen types
         raise UserError(
             f"checkpoint {path} is damaged or not a plain state dict ({_first(error)})"
         ) from error
     if not all(isinstance(each, Tensor) for each in state.values()):
         raise UserError(
-            f"checkpoint {path} holds {', '.join(map(str, list(state)[:4]))} instead of tensors; save"
-            " network.state_dict() itself"
+            f"checkpoint {path} holds {', '.join(map(str, list(state)[:4]))} instead of tensors;"
+            " save network.state_dict() itself"
         )
     return state
 
@@ -129,8 +129,8 @@ def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
     ours = isinstance(found, type) and found.__module__.startswith(TRUSTED)
     if not (ours and issubclass(found, nn.Module)):
         raise UserError(
-            f"{folder} names the network {target}, which is not this package's; build it yourself and"
-            " pass it as load_model(..., network=...)"
+            f"{folder} names the network {target}, which is not this package's; build it yourself"
+            " and pass it as load_model(..., network=...)"
         )
     try:
         # Not hydra's instantiate: it would call any _target_ inside the arguments too.

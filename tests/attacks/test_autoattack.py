@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_each_attack_sees_what_the_former_left(network, batch):
     found = autoattack(network, *batch, eps=0.03, batch_size=20, **QUICK)
     names = ["clean", *STANDARD]
     assert list(found.correct) == names
-    for before, after in zip(names, names[1:], strict=False):
+    for before, after in pairwise(names):
         assert not (found.correct[after] & ~found.correct[before]).any()
 
 
@@ -67,7 +68,9 @@ def test_interrupted_anywhere_it_finds_the_same(network, batch):
     resumed = autoattack(network, x, y, eps=0.03, batch_size=9, once=once, **QUICK)
     assert len(set(calls)) == len(calls) == len(kept)
     assert torch.equal(resumed.x_adv, undisturbed.x_adv)
-    assert all((resumed.correct[each] == undisturbed.correct[each]).all() for each in resumed.correct)
+    assert all(
+        (resumed.correct[each] == undisturbed.correct[each]).all() for each in resumed.correct
+    )
 
 
 def test_leaves_no_trace(network, batch):

@@ -69,9 +69,13 @@ def test_paper_suite_leaves_a_record(processes, make_run, read):
     assert len(arrays["index"]) == 30
     assert {"versions", "git", "hardware", "wall_s", "written"} <= set(record)
     assert record["versions"]["pyautoattack"] == "0.2.0"
-    left = sorted(path.name for path in processes.folder.iterdir() if path.suffix not in (".out", ".err"))
+    left = sorted(
+        path.name for path in processes.folder.iterdir() if path.suffix not in (".out", ".err")
+    )
     assert left == ["runs"]  # no folders of Hydra's
-    assert [path.name for path in (folder / "evaluations").iterdir() if "progress" in path.name] == []
+    assert [
+        path.name for path in (folder / "evaluations").iterdir() if "progress" in path.name
+    ] == []
 
 
 def test_what_is_recorded_is_not_done_again(composed, make_run, read, monkeypatch, capsys):
@@ -146,9 +150,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(
 
 def test_sources_are_other_networks(composed, make_run, quick):
     one, other = make_run("a-1"), make_run("b-2", scale=0.5)
-    (record,) = evaluate(
-        composed("evaluate", f"runs=[{one}]", f"sources=[{one},{other}]", *quick)
-    )
+    (record,) = evaluate(composed("evaluate", f"runs=[{one}]", f"sources=[{one},{other}]", *quick))
     assert "transfer_b-2" in record["metrics"]
     assert "transfer_a-1" not in record["metrics"]
     assert record["settings"]["transfer"]["sources"] == ["b-2"]

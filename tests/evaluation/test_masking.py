@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.evaluation.searches import NEVER, Search
@@ -133,7 +134,13 @@ class Scaled(nn.Module):
         return 1e4 * self.network(x)
 
 
-SUITE = {"pgd_steps": 60, "pgd_restarts": 2, "targeted_steps": 10, "targets": 2, "square_queries": 150}
+SUITE = {
+    "pgd_steps": 60,
+    "pgd_restarts": 2,
+    "targeted_steps": 10,
+    "targets": 2,
+    "square_queries": 150,
+}
 
 
 def verdict(bench):
@@ -159,7 +166,8 @@ def test_adversarially_trained_network_is_not_masked(make_bench, robust):
 
 
 def test_quantised_input_is_masked(make_bench, undefended):
-    told, fired, accuracy, signs = verdict(make_bench(Quantized(undefended)))
+    threat = PGDAttack(eps=0.12, step_size=0.03)
+    told, fired, accuracy, signs = verdict(make_bench(Quantized(undefended), threat=threat))
     assert told == "masked"
     assert {"gradient", "black_box", "large_eps"} <= fired, signs
     assert accuracy["pgd_ce"] > accuracy["pgd_square"]
@@ -173,7 +181,9 @@ def test_scaled_logits_are_masked(make_bench, undefended):
 
 
 def test_another_network_gives_a_masked_one_away(make_bench, undefended, robust):
-    suite = StrongSuite(autoattack_iterations=2, **SUITE | {"pgd_steps": 5}, sources={"plain": undefended})
+    suite = StrongSuite(
+        autoattack_iterations=2, **SUITE | {"pgd_steps": 5}, sources={"plain": undefended}
+    )
     outcome = suite.run(make_bench(Quantized(undefended)))
     (sign,) = [each for each in outcome.details["masking"]["signs"] if each["name"] == "transfer"]
     assert sign["fired"]

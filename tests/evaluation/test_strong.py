@@ -200,7 +200,9 @@ def test_network_that_returns_nan(make_bench, robust):
 
 def test_images_out_of_range(make_bench, robust, images):
     bench = make_bench(robust, images=images._replace(x=images.x * 255))
-    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\] and hold no NaN, but goes from 1.5"):
+    with pytest.raises(
+        ValueError, match=r"x must lie in \[0, 1\] and hold no NaN, but goes from 1.5"
+    ):
         SUITE.run(bench)
 
 

@@ -88,7 +88,9 @@ def test_missing_runs(make_run, tmp_path):
 
 def test_checkpoint_of_another_shape(make_run):
     folder = make_run("a-1", network={"widths": [4, 4, 8, 16]})
-    with pytest.raises(UserError, match=r"last\.ckpt does not fit the network: .*size mismatch") as told:
+    with pytest.raises(
+        UserError, match=r"last\.ckpt does not fit the network: .*size mismatch"
+    ) as told:
         from_run(folder)
     assert "\n" not in str(told.value)
 
@@ -115,7 +117,9 @@ def test_weights_execute_nothing(module, tmp_path):
 
     torch.save({"1.weight": Harm()}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="damaged or not a plain state dict"):
-        from_outside(f"{module}:linear", weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path)
+        from_outside(
+            f"{module}:linear", weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path
+        )
     assert sys.modules[module].executed == []
 
 
@@ -137,7 +141,9 @@ def test_wrong_import_path(module, tmp_path, model, message):
 def test_wrong_weights(module, tmp_path):
     def load(content):
         torch.save(content, tmp_path / "weights.pt")
-        from_outside(f"{module}:linear", weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path)
+        from_outside(
+            f"{module}:linear", weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path
+        )
 
     with pytest.raises(UserError, match=r"does not fit the network: .*size mismatch for 1.weight"):
         load({"1.weight": torch.zeros(10, 12), "1.bias": torch.zeros(10)})

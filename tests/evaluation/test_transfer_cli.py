@@ -1,4 +1,4 @@
-"""``python -m lrm_lightning.transfer``: the record of the matrix, and one line for every mistake."""
+"""``python -m lrm_lightning.transfer``: the record of the matrix, one line for every mistake."""
 
 import json
 

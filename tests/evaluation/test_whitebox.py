@@ -54,7 +54,13 @@ def test_accuracy_equals_a_separate_run_with_the_same_start(bench, outcome, step
 
     def attack(x, y, start):
         return pgd(
-            bench.network, x, y, eps=threat.eps, step_size=threat.step_size, steps=steps, start=start
+            bench.network,
+            x,
+            y,
+            eps=threat.eps,
+            step_size=threat.step_size,
+            steps=steps,
+            start=start,
         )
 
     expected = (predictions(bench, attack) == bench.images.y).numpy()
@@ -64,7 +70,9 @@ def test_accuracy_equals_a_separate_run_with_the_same_start(bench, outcome, step
 
 def test_clean_and_fgsm_equal_separate_runs(bench, outcome):
     clean = predictions(bench, lambda x, y, start: x) == bench.images.y
-    attacked = predictions(bench, lambda x, y, start: fgsm(bench.network, x, y, eps=bench.threat.eps))
+    attacked = predictions(
+        bench, lambda x, y, start: fgsm(bench.network, x, y, eps=bench.threat.eps)
+    )
     assert (outcome.correct["clean"] == clean.numpy()).all()
     assert (outcome.correct["fgsm"] == (attacked == bench.images.y).numpy()).all()
 

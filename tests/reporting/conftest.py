@@ -47,6 +47,8 @@ def intervals(metrics, n):
 class Records:
     """Writes records below a folder."""
 
+    official, jpeg, digits, attack = OFFICIAL, JPEG, DIGITS, ATTACK
+
     def __init__(self, folder: Path):
         self.folder = folder
 
@@ -175,3 +177,47 @@ def histogram(variance):
 @pytest.fixture
 def records(tmp_path):
     return Records(tmp_path / "runs")
+
+
+NASTY = "<script>alert(1)</script>"  # a method's name, wherever names are shown
+
+
+def everything(records):
+    """Records for every part of the report: unofficial CIFAR-10, a hostile name, several seeds."""
+    trained = ATTACK | {"steps": 3, "step_size": 0.015}
+    common = {"data": JPEG, "epochs": 7, "attack": trained}
+    metrics = {
+        "regular": (0.79, 0.05, 0.001, 0.0, 0.0),
+        "label_smoothing": (0.78, 0.2, 0.05, 0.02, 0.01),
+        "pgd": (0.6, 0.4, 0.41, 0.39, 0.385),
+        "alp": (0.58, 0.42, 0.42, 0.405, 0.402),
+        "lrm": (0.55, 0.43, 0.43, 0.42, 0.418),
+    }
+    runs = {name: records.run(name, metrics=each, **common) for name, each in metrics.items()}
+    for name, path in runs.items():
+        records.paper(path, scale=4.0 if name == "alp" else 8.0)
+    records.paper(records.run("alp", seed=1, metrics=(0.6, 0.44, 0.44, 0.42, 0.41), **common))
+    records.strong(runs["label_smoothing"], verdict="masked")
+    records.strong(runs["pgd"])
+    rows = [[round(0.4 + 0.03 * i + 0.02 * j, 3) for j in range(5)] for i in range(5)]
+    records.transfer(list(runs.values()), list(runs.values()), rows, data=JPEG)
+    for s in (0.0, 0.75):
+        path = records.run("label_smoothing", smoothing=s, curves=False, **common)
+        if s:
+            records.paper(path, scale=1.0)
+    for weight in (0.001, 0.01):
+        records.run("pgd", alpha=0.5, squeeze_weight=weight, curves=False, **common)
+    records.run(NASTY, metrics=(0.5, 0.4, 0.3, 0.2, 0.1), **common)
+    records.write_text(records.folder / "broken" / "record.json", "{")
+    return runs
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """The folder of one full report, made once."""
+    from lrm_lightning.report import report
+
+    folder = tmp_path_factory.mktemp("published")
+    everything(Records(folder / "runs"))
+    report([str(folder / "runs")], folder / "out")
+    return folder / "out"

@@ -1,0 +1,284 @@
+"""The tables as Markdown, number by number."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrm_lightning.reporting import markdown, paper
+from lrm_lightning.reporting.black_box import table_2
+from lrm_lightning.reporting.discovery import find_records
+from lrm_lightning.reporting.logits_table import logit_variances
+from lrm_lightning.reporting.measurements import data_sets, evaluated, white_box
+from lrm_lightning.reporting.sections import sections
+from lrm_lightning.reporting.sources import SourceBook
+from lrm_lightning.reporting.strong import strong_table, verdicts
+from lrm_lightning.reporting.table import Table, number, signed
+from lrm_lightning.reporting.white_box import other_configurations, table_1
+
+TABLE_1 = """\
+**Table 1. White-box accuracy, CIFAR-10 (not the official bytes)**
+
+| training | natural | FGSM | PGD-5 | PGD-10 | PGD-20 | on |
+| --- | ---: | ---: | ---: | ---: | ---: | --- |
+| Regular | – (paper 87.4) | – (paper 6.1) | – (paper 0.0) | – (paper 0.0) | – (paper 0.0) | \
+not trained yet: run `python -m lrm_lightning.train method=regular data=cifar10` |
+| Label smoothing | – (paper 86.9) | – (paper 54.7) | – (paper 49.4) | – (paper 41.7) | – (paper 34.4) | \
+not trained yet: run `python -m lrm_lightning.train method=label_smoothing data=cifar10` |
+| PGD | 60.0 \\[50.2, 69.1\\] (paper 75.8, −15.8) [^1] | 50.5 \\[40.8, 60.1\\] (paper 50.5, ±0.0) [^1] \
+| 52.0 \\[42.3, 61.5\\] (paper 51.0, +1.0) [^1] | 40.0 \\[30.9, 49.8\\] (paper 46.1, −6.1) [^1] \
+| 0.0 \\[0.0, 3.7\\] (paper 45.3, −45.3) [^1] | n = 100; seed 0; trained with 7 epochs (paper 101) |
+| ALP | 72.0 ± 2.8 2 seeds (paper 74.0, −2.0) [^2][^3] | 50.0 ± 0.0 2 seeds (paper 52.6, −2.6) [^2][^3] \
+| 50.0 ± 0.0 2 seeds (paper 53.6, −3.6) [^2][^3] | 50.0 ± 0.0 2 seeds (paper 49.1, +0.9) [^2][^3] \
+| 50.0 ± 0.0 2 seeds (paper 48.5, +1.5) [^2][^3] | n = 10,000; seeds 0, 1 |
+| LRM | – (paper 68.5) | – (paper 52.8) | – (paper 53.8) | – (paper 51.4) | – (paper 51.0) | \
+not trained yet: run `python -m lrm_lightning.train method=lrm data=cifar10` |
+
+Accuracy in %, in brackets its 95% Wilson interval over the n test images; “±” is the standard \
+deviation over seeds.
+Beside it the paper's number and ours minus the paper's, in percentage points.
+A row is a run with the method's settings in conf/method, so label smoothing's s is 0.5; what else \
+is not as in the paper stands beside it.
+"""
+
+TABLE_2 = """\
+**Table 2. Black-box accuracy, CIFAR-10 (not the official bytes)**
+
+| target \\\\ source | Regular | LRM | on |
+| --- | ---: | ---: | --- |
+| Regular | 26.0 \\[18.4, 35.4\\] (white-box) [^1] | 70.0 \\[60.4, 78.1\\] (paper 67.3, +2.7) [^1] | {regular} |
+| LRM | 71.5 \\[62.0, 79.4\\] (paper 71.5, ±0.0) [^1] | 50.0 \\[40.4, 59.6\\] (white-box) [^1] | {lrm} |
+
+Accuracy in %, in brackets its 95% Wilson interval over n = 100 test images. A column is the network \
+that the examples were made on.
+Beside it the paper's number and ours minus the paper's, in percentage points.
+“white-box”: source and target are one network; the paper's are trained independently.
+"""
+
+
+@pytest.fixture
+def read(records):
+    def read():
+        everything = find_records([str(records.folder)])
+        assert everything.skipped == []
+        return everything, data_sets(everything)[0], SourceBook(everything)
+
+    return read
+
+
+def test_table_1(records, read):
+    records.run("pgd", n=100, epochs=7, data=records.jpeg, metrics=(0.6, 0.505, 0.52, 0.4, 0.0))
+    for seed, clean in ((1, 0.74), (0, 0.70)):
+        records.run("alp", seed=seed, data=records.jpeg, metrics=(clean, 0.5, 0.5, 0.5, 0.5))
+    everything, data, book = read()
+    assert markdown.table(table_1(white_box(everything, data), data, book)) == TABLE_1
+
+
+def test_table_2(records, read):
+    regular, lrm = (records.run(name, data=records.jpeg) for name in ("regular", "lrm"))
+    accuracy = [[0.26, 0.70], [0.715, 0.5]]
+    records.transfer([regular, lrm], [regular, lrm], accuracy, n=100, data=records.jpeg)
+    everything, data, book = read()
+    (transfer,) = everything.transfers
+    paths = {"regular": markdown.text(str(regular)), "lrm": markdown.text(str(lrm))}
+    table = table_2(transfer, 0, everything, book)
+    assert markdown.table(table) == TABLE_2.format(**paths)
+
+
+def test_the_papers_diagonal_needs_an_independent_source(records, read):
+    target, source = records.run("pgd", seed=0), records.run("pgd", seed=1)
+    records.transfer([source], [target], [[0.6]])
+    everything, _, book = read()
+    ((cell,),) = [row.cells for row in table_2(everything.transfers[0], 0, everything, book).rows]
+    assert (cell.value, cell.paper, cell.difference, cell.mark) == ("60.0", "58.0", "+2.0", "")
+
+
+def test_a_network_that_is_no_row_of_the_paper_stands_beside_nothing(records, read):
+    one, other = records.run("pgd"), records.run("pgd", squeeze_weight=0.1)
+    records.transfer([other], [one], [[0.6]])
+    everything, _, book = read()
+    table = table_2(everything.transfers[0], 0, everything, book)
+    assert table.columns == (f"PGD ({other.name})",)
+    assert table.rows[0].cells[0].paper == ""
+
+
+def test_other_data_stand_beside_nothing(records, read):
+    records.paper(records.run("pgd", data=records.digits))
+    everything, data, book = read()
+    table = table_1(white_box(everything, data), data, book)
+    assert not any(cell.paper or cell.difference for row in table.rows for cell in row.cells)
+    assert "The paper has no numbers for Digits." in table.notes
+    assert "CIFAR" not in markdown.table(table)
+
+
+def test_pgd_200_stands_beside_section_5_3(records, read):
+    path = records.run("label_smoothing")
+    metrics = dict.fromkeys(("clean", "fgsm", "pgd5", "pgd10", "pgd20", "pgd200"), 0.15)
+    records.evaluation(path, "paper", metrics, n=10000)
+    everything, data, book = read()
+    table = table_1(white_box(everything, data), data, book)
+    assert table.columns[-1] == "PGD-200"
+    by_head = {row.head: row.cells[-1] for row in table.rows}
+    assert (by_head["Label smoothing"].paper, by_head["Label smoothing"].difference) == ("13.6", "+1.4")
+    assert by_head["PGD"].paper == ""
+
+
+def test_an_attack_that_is_not_the_papers_is_named_in_its_row(records, read):
+    records.run("pgd", attack=records.attack | {"step_size": 0.015})
+    everything, data, book = read()
+    table = table_1(white_box(everything, data), data, book)
+    (row,) = [row for row in table.rows if row.head == "PGD"]
+    assert "attacked with step size 0.015 (paper 0.0078)" in row.detail
+
+
+def test_what_is_no_row_of_the_paper_has_a_table_of_its_own(records, read):
+    records.run("pgd")
+    records.run("mixup")
+    records.run("logit_squeezing", squeeze_weight=0.05)
+    everything, data, book = read()
+    others = other_configurations(white_box(everything, data), data, book)
+    assert [row.head for row in others.rows] == ["Mixup", "Logit squeezing"]
+    assert all(cell.paper == "" for row in others.rows for cell in row.cells)
+
+
+def test_variances_stand_beside_the_papers(records, read):
+    path = records.run("pgd")
+    records.paper(path, n=20000, scale=8.0)
+    records.run("alp")
+    everything, data, book = read()
+    table = logit_variances(white_box(everything, data), data, book)
+    cells = {row.head: row.cells for row in table.rows}
+    assert (cells["PGD"][0].value, cells["PGD"][0].difference) == ("8.00", "−0.31")
+    # No evaluation: from the test at the end of training.
+    assert (cells["ALP"][0].value, cells["ALP"][1].value) == ("3.00", "2.00")
+    assert cells["ALP"][0].difference == "−1.02"
+
+
+def test_the_strong_evaluation_and_its_verdict(records, read):
+    records.strong(records.run("label_smoothing"), verdict="masked", square=0.123, new_attack=0.2)
+    records.strong(records.run("pgd"))
+    everything, data, book = read()
+    groups = evaluated(everything, data, "strong")
+    table = strong_table(groups, data, book)
+    assert table.columns[-2:] == ("all together", "new_attack")
+    assert table.rows[0].cells[table.columns.index("Square")].value == "12.3"
+    masked, honest = verdicts(groups, book)
+    assert (masked.title, masked.masked, masked.fired) == ("Label smoothing", True, 1)
+    assert (honest.verdict, honest.masked, honest.fired) == ("not masked", False, 0)
+    assert masked.signs[0].evidence == (
+        "31 of 500 images, 95% interval [4.4, 8.7] %; a sign if all of it is above 1 %"
+    )
+    assert masked.signs[1].evidence == "accuracy by steps: (20: 0.5)"
+    assert masked.signs[0].source == "Athalye et al. 2018, arXiv:1802.00420"
+
+
+def test_every_table_is_marked_if_its_data_are_not_official(records, read):
+    path = records.run("pgd", data=records.jpeg)
+    records.run("mixup", data=records.jpeg)
+    records.paper(path)
+    records.strong(path)
+    records.transfer([path], [path], [[0.5]], data=records.jpeg)
+    everything, data, book = read()
+    tables = [
+        part
+        for section in sections(everything, data, book)
+        for part in section.parts
+        if isinstance(part, Table)
+    ]
+    assert [table.slug for table in tables] == [
+        "table-1",
+        "table-2",
+        "logit-variance",
+        "strong-evaluation",
+        "other-configurations",
+    ]
+    for table in tables:
+        assert "CIFAR-10 (not the official bytes)" in table.caption, table.slug
+
+
+def test_every_number_names_its_source(records, read):
+    path = records.run("pgd")
+    records.strong(path)
+    records.transfer([path], [path], [[0.5]])
+    everything, data, book = read()
+    for section in sections(everything, data, book):
+        for part in section.parts:
+            for row in part.rows if isinstance(part, Table) else ():
+                for cell in row.cells:
+                    assert bool(cell.sources) == (cell.value != "–")
+    assert [source.number for source in book.sources] == list(range(1, len(book.sources) + 1))
+    for source in book.sources:
+        facts = dict(source.facts)
+        assert list(facts) == ["run", "data", "n", "seed", "commit"]
+        assert all(facts.values())
+        assert facts["commit"] == "0123456789ab"
+        assert source.command.startswith("python -m lrm_lightning.")
+
+
+def test_commands_can_be_pasted(records, read):
+    records.evaluation(records.run("a b"), "paper", {"clean": 0.5}, n=7)
+    everything, data, book = read()
+    book.cite(everything.evaluations[0])
+    book.cite(everything.runs[0])
+    evaluate, train = (source.command for source in book.sources)
+    assert evaluate.endswith("suite=paper n_images=7 seed=0")
+    assert train == "python -m lrm_lightning.train 'method=a b' seed=0"
+
+
+@pytest.mark.parametrize("field", ["git", "hardware", "versions", "wall_s", "written"])
+def test_what_a_record_does_not_say_is_said(records, read, field):
+    path = records.run("pgd") / "record.json"
+    content = json.loads(path.read_text())
+    del content[field]
+    path.write_text(json.dumps(content))
+    everything, _, book = read()
+    book.cite(everything.runs[0])
+    (source,) = book.sources
+    assert "not recorded" in dict(source.facts + source.details).values()
+
+
+@given(
+    st.floats(0, 1, allow_subnormal=False), st.integers(0, 1000).map(lambda tenths: tenths / 10)
+)
+def test_the_difference_is_that_of_the_numbers_shown(accuracy, printed):
+    ours = 100 * accuracy
+    shown = number(ours)
+    told = signed(ours - printed)
+    assert "-" not in told  # the typographical minus, always
+    difference = float(told.replace("−", "-").replace("±", ""))
+    # To the last digit, but for a tie that binary rounds elsewhere.
+    assert abs(float(shown) - printed - difference) < 0.1 + 1e-6
+    assert abs(ours - printed - difference) <= 0.05 + 1e-6
+    assert told[0] == {True: "+", False: "−"}[difference > 0] if difference else told == "±0.0"
+
+
+def test_a_negative_zero_has_no_sign():
+    assert number(-0.04) == "0.0"
+    assert signed(-0.04) == "±0.0"
+    assert signed(0.06) == "+0.1"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a|b", "a\\|b"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("*x* _y_ `z`", "\\*x\\* \\_y\\_ \\`z\\`"),
+        ("[a](b)", "\\[a\\](b)"),
+    ],
+)
+def test_markdown_shows_names_as_they_are(raw, shown):
+    assert markdown.text(raw) == shown
+
+
+def test_code_cannot_be_left_early():
+    assert markdown.code("a`b``c") == "```a`b``c```"
+    assert markdown.code("`a`") == "`` `a` ``"
+
+
+def test_the_papers_table_is_in_the_papers_order(records, read):
+    records.run("mixup")
+    everything, data, book = read()
+    table = table_1(white_box(everything, data), data, book)
+    assert [row.head for row in table.rows] == [row.title for row in paper.METHODS.values()]
