@@ -1,10 +1,8 @@
 """Argument checks shared by every public constructor and function: one readable line a mistake."""
 
-import sys
+import math
 from collections.abc import Collection
 from numbers import Integral, Real
-
-LARGEST = sys.float_info.max
 
 
 def check_number(
@@ -38,16 +36,18 @@ def check_number(
     ]
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
     wanted += f" ({why})" if why else ""
-    # Not float(value): a whole number may be too large for it.
-    ok = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST
-    if ok and isinstance(value, Real):
-        number = float(value)
-        ok = (
-            (low is None or number >= low)
-            and (high is None or number <= high)
-            and (above is None or number > above)
-            and (below is None or number < below)
-        )
+    try:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # a whole number beyond the largest float
+        number = math.inf
+    ok = (
+        math.isfinite(number)
+        and (low is None or number >= low)
+        and (high is None or number <= high)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    )
     if not ok:
         raise ValueError(f"{name}={value!r} must be {wanted}")
 

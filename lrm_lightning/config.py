@@ -146,7 +146,7 @@ def _check_trainer(cfg: DictConfig) -> None:
 
 def _check_checkpoint(cfg: DictConfig) -> None:
     check_choice("select", cfg.checkpoint.select, ("last", "best"))
-    check_number("every_minutes", cfg.checkpoint.every_minutes, above=0)
+    check_number("every_minutes", cfg.checkpoint.every_minutes, above=0, high=1e6)
     logged = ["val/acc/clean", "val/acc/fgsm"]
     logged += [f"val/acc/pgd{steps}" for steps in cfg.robust_accuracy.steps]
     if cfg.checkpoint.select == "best":

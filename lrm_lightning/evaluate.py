@@ -63,11 +63,14 @@ def evaluate(cfg: DictConfig) -> list[dict[str, Any]]:
     sources = [from_run(path) for path in find_runs(given["sources"], key="sources")]
     loaded: dict[str, ImageDataModule] = {}
     records = []
-    for subject in subjects:
+    for number, subject in enumerate(subjects, start=1):
+        title = f"{suite.name} {subject.label} ({number}/{len(subjects)})"
         settings = data_settings(subject.trained, given["data"])
         if str(settings) not in loaded:
             loaded[str(settings)] = load_data(settings)
-        records.append(_evaluate(subject, suite, sources, loaded[str(settings)], given, device))
+        records.append(
+            _evaluate(subject, suite, sources, loaded[str(settings)], given, device, title)
+        )
     print_evaluations(records)
     return records
 
@@ -97,6 +100,7 @@ def _evaluate(
     datamodule: ImageDataModule,
     given: Mapping[str, Any],
     device: torch.device,
+    title: str,
 ) -> dict[str, Any]:
     model = subject.as_dict()
     images = checked(
@@ -137,7 +141,7 @@ def _evaluate(
         seed=given["seed"],
         batch_size=given["batch_size"],
         journal=journal,
-        progress=Progress(f"{suite.name} {subject.label}", suite.passes),
+        progress=Progress(title, suite.passes),
     )
     with exact_arithmetic():
         with subject.blamed(Exception):  # its forward is anybody's code

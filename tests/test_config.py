@@ -106,7 +106,7 @@ BAD = [
     ("checkpoint.every_minutes", 0, "checkpoint.every_minutes=0 must be a number > 0"),
     ("logger.mode", "dryrun", "logger.mode='dryrun' is unknown; choose one of: auto, online"),
     ("logger.wandb", "no", "logger.wandb='no' must be true or false"),
-    ("method.smoothing", "???", "config: Missing mandatory value: method.smoothing"),
+    ("method.smoothing", "???", "config: Missing mandatory value: smoothing full_key: method.smoothing"),
     ("method.smoothing", "${nothing.here}", "config: Interpolation key 'nothing.here' not found"),
 ]
 
@@ -186,7 +186,7 @@ def test_run_id_does_not_depend_on_the_order_of_keys(cfg):
         return node
 
     reversed_cfg = OmegaConf.create(reverse(OmegaConf.to_container(cfg, resolve=False)))
-    assert list(reversed_cfg) == list(reversed(cfg))
+    assert list(reversed_cfg) == list(cfg)[::-1]
     assert config.run_id(reversed_cfg) == config.run_id(cfg)
 
 
@@ -263,8 +263,8 @@ def test_plain_is_plain(cfg):
 
 
 def test_resolver_names_the_run_inside_the_configuration(cfg):
-    named = OmegaConf.create({"hydra": {"dir": "${seed}/${run_id:}"}})
-    assert OmegaConf.merge(cfg, named).hydra.dir == f"0/{config.run_id(cfg)}"
+    named = _changed(cfg, "hydra", {"dir": "${seed}/${run_id:}"})
+    assert named.hydra.dir == f"0/{config.run_id(cfg)}"
 
 
 def test_conf_dir_has_the_primary_config():

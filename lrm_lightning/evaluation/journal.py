@@ -70,7 +70,7 @@ class Journal:
         if piece is None:
             begin = time.monotonic()
             piece = compute()
-            seconds = np.float64(time.monotonic() - begin)
+            seconds = np.array(time.monotonic() - begin)
             if path is not None:
                 _write(path, piece | {SECONDS: seconds})
         else:

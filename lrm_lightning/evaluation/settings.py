@@ -97,8 +97,11 @@ def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
         found = get_object(target) if target.startswith(TRUSTED) else None
     except (ImportError, ValueError):
         found = None
-    ours = isinstance(found, type) and found.__module__.startswith(TRUSTED)
-    if not (ours and issubclass(found, ImageDataModule)):
+    if not (
+        isinstance(found, type)
+        and found.__module__.startswith(TRUSTED)
+        and issubclass(found, ImageDataModule)
+    ):
         raise UserError(f"data {target} are not this package's; choose others with data.name=...")
     kwargs = {key: value for key, value in settings.items() if key != "_target_"}
     datamodule: ImageDataModule = checked("data.", lambda: found(**kwargs))

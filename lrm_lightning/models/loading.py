@@ -51,7 +51,8 @@ def load_model(
     if not exported:
         state = {key[len(PREFIX) :]: each for key, each in state.items() if key.startswith(PREFIX)}
     fill(network, state, path)
-    return network.eval().to(memory_format=torch.channels_last)
+    # torch's stub forgets that memory_format suffices
+    return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
@@ -126,8 +127,11 @@ def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
     except (ImportError, ValueError):
         found = None
     # The class itself must be ours: a module of ours also leads to all that it imports.
-    ours = isinstance(found, type) and found.__module__.startswith(TRUSTED)
-    if not (ours and issubclass(found, nn.Module)):
+    if not (
+        isinstance(found, type)
+        and found.__module__.startswith(TRUSTED)
+        and issubclass(found, nn.Module)
+    ):
         raise UserError(
             f"{folder} names the network {target}, which is not this package's; build it yourself"
             " and pass it as load_model(..., network=...)"

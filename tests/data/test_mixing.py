@@ -28,6 +28,7 @@ def _vh_draw(draw):
 
 
 @given(_vh_draw())
+@settings(deadline=None)
 def test_vh_mixup_label_share_is_the_mean_of_the_first_images_share(drawn):
     height, width, rows, cols, weight = drawn
     ones, zeros = torch.ones(1, 3, height, width), torch.zeros(1, 3, height, width)
@@ -58,7 +59,7 @@ def _vh_mixup_of_one_pair(x1, y1, x2, y2, h, w, m):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_vh_mixup_equals_its_definition_pixel_by_pixel(seed):
     count, height, width = 5, 6, 7
     pairs = _pairs(count, height, width, seed)
@@ -91,7 +92,7 @@ def test_vh_mixup_with_no_rows_and_no_columns_is_the_second_image():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_mixed_pixels_lie_between_the_two_images_and_labels_keep_their_mass(seed):
     x1, targets1, x2, targets2 = pairs = _pairs(8, 5, 5, seed)
     weight = draw_mixup(8, alpha=0.3, generator=_generator(seed))

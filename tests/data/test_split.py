@@ -12,7 +12,7 @@ def _generator(seed=0):
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 2**32 - 1)
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_parts_are_disjoint_complete_and_in_proportion(classes, share, seed):
     labels = torch.tensor(classes)
     size = int(share * len(labels))

@@ -82,7 +82,7 @@ class Records:
         self.write_text(path / ".hydra" / "overrides.yaml", f"- method={method}\n- seed={seed}\n")
         if curves:
             rows = [
-                f"{10 * k},{k},{metrics[0] * (1 - 0.5**(k + 1))},{metrics[3] * (1 - 0.6**(k + 1))},"
+                f"{10 * k},{k},{metrics[0] * (1 - 0.5 ** (k + 1))},{metrics[3] * (1 - 0.6 ** (k + 1))},"
                 for k in range(6)
             ]
             rows += [f"{10 * k + 5},{k},,,{2.3 * 0.8**k}" for k in range(6)]
@@ -141,7 +141,11 @@ class Records:
             "explanation": "Square, which sees no gradient, broke 31 images that PGD left correct",
             "source": "Athalye et al. 2018, arXiv:1802.00420",
         }  # fmt: skip
-        other = sign | {"name": "steps", "fired": False, "evidence": {"accuracy_by_steps": {"20": 0.5}}}
+        other = sign | {
+            "name": "steps",
+            "fired": False,
+            "evidence": {"accuracy_by_steps": {"20": 0.5}},
+        }
         masking = {"verdict": verdict, "signs": [sign, other]}
         return self.evaluation(path, "strong", found, n=n, masking=masking, settings={})
 

@@ -6,15 +6,16 @@ A server process imports the package once; every run is a fork of it, with files
 import csv
 import json
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 # A few seconds of training, at a rate that moves the weights.
 SMALL = (
@@ -44,11 +45,20 @@ for number, path in ((1, out), (2, err)):
 sys.stdout = open(1, "w", buffering=1, closefd=False)
 sys.stderr = open(2, "w", buffering=1, closefd=False)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+import torch
+torch.set_num_threads(1)  # the same sums on every machine
 exec(prelude)
 sys.argv[1:] = arguments
-sys.modules.pop("lrm_lightning.train")
+sys.modules.pop("lrm_lightning.train", None)
 runpy.run_module("lrm_lightning.train", run_name="__main__", alter_sys=True)
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole trainings take a while where the machine has other things to do."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 class Run:
@@ -68,7 +78,7 @@ class Run:
 
     def ends(self, code: int = 0) -> "Run":
         """Wait; the process must end with this exit code, without traceback or warning."""
-        self.process.join(120)
+        self.process.join(600)
         assert self.process.exitcode == code, self.output + self.errors
         assert "Traceback" not in self.output + self.errors
         if code == 0:
@@ -103,7 +113,7 @@ class Command:
         out, err = self.folder / f"{number}.out", self.folder / f"{number}.err"
         names = {
             "folder": str(self.folder),
-            "environment": environment,
+            "environment": {"COLUMNS": "200"} | environment,
             "out": str(out),
             "err": str(err),
             "prelude": prelude,
@@ -154,13 +164,33 @@ class Finished:
 def server():
     """Forks processes off one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
+    # without effect if another test has started the server: then a process imports what is missing
     context.set_forkserver_preload(["lrm_lightning.train", "sklearn.datasets"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # the same sums on every machine
-        patch.setenv("PYTHONPATH", str(REPOSITORY))
-        patch.setenv("COLUMNS", "200")
-        context.Process(target=int).start()  # which starts the server
     return context
+
+
+@pytest.fixture
+def python() -> Callable[..., str]:
+    """Runs a fresh interpreter, for what a fork cannot show; gives its output."""
+
+    def run(*arguments: str, folder: Path, **environment: str) -> str:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=os.environ | {"COLUMNS": "200"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            output, errors = process.communicate(timeout=1000)
+        finally:
+            process.terminate()  # where it is still there; a multirun then ends its jobs
+        assert (process.returncode, errors) == (0, ""), output + errors
+        return output
+
+    return run
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ VALUES = {
     "seed negative": (["seed=-1"], "seed=-1"),
     "seed too large": (["seed=99999999999999999999"], "seed=99999999999999999999"),
     "select": (["checkpoint.select=foo"], "checkpoint.select='foo'"),
+    "every_minutes": (["checkpoint.every_minutes=1e18"], "checkpoint.every_minutes=1e+18 must be"),
     "monitor": (
         ["checkpoint.select=best", "checkpoint.monitor=foo"],
         "checkpoint.monitor='foo' is unknown; choose one of: val/acc/clean",

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -79,30 +77,21 @@ def test_its_term_is_logged_and_its_knob_turned(command, mine, finished):
     assert "method.strength=-1 must be" in line
 
 
-def test_sweep_over_it_and_others(tmp_path, mine, small):
+def test_sweep_over_it_and_others(tmp_path, mine, small, python):
     _, searchpath = mine
     settings = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "lrm_lightning.train", "-m", "method=alp,lrm,mine"),
-            *(searchpath, *small, *settings),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}/code:{REPOSITORY}", "COLUMNS": "200"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=280,
+    output = python(
+        *("-m", "lrm_lightning.train", "-m", "method=alp,lrm,mine"),
+        *(searchpath, *small, *settings),
+        folder=tmp_path,
+        PYTHONPATH=f"{tmp_path}/code{os.pathsep}{REPOSITORY}",
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stderr == ""
     records = {
         path.parent.name.rpartition("-")[0]: json.loads(path.read_text())
         for path in tmp_path.glob("runs/digits/*/record.json")
     }
     assert sorted(records) == ["alp", "confidence", "lrm"]
-    header = next(line for line in run.stdout.splitlines() if "clean %" in line)
-    table = run.stdout[run.stdout.index(header) :]
+    table = output[output.index("clean %") :]
     for name, record in records.items():
         (row,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
         assert f"{100 * record['metrics']['clean']:.1f} [" in row

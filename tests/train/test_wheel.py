@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,24 +13,10 @@ MISSING = [name for name in ("build", "hatchling", "pip") if importlib.util.find
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
-def _python(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def test_installed_wheel_trains(tmp_path):
+def test_installed_wheel_trains(tmp_path, python):
     dist, site, elsewhere = (tmp_path / name for name in ("dist", "site", "elsewhere"))
     elsewhere.mkdir()
-    _python("-m", "build", "--wheel", "--no-isolation", f"--outdir={dist}", folder=REPOSITORY)
+    python("-m", "build", "--wheel", "--no-isolation", f"--outdir={dist}", folder=REPOSITORY)
     (wheel,) = dist.glob("lrm_lightning-*.whl")
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
@@ -45,17 +28,15 @@ def test_installed_wheel_trains(tmp_path):
     assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]
 
     install = ("install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check")
-    _python("-m", "pip", *install, f"--target={site}", str(wheel), folder=elsewhere)
-    done = _python(
+    python("-m", "pip", *install, f"--target={site}", str(wheel), folder=elsewhere)
+    output = python(
         *("-m", "lrm_lightning.train", "-m", "method=pgd", "experiment=demo"),
         *("trainer.max_epochs=1", "trainer.limit_train_batches=2", "attack.steps=1"),
         *("robust_accuracy.n_images=10", "robust_accuracy.test_n_images=10", "trainer=cpu"),
         folder=elsewhere,
         PYTHONPATH=str(site),
-        COLUMNS="200",
     )
-    assert done.stderr == ""
-    assert "PGD-20 %" in done.stdout
+    assert "PGD-20 %" in output
     (path,) = elsewhere.glob("runs/digits/pgd-*/record.json")
     record = json.loads(path.read_text())
     assert record["n"] == 10

@@ -1,0 +1,96 @@
+"""The command."""
+
+import os
+import sys
+
+import pytest
+
+from lrm_lightning import report as command
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder; returns its exit code, output and errors."""
+
+    def run(*overrides):
+        monkeypatch.setattr(sys, "argv", ["report", *overrides])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        code = 0
+        try:
+            command.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def test_it_writes_a_page_markdown_and_figures_and_nothing_else(records, run, tmp_path):
+    records.run("pgd", curves=False)
+    code, out, err = run("runs_dir=runs", "out=there/report")
+    assert (code, err) == (0, "")
+    assert out == "wrote there/report/index.html, report.md and figures/ beside it\n"
+    assert sorted(os.listdir(tmp_path / "there/report")) == ["figures", "index.html", "report.md"]
+    assert sorted(os.listdir(tmp_path)) == ["runs", "there"]
+
+
+def test_the_same_records_give_the_same_report(records, run, tmp_path):
+    records.run("pgd", curves=False)
+    for out in ("one", "two"):
+        assert run(f"out={out}")[0] == 0
+    for name in ("index.html", "report.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_no_records_is_one_line(run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    code, out, err = run()
+    assert (code, out) == (1, "")
+    assert err.startswith("error: no records below runs; train with ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_damaged_records_are_named_and_the_rest_is_reported(records, run, tmp_path):
+    records.run("pgd", curves=False)
+    records.write_text(records.folder / "x" / "record.json", "{")
+    code, _, err = run("runs_dir=[runs]")
+    assert code == 0
+    assert err.startswith("skipped: runs/x/record.json is damaged")
+    assert err.count("\n") == 1
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_nothing_but_damaged_records_is_an_error(records, run):
+    records.write_text(records.folder / "record.json", "[]")
+    code, _, err = run()
+    assert code == 1
+    assert [line.split(":")[0] for line in err.splitlines()] == ["skipped", "error"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("runs_dir=nowhere", "error: no folder nowhere"),
+        ("runs_dir=[]", "error: runs_dir=[] must be a folder or a list of folders"),
+        ("runs_dir=3", "error: runs_dir=3 must be a folder or a list of folders"),
+        ("out=null", "error: out=None must be a folder"),
+        ("colour=red", "error: Could not override 'colour'"),
+    ],
+)
+def test_a_mistake_is_one_line(records, run, override, message):
+    records.run("pgd")
+    code, _, err = run(override)
+    assert code == 1
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(records, run, tmp_path):
+    records.run("pgd")
+    (tmp_path / "report").write_text("a file")
+    code, _, err = run()
+    assert code == 1
+    assert err.startswith("error: cannot write report")
+    assert err.count("\n") == 1

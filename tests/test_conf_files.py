@@ -1,0 +1,193 @@
+"""Every YAML file composes, makes sense, and says what the class it names says."""
+
+import inspect
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from lrm_lightning import config
+from lrm_lightning.data import Batch
+from lrm_lightning.draws import Draws
+from lrm_lightning.methods import Defense
+
+CONF = config.conf_dir()
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+GROUPS = ("method", "model", "data", "attack", "trainer", "logger", "experiment")
+SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha"}
+GIVEN_BY_THE_PROGRAM = {"network", "num_classes", "attack", "optimizer"}
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+def _compose(*overrides, name="config", folder=CONF, hydra=False):
+    config.register_resolvers()
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose(name, list(overrides), return_hydra_config=hydra)
+
+
+def _method_file(name):
+    return OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+
+
+def test_there_are_the_papers_defences():
+    assert {
+        "regular",
+        "label_smoothing",
+        "logit_squeezing",
+        "clean_logit_pairing",
+        "mixup",
+        "vh_mixup",
+        "pgd",
+        "alp",
+        "lrm",
+    } <= set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))],
+)
+def test_option_composes_and_validates(group, option):
+    cfg = _compose(f"{group}={option}" if group != "experiment" else f"+experiment={option}")
+    config.validate(cfg)
+    config.run_id(cfg)
+
+
+def _expand(params):
+    keys = list(params)
+    choices = [re.split(r",(?![^\[]*\])", str(params[key])) for key in keys]
+    for combination in itertools.product(*choices):
+        yield [f"{key}={value}" for key, value in zip(keys, combination, strict=True)]
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_job_of_a_sweep_validates_and_is_another_run(path):
+    search = f"hydra.searchpath=[file://{CONF}]"
+    cfg = _compose(search, name=path.stem, folder=SWEEPS, hydra=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    jobs = list(_expand(OmegaConf.to_container(cfg.hydra.sweeper.params)))
+    assert len(jobs) > 1
+    names = set()
+    for job in jobs:
+        one = _compose(search, *job, name=path.stem, folder=SWEEPS)
+        assert one.sweep == path.stem
+        config.validate(one)
+        names.add(config.run_id(one))
+    assert len(names) == len(jobs)
+
+
+def test_sweeps_hold_the_values_of_the_paper():
+    def params(name):
+        return OmegaConf.load(SWEEPS / f"{name}.yaml").hydra.sweeper.params
+
+    assert params("table1").method == "regular,label_smoothing,pgd,alp,lrm"
+    smoothing = {float(s) for s in params("smoothing")["method.smoothing"].split(",")}
+    assert {0.0, 0.01, 0.5, 0.75} <= smoothing
+    assert all(0 <= s <= 0.9 for s in smoothing)
+
+
+def _tiny_batch():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 3, 32, 32, generator=generator)
+    targets = torch.rand(4, 10, generator=generator).softmax(1)
+    draws = Draws(seed=0, epoch=0, step=0, size=4, start=0, stop=4)
+    return Batch(x, targets, targets.argmax(1), torch.arange(4), draws)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_trains_every_parameter(method):
+    cfg = _compose(
+        f"method={method}",
+        "model=resnet_tiny",
+        "model.widths=[4,4,4,4]",
+        "attack.steps=1",
+    )
+    torch.manual_seed(0)
+    defense = config.build_defense(cfg, config.build_network(cfg, 10), 10)
+    assert isinstance(defense, Defense)
+    assert defense.name == method
+    terms = defense.loss_terms(_tiny_batch())
+    loss = torch.stack(list(terms.values())).sum()
+    assert loss.isfinite()
+    loss.backward()
+    for name, parameter in defense.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def _keywords(defense):
+    """Keyword to default, of a defence's constructor and those that it hands keywords on to."""
+    found = {}
+    for cls in inspect.getmro(defense):
+        if issubclass(cls, Defense) and "__init__" in vars(cls):
+            for name, parameter in inspect.signature(cls.__init__).parameters.items():
+                if parameter.kind is not parameter.VAR_KEYWORD and name != "self":
+                    found.setdefault(name, parameter.default)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_file_is_its_constructor(method):
+    settings = _method_file(method)
+    keywords = _keywords(get_class(settings.pop("_target_")))
+    assert settings.keys() == keywords.keys() - GIVEN_BY_THE_PROGRAM
+    assert settings.pop("name") == method
+    assert settings == {key: keywords[key] for key in settings}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shared_knobs_are_in_every_method(method):
+    assert _method_file(method).keys() >= SHARED_KNOBS
+
+
+def test_every_defence_has_a_file():
+    def subclasses(cls):
+        return {cls}.union(*(subclasses(each) for each in cls.__subclasses__()))
+
+    ours = {each for each in subclasses(Defense) if each.__module__.startswith("lrm_lightning.")}
+    named = {get_class(_method_file(method)["_target_"]) for method in METHODS}
+    assert ours - {Defense} == named
+
+
+@pytest.mark.parametrize(
+    ("group", "node"),
+    [("optimizer", "optimizer"), ("robust_accuracy", "robust_accuracy"), ("linf", "attack")],
+)
+def test_defaults_in_the_config_are_those_of_the_class(group, node):
+    settings = OmegaConf.to_container(_compose("attack=linf")[node])
+    cls = get_class(settings.pop("_target_"))
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in settings:
+            default = parameter.default
+            default = list(default) if isinstance(default, tuple) else default
+            assert settings[name] == default, name
+
+
+def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
+    adversarial = {name for name in METHODS if "alpha" in _method_file(name)}
+    assert adversarial == {"pgd", "alp", "lrm"}
+    for name in METHODS:
+        cfg = _compose(f"method={name}", "+experiment=paper")
+        assert cfg.trainer.max_epochs == (101 if name in adversarial else 200)
+
+
+def test_recipe_of_the_paper():
+    cfg = _compose("+experiment=paper")
+    assert (cfg.attack.eps, cfg.attack.step_size, cfg.attack.steps) == (0.03, 0.0078, 10)
+    assert (cfg.attack.norm, cfg.attack.random_start) == ("linf", True)
+    assert cfg.data.batch_size == 128
+    assert cfg.optimizer.weight_decay == 2e-4
+    assert cfg.robust_accuracy.test_steps == [5, 10, 20]
+
+
+def test_table_1_settings_of_the_methods():
+    assert _method_file("label_smoothing")["smoothing"] == 0.5
+    assert _method_file("alp")["alpha"] == _method_file("pgd")["alpha"] == 0
+    lrm = _method_file("lrm")
+    assert (lrm["smoothing"], lrm["squeeze_weight"], lrm["mixing"]) == (0.1, 1e-3, "vh_mixup")
