@@ -78,7 +78,7 @@ def train(cfg: DictConfig, path: Path) -> float:
             _fit(trainer, defense, datamodule, run_dir)
             epochs, steps = trainer.current_epoch, trainer.global_step
             _test(trainer, defense, datamodule, cfg, run_dir)
-        score = attacker.val_metrics[f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"]
+        score = attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}")
         record = {
             **_record(cfg, trainer, defense, datamodule, attacker),
             "epochs": epochs,

@@ -53,7 +53,7 @@ def test_there_are_the_papers_defences():
     [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))],
 )
 def test_option_composes_and_validates(group, option):
-    cfg = _compose(f"{group}={option}" if group != "experiment" else f"+experiment={option}")
+    cfg = _compose(f"{group}={option}")
     config.validate(cfg)
     config.run_id(cfg)
 
@@ -173,12 +173,12 @@ def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
     adversarial = {name for name in METHODS if "alpha" in _method_file(name)}
     assert adversarial == {"pgd", "alp", "lrm"}
     for name in METHODS:
-        cfg = _compose(f"method={name}", "+experiment=paper")
+        cfg = _compose(f"method={name}", "experiment=paper")
         assert cfg.trainer.max_epochs == (101 if name in adversarial else 200)
 
 
 def test_recipe_of_the_paper():
-    cfg = _compose("+experiment=paper")
+    cfg = _compose("experiment=paper")
     assert (cfg.attack.eps, cfg.attack.step_size, cfg.attack.steps) == (0.03, 0.0078, 10)
     assert (cfg.attack.norm, cfg.attack.random_start) == ("linf", True)
     assert cfg.data.batch_size == 128
