@@ -5,7 +5,7 @@ pixels in [0, 1] (normalisation is its own business) and returns logits. From th
 
     python -m examples.external_model weights.pt   # trains a small network in seconds
     python -m lrm_lightning.evaluate suite=strong name=small_cnn n_images=100 data.name=digits \
-        model=examples.external_model:small_cnn weights=weights.pt attack.eps=0.1
+        network=examples.external_model:small_cnn weights=weights.pt attack.eps=0.1
 
 The records are in ``runs/small_cnn/evaluations``, and the report shows them with the others. The
 import path is code that runs, so name only what you trust; the file of weights is read without

@@ -2,7 +2,7 @@
 
 python -m lrm_lightning.evaluate runs=[runs/cifar10/alp-dde014db] suite=paper
 python -m lrm_lightning.evaluate 'runs=[runs/cifar10/*]' suite=strong n_images=1000
-python -m lrm_lightning.evaluate model=my_package.models:my_network weights=my.pt name=mine
+python -m lrm_lightning.evaluate network=my_package.models:my_network weights=my.pt name=mine
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,11 +85,11 @@ def _suite(given: Mapping[str, Any]) -> Suite:
 
 def _subjects(given: Mapping[str, Any]) -> list[Subject]:
     subjects = [from_run(path, given["checkpoint"]) for path in find_runs(given["runs"])]
-    if given["model"] is not None:
+    if given["network"] is not None:
         outside = {key: given[key] for key in ("weights", "name", "out")}
-        subjects.append(from_outside(given["model"], **outside))
+        subjects.append(from_outside(given["network"], **outside))
     if not subjects:
-        raise UserError("nothing to evaluate: give runs=[...], or model=package.module:function")
+        raise UserError("nothing to evaluate: give runs=[...], or network=package.module:function")
     return subjects
 
 

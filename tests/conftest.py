@@ -139,7 +139,7 @@ class Processes:
     def run(self, module, *arguments, code=0):
         """Wait; returns what it printed, or of a failure the one line that it must say."""
         process = self.start(module, *arguments)
-        process.join(240)
+        process.join(280)
         out, err = (Path(process.files[name]).read_text() for name in ("out", "err"))
         assert process.exitcode == code, out + err
         assert "Traceback" not in out + err

@@ -36,7 +36,10 @@ def test_number(bounds, good, bad):
         ({"low": 0}, "x='a' must be a number >= 0"),
         ({"above": 0, "high": 1}, "x='a' must be a number > 0 and <= 1"),
         ({"low": 0, "below": 1}, "x='a' must be a number >= 0 and < 1"),
-        ({"low": 0, "high": 0.9, "why": "1 - 1/C"}, "x='a' must be a number >= 0 and <= 0.9 (1 - 1/C)"),
+        (
+            {"low": 0, "high": 0.9, "why": "1 - 1/C"},
+            "x='a' must be a number >= 0 and <= 0.9 (1 - 1/C)",
+        ),
     ],
 )
 def test_number_says_what_it_must_be(bounds, message):

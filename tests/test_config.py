@@ -106,7 +106,11 @@ BAD = [
     ("checkpoint.every_minutes", 0, "checkpoint.every_minutes=0 must be a number > 0"),
     ("logger.mode", "dryrun", "logger.mode='dryrun' is unknown; choose one of: auto, online"),
     ("logger.wandb", "no", "logger.wandb='no' must be true or false"),
-    ("method.smoothing", "???", "config: Missing mandatory value: smoothing full_key: method.smoothing"),
+    (
+        "method.smoothing",
+        "???",
+        "config: Missing mandatory value: smoothing full_key: method.smoothing",
+    ),
     ("method.smoothing", "${nothing.here}", "config: Interpolation key 'nothing.here' not found"),
 ]
 

@@ -41,7 +41,12 @@ def test_keys_do_not_run_together():
 
 def test_stream_is_the_same_on_every_machine():
     # another hash or seed would silently change every result that was ever published
-    assert torch.randint(10**6, (4,), generator=generator(0, "attack", 0, 0)).tolist() == [539687, 631104, 952991, 966560]
+    assert torch.randint(10**6, (4,), generator=generator(0, "attack", 0, 0)).tolist() == [
+        539687,
+        631104,
+        952991,
+        966560,
+    ]
 
 
 def test_draws_name_seed_purpose_epoch_and_step():

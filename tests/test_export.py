@@ -1,19 +1,14 @@
 """What an export holds, and that what comes back is the same network."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.subjects import find_runs, from_run
 from lrm_lightning.export import export_model
 from lrm_lightning.models.loading import load_model
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
@@ -93,26 +88,3 @@ def test_export_that_names_foreign_code_is_refused(exported):
         UserError, match=r"names the network os\.system, which is not this package's"
     ):
         load_model(out)
-
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_example_attacks_the_export_with_foolbox_and_autoattack(exported):
-    pytest.importorskip("foolbox")
-    attack = example("attack_exported")
-    network = load_model(exported[1])
-    x, y = attack.images(20)
-    datamodule = DigitsDataModule()
-    datamodule.setup()
-    assert torch.equal(y, datamodule.test_dataloader().split.labels[:20])
-    with torch.no_grad():
-        clean = float((network(x).argmax(dim=1) == y).float().mean())
-    pgd = attack.with_foolbox(network, x, y, 0.1)
-    worst = attack.with_autoattack(network, x, y, 0.1, queries=10)
-    assert clean > 0.6
-    assert 0 <= worst <= pgd < clean

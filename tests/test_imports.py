@@ -101,9 +101,8 @@ def test_evaluation_does_not_train():
         assert not _parts(everywhere) & {"methods", "callbacks", "loggers", "train"}, path
 
 
-def test_report_reads_files_only():
-    paths = [*_files("report"), *_files("reporting")]
-    paths = [path for path in paths if path.exists()]
+def test_report_makes_no_network_and_no_attack():
+    paths = [path for path in (*_files("report"), *_files("reporting")) if path.exists()]
     if not paths:
         pytest.skip("there is no report yet")
     for path in paths:
@@ -111,7 +110,7 @@ def test_report_reads_files_only():
         heavy = {"torch", "lightning", "torchmetrics", "wandb"}
         assert not {name.split(".")[0] for name in everywhere} & heavy, path
         parts = _parts(everywhere)
-        assert not parts & {"methods", "callbacks", "attacks", "data", "models", "losses"}, path
+        assert not parts & {"methods", "callbacks", "loggers", "attacks", "models", "losses"}, path
 
 
 def test_the_launcher_imports_the_package_only_when_it_is_used():
@@ -133,7 +132,7 @@ def test_importing_the_package_or_the_launcher_is_light():
     code = (
         "import sys, lrm_lightning, hydra_plugins.lrm_process_launcher;"
         "heavy = {'torch', 'lightning', 'wandb', 'sklearn'} & set(sys.modules);"
-        "sys.exit(' '.join(heavy))"
+        "sys.exit(' '.join(heavy) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

@@ -93,7 +93,7 @@ def test_ranks_that_start_at_once_do_not_disturb_each_other(tmp_path):
         try:
             for _ in range(50):
                 RunDir(tmp_path, IDENTITY)
-        except BaseException as error:  # noqa: BLE001 (told to the main thread)
+        except BaseException as error:  # told to the main thread
             problems.append(error)
 
     threads = [threading.Thread(target=rank) for _ in range(4)]

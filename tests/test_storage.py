@@ -81,7 +81,7 @@ def test_killed_between_writing_and_replacing(tmp_path, monkeypatch):
 
 
 def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*No such file or directory"):
+    with pytest.raises(UserError, match=r"cannot write .*No such file or directory"):
         write_text(tmp_path / "nowhere" / "a.txt", "text")
 
 

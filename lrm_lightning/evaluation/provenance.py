@@ -28,9 +28,10 @@ def git_state() -> dict[str, Any]:
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return {"commit": None, "dirty": None}
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {
         "commit": _git(folder, "rev-parse", "HEAD"),
-        "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+        "dirty": None if changes is None else bool(changes),
     }
 
 

@@ -120,11 +120,11 @@ def from_run(folder: Path, checkpoint: str | None = None) -> Subject:
     )
 
 
-def from_outside(model: str, *, weights: str | None, name: str | None, out: str | Path) -> Subject:
+def from_outside(target: str, *, weights: str | None, name: str | None, out: str | Path) -> Subject:
     """A network that this project did not train.
 
     Args:
-        model: ``package.module:function``, which is imported and called without arguments; it
+        target: ``package.module:function``, which is imported and called without arguments; it
             returns a network from pixels in [0, 1], shape ``(B, 3, H, W)``, to logits.
             Importing runs its code: name only what you trust.
         weights: File of its weights, from which nothing is executed; ``None`` if the function has
@@ -135,18 +135,20 @@ def from_outside(model: str, *, weights: str | None, name: str | None, out: str 
     Raises:
         UserError: If it can't be imported, called or filled.
     """
-    module, _, function = model.partition(":")
+    module, _, function = target.partition(":")
     if not (module and function):
-        raise UserError(f"model={model} must be an import path, package.module:function")
+        raise UserError(f"network={target} must be an import path, package.module:function")
     name = name or function
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"name={name} must be usable as the name of a folder")
     try:
         network = getattr(importlib.import_module(module), function)()
     except Exception as error:  # it is anybody's code
-        raise UserError(f"model={model}: {type(error).__name__}: {error}") from error
+        raise UserError(f"network={target}: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"model={model} returned a {type(network).__name__}, not a torch.nn.Module")
+        raise UserError(
+            f"network={target} returned a {type(network).__name__}, not a torch.nn.Module"
+        )
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.is_file():

@@ -53,7 +53,7 @@ def _say_offline(run_dir: Path) -> None:
 
 @rank_zero_only
 def finish_wandb() -> None:
-    """Close the W&B run of this process, if there is one; what it logged is on disk before."""
+    """Close this process's W&B run, if there is one; its files are whole when the process ends."""
     import sys
 
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:

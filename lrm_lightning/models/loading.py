@@ -100,7 +100,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"checkpoint {path} is damaged or not a plain state dict ({_first(error)})"
         ) from error
-    if not all(isinstance(each, Tensor) for each in state.values()):
+    if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
         raise UserError(
             f"checkpoint {path} holds {', '.join(map(str, list(state)[:4]))} instead of tensors;"
             " save network.state_dict() itself"

@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from statistics import fmean
 
 from lrm_lightning.run_dir import METRICS
 
@@ -17,9 +18,10 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
 
     Returns:
         Name to ``(epoch, value)`` by rising epoch, counted from 1: what is logged in the first
-        epoch stands at 1. The epoch's last value counts. Empty if there is no readable file.
+        epoch stands at 1. Of several values in an epoch the mean. Empty if there is no readable
+        file.
     """
-    curves: dict[str, dict[float, float]] = {}
+    curves: dict[str, dict[float, list[float]]] = {}
     try:
         with (run_dir / METRICS).open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
@@ -27,10 +29,13 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
                 for name, text in row.items():
                     value = _number(text)
                     if epoch is not None and value is not None and name not in ("epoch", "step"):
-                        curves.setdefault(str(name), {})[epoch + 1] = value
+                        curves.setdefault(str(name), {}).setdefault(epoch + 1, []).append(value)
     except (OSError, ValueError, csv.Error):
         return {}
-    return {name: sorted(points.items()) for name, points in curves.items()}
+    return {
+        name: sorted((epoch, fmean(values)) for epoch, values in points.items())
+        for name, points in curves.items()
+    }
 
 
 def largest_pgd(curves: dict[str, Points]) -> str | None:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from lrm_lightning.evaluation.summary import shown_path
 from lrm_lightning.reporting.black_box import table_2
 from lrm_lightning.reporting.discovery import Records
-from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right
+from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right, is_figure_2
 from lrm_lightning.reporting.figures.steps import step_curve
 from lrm_lightning.reporting.figures.strength import figure_1_right, figure_2_left
 from lrm_lightning.reporting.figures.style import Plot
@@ -147,15 +147,19 @@ def _logits(
         ),
     )
     section.add(
-        figure_2_right(paper_suite, data, book),
-        otherwise=Missing(
-            "No Fig. 2 right yet, it needs the logits of label smoothing with s = 0.75",
-            "python -m lrm_lightning.train method=label_smoothing method.smoothing=0.75"
-            f" data={data.name}",
-        ),
+        figure_2_right(paper_suite, data, book), otherwise=_figure_2_right_needs(runs, data)
     )
     section.add(logit_variances(groups, data, book))
     return section
+
+
+def _figure_2_right_needs(runs: list[Group], data: Data) -> Missing:
+    what = "No Fig. 2 right yet, it needs the logits of label smoothing with s = 0.75"
+    for group in runs:
+        if is_figure_2(group) and group.first.run is not None:
+            return Missing(what, evaluate_command(shown_path(group.first.run.folder), "paper"))
+    train = "python -m lrm_lightning.train method=label_smoothing method.smoothing=0.75"
+    return Missing(what, f"{train} data={data.name}")
 
 
 def _strong(records: Records, data: Data, book: SourceBook) -> Section:

@@ -61,3 +61,9 @@ def test_margin_of_a_mix_uses_the_most_probable_class():
     soft = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.0, 0.9]])
     assert torch.equal(hard_labels(soft), Y)
     assert torch.equal(margin(LOGITS, soft), margin(LOGITS, Y))
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_a_shift_of_all_logits_changes_nothing(loss):
+    for shift in (-20.0, 20.0):
+        torch.testing.assert_close(OBJECTIVES[loss](LOGITS + shift, Y), OBJECTIVES[loss](LOGITS, Y))

@@ -156,7 +156,9 @@ def test_fgsm_has_no_random_start_and_pgd_has(network, digits, make_trainer):
     for attack in (ATTACK, PGDAttack(eps=0.02, step_size=0.02, steps=1, random_start=False)):
         callback = RobustAccuracy(attack, test_steps=[1])
         digits.eval_batch_size = 80
-        make_trainer(callback, limit_test_batches=1).test(Regular(network), datamodule=digits, verbose=False)
+        make_trainer(callback, limit_test_batches=1).test(
+            Regular(network), datamodule=digits, verbose=False
+        )
         found.append(callback.correct)
     random_start, from_the_image = found
     assert np.array_equal(random_start["fgsm"], from_the_image["fgsm"])

@@ -103,6 +103,7 @@ def test_an_offline_run_is_on_disk_when_it_is_finished(alone, tmp_path):
     assert wandb.run.id == "0123abcd"
     finish_wandb()
     assert wandb.run is None
+    wandb.teardown()  # as at the end of a process: W&B's own process closes its files
     (file,) = (tmp_path / "wandb").glob("offline-run-*-0123abcd/run-0123abcd.wandb")
     content = file.read_bytes()
     assert content.startswith(b":W&B")

@@ -81,7 +81,8 @@ def test_clean_loss_of_validation_and_test(make, network):
 
 
 @pytest.mark.parametrize(
-    ("settings", "steps"), [({}, 4), ({"limit_train_batches": 2}, 2), ({"limit_train_batches": 0.5}, 2)]
+    ("settings", "steps"),
+    [({}, 4), ({"limit_train_batches": 2}, 2), ({"limit_train_batches": 0.5}, 2)],
 )
 def test_schedule_knows_the_steps_of_an_epoch(settings, steps, make, network):
     watch = Watch()
@@ -208,8 +209,14 @@ def test_defense_itself_cannot_be_made(network):
     [
         ({"num_classes": 1}, "num_classes=1 must be a whole number >= 2"),
         ({"epochs": 0}, "epochs=0 must be a whole number >= 1"),
-        ({"smoothing": -0.1}, "smoothing=-0.1 must be a number >= 0 and <= 0.9 (1 - 1/num_classes)"),
-        ({"smoothing": 0.91}, "smoothing=0.91 must be a number >= 0 and <= 0.9 (1 - 1/num_classes)"),
+        (
+            {"smoothing": -0.1},
+            "smoothing=-0.1 must be a number >= 0 and <= 0.9 (1 - 1/num_classes)",
+        ),
+        (
+            {"smoothing": 0.91},
+            "smoothing=0.91 must be a number >= 0 and <= 0.9 (1 - 1/num_classes)",
+        ),
         (
             {"smoothing": 0.8, "num_classes": 4},
             "smoothing=0.8 must be a number >= 0 and <= 0.75 (1 - 1/num_classes)",

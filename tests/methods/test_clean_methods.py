@@ -60,9 +60,7 @@ def test_clean_logit_pairing_pairs_neighbours(
     images, distance, size, make, network, batch, train_on
 ):
     batch = batch._replace(x=batch.x[:images], targets=batch.targets[:images])
-    defense = make(
-        CleanLogitPairing, network, pairing_weight=0.3, pairing_distance=distance
-    )
+    defense = make(CleanLogitPairing, network, pairing_weight=0.3, pairing_distance=distance)
     terms, _ = train_on(defense, batch)
     logits = _logits(network, batch)
     pairs = [(0, 1), (2, 3), (4, 5)][: images // 2]  # a last odd image has no partner

@@ -1,6 +1,7 @@
 """Which parameters decay, and the learning rate over time."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_warm_up_is_linear_and_reaches_the_peak(schedule):
     rising = [factor(step) for step in range(51)]
     assert rising[0] == pytest.approx(1 / 51)
     assert rising[50] == 1
-    gaps = {round(after - before, 12) for before, after in zip(rising, rising[1:], strict=False)}
+    gaps = {round(after - before, 12) for before, after in pairwise(rising)}
     assert gaps == {round(1 / 51, 12)}
 
 

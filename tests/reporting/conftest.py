@@ -15,6 +15,7 @@ OFFICIAL = {
 JPEG = OFFICIAL | {"official": False, "fingerprint": "cd" * 32, "note": "not the official bytes"}
 DIGITS = OFFICIAL | {"name": "digits", "fingerprint": "ef" * 32}
 
+NETWORK = "lrm_lightning.models.ResNet"
 KNOBS = {"smoothing": 0.0, "squeeze_weight": 0.0, "mixing": "none", "mixing_alpha": 1.0}
 METHODS = {
     "regular": {},
@@ -53,13 +54,14 @@ class Records:
         self.folder = folder
 
     def run(
-        self, method="alp", *, seed=0, n=10000, data=OFFICIAL, epochs=101, attack=ATTACK, curves=True,
-        metrics=(0.7, 0.5, 0.5, 0.45, 0.4), written="2026-01-02T03:04:05+00:00", **knobs,
+        self, method="alp", *, seed=0, n=10000, data=OFFICIAL, epochs=101, attack=ATTACK,
+        curves=True, metrics=(0.7, 0.5, 0.5, 0.45, 0.4), written="2026-01-02T03:04:05+00:00",
+        **knobs,
     ):  # fmt: skip
         settings = KNOBS | METHODS.get(method, {}) | knobs
         config = {
             "method": {"_target_": "x.Y", "name": method, "epochs": 200, **settings},
-            "model": {"_target_": "lrm_lightning.models.ResNet", "depth": 5, "widths": [16, 16, 32, 64]},
+            "model": {"_target_": NETWORK, "depth": 5, "widths": [16, 16, 32, 64]},
             "data": {"_target_": "x.Z", "name": data["name"], "root": "data", "batch_size": 128},
             "attack": attack,
             "trainer": {"max_epochs": epochs, "devices": 1},
@@ -81,8 +83,9 @@ class Records:
         self.write(path / "record.json", record)
         self.write_text(path / ".hydra" / "overrides.yaml", f"- method={method}\n- seed={seed}\n")
         if curves:
+            clean, _, _, pgd10, _ = metrics
             rows = [
-                f"{10 * k},{k},{metrics[0] * (1 - 0.5 ** (k + 1))},{metrics[3] * (1 - 0.6 ** (k + 1))},"
+                f"{10 * k},{k},{clean * (1 - 0.5 ** (k + 1))},{pgd10 * (1 - 0.6 ** (k + 1))},"
                 for k in range(6)
             ]
             rows += [f"{10 * k + 5},{k},,,{2.3 * 0.8**k}" for k in range(6)]
@@ -94,7 +97,8 @@ class Records:
         record = json.loads((path / "record.json").read_text())
         return {
             "name": record["method"], "label": path.name, "run_dir": str(path),
-            "run_id": record["run_id"], "checkpoint": "last", "weights_sha256": record["run_id"] * 8,
+            "run_id": record["run_id"], "checkpoint": "last",
+            "weights_sha256": record["run_id"] * 8,
         }  # fmt: skip
 
     def evaluation(self, path, suite, metrics, *, n=500, model=None, data=None, **more):
@@ -102,7 +106,8 @@ class Records:
             "schema": 1, "kind": "whitebox", "suite": suite, "model": model or self.model(path),
             "data": data or json.loads((path / "record.json").read_text())["data"], "split": "test",
             "subset": {"seed": 0, "n_images": n}, "n": n, "attack": ATTACK, "metrics": metrics,
-            "intervals": intervals(metrics, n), "written": "2026-01-03T00:00:00+00:00", **MADE, **more,
+            "intervals": intervals(metrics, n), "written": "2026-01-03T00:00:00+00:00",
+            **MADE, **more,
         }  # fmt: skip
         return self.write(path / "evaluations" / f"{suite}.json", record)
 
@@ -137,7 +142,10 @@ class Records:
         fired = verdict == "masked"
         sign = {
             "name": "black_box", "fired": fired,
-            "evidence": {"count": 31, "of": 500, "share": 0.062, "interval": [0.044, 0.087], "threshold": 0.01},
+            "evidence": {
+                "count": 31, "of": 500, "share": 0.062, "interval": [0.044, 0.087],
+                "threshold": 0.01,
+            },
             "explanation": "Square, which sees no gradient, broke 31 images that PGD left correct",
             "source": "Athalye et al. 2018, arXiv:1802.00420",
         }  # fmt: skip
@@ -152,8 +160,8 @@ class Records:
     def transfer(self, sources, targets, accuracy, *, n=500, data=OFFICIAL, folder="."):
         record = {
             "schema": 1, "kind": "blackbox", "sources": [self.model(path) for path in sources],
-            "targets": [self.model(path) for path in targets], "attack": ATTACK, "data": data, "n": n,
-            "subset": {"seed": 0, "n_images": n}, "accuracy": accuracy,
+            "targets": [self.model(path) for path in targets], "attack": ATTACK,
+            "data": data, "n": n, "subset": {"seed": 0, "n_images": n}, "accuracy": accuracy,
             "intervals": [[wilson(each, n) for each in row] for row in accuracy],
             "written": "2026-01-04T00:00:00+00:00", **MADE,
         }  # fmt: skip

@@ -142,14 +142,15 @@ def test_an_evaluation_from_before_the_run_was_trained_again_is_left_out(records
 
 def test_an_export_finds_the_run_it_came_from(records):
     path = records.run("pgd")
-    records.evaluation(records.folder / "exported", "paper", {"clean": 0.5}, model=records.model(path),
-                       data=json.loads((path / "record.json").read_text())["data"])  # fmt: skip
+    data = json.loads((path / "record.json").read_text())["data"]
+    exported = records.folder / "exported"
+    records.evaluation(exported, "paper", {"clean": 0.5}, model=records.model(path), data=data)
     everything = found(records)
     assert everything.run_of(everything.evaluations[0]).folder == path
 
 
 def test_a_folder_that_is_not_there_is_the_users_to_mend(tmp_path):
-    with pytest.raises(UserError, match="no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
         find_records([str(tmp_path / "nowhere")])
 
 

@@ -17,7 +17,7 @@ def test_rows_of_one_epoch_come_together_counted_from_one(tmp_path):
         "9,0.0,2.5,\n18,0.0,2.0,\n18,0.0,,0.3\n36,1.0,,0.4\n27,1.0,1.5,\n",
     )
     assert curves == {
-        "train/loss": [(1.0, 2.0), (2.0, 1.5)],
+        "train/loss": [(1.0, 2.25), (2.0, 1.5)],
         "val/acc/clean": [(1.0, 0.3), (2.0, 0.4)],
     }
 
@@ -35,5 +35,5 @@ def test_no_file_and_bytes_of_something_else_are_no_curves(tmp_path):
 
 def test_the_strongest_pgd_of_the_validation(tmp_path):
     names = ["val/acc/pgd5", "val/acc/pgd10", "test/acc/pgd20", "val/acc/pgdx", "val/acc/fgsm"]
-    assert largest_pgd(dict.fromkeys(names, [])) == "val/acc/pgd10"
+    assert largest_pgd({name: [] for name in names}) == "val/acc/pgd10"
     assert largest_pgd({"val/acc/fgsm": []}) is None

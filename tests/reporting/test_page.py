@@ -8,10 +8,17 @@ from html.parser import HTMLParser
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-    " --disable-background-networking --disable-component-update --hide-scrollbars"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
+]
 VOID = {"meta", "link", "img", "br", "use", "path"}
 LOADS = {"src", "srcset", "data", "poster", "action", "formaction", "background", "xlink:href"}
 # Scrolling inside an element is fine; the page itself must not scroll sideways.
@@ -94,7 +101,8 @@ def test_names_from_records_are_escaped(html, published):
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     markdown = (published / "report.md").read_text(encoding="utf-8")
-    assert "<script" not in markdown
+    # In code nothing is HTML.
+    assert "<script" not in re.sub("(`+)(?!`).*?(?<!`)\\1(?!`)", "", markdown)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markdown
     for svg in (published / "figures").glob("*.svg"):
         assert "<script" not in svg.read_text(encoding="utf-8")
@@ -130,20 +138,19 @@ def test_every_part_is_there(html, published):
     for what in (
         "Table 1.", "Table 2.", "Fig. 1 left", "Fig. 1 right", "Fig. 2 left", "Fig. 2 right",
         "Section 5.3", "Strong evaluation", "Variance of the logits", "Other configurations",
-        "Natural accuracy of the validation split", "Training loss", "Gallery", "paper: ",
+        "Natural accuracy of the validation split", "Training loss", "Gallery",
     ):  # fmt: skip
-        assert what in html or what == "paper: ", what
+        assert what in html, what
     figures = sorted(path.name for path in (published / "figures").iterdir())
-    stems = "fig-1-left fig-1-right fig-2-left fig-2-right step-curve training-loss".split()
-    for stem in stems:
+    for stem in ("fig-1-left", "fig-1-right", "fig-2-left", "fig-2-right", "step-curve"):
         assert f"cifar10-{stem}.pdf" in figures
         assert f"cifar10-{stem}.svg" in figures
 
 
 def test_what_is_missing_is_said_with_its_command(html):
     assert re.search(
-        r"No strong evaluation yet of Regular, ALP, LRM\. Run <code>python -m lrm_lightning\.evaluate "
-        r"[^<]* suite=strong</code>",
+        r"No strong evaluation yet of Regular, ALP, LRM\. "
+        r"Run <code>python -m lrm_lightning\.evaluate [^<]* suite=strong</code>",
         html,
     )
 

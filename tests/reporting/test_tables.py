@@ -1,4 +1,5 @@
 """The tables as Markdown, number by number."""
+# ruff: noqa: E501, RUF001 (tables are as wide as they are, and set with a true minus)
 
 import json
 
@@ -79,7 +80,7 @@ def test_table_2(records, read):
     regular, lrm = (records.run(name, data=records.jpeg) for name in ("regular", "lrm"))
     accuracy = [[0.26, 0.70], [0.715, 0.5]]
     records.transfer([regular, lrm], [regular, lrm], accuracy, n=100, data=records.jpeg)
-    everything, data, book = read()
+    everything, _, book = read()
     (transfer,) = everything.transfers
     paths = {"regular": markdown.text(str(regular)), "lrm": markdown.text(str(lrm))}
     table = table_2(transfer, 0, everything, book)
@@ -221,7 +222,7 @@ def test_every_number_names_its_source(records, read):
 
 def test_commands_can_be_pasted(records, read):
     records.evaluation(records.run("a b"), "paper", {"clean": 0.5}, n=7)
-    everything, data, book = read()
+    everything, _, book = read()
     book.cite(everything.evaluations[0])
     book.cite(everything.runs[0])
     evaluate, train = (source.command for source in book.sources)

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.joi
 def test_installed_wheel_trains(tmp_path, python):
     dist, site, elsewhere = (tmp_path / name for name in ("dist", "site", "elsewhere"))
     elsewhere.mkdir()
-    python("-m", "build", "--wheel", "--no-isolation", f"--outdir={dist}", folder=REPOSITORY)
+    build = ("-m", "build", "--wheel", "--no-isolation", f"--outdir={dist}")
+    python(*build, folder=REPOSITORY, quiet=False)
     (wheel,) = dist.glob("lrm_lightning-*.whl")
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()

@@ -8,6 +8,7 @@ from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.figures.style import (
     Plot,
     color_of,
+    draw_series,
     figure_of,
     legend,
     new_axes,
@@ -39,17 +40,17 @@ def figure_1_left(groups: Sequence[Group], data: Data, book: SourceBook) -> Plot
 
 def figure_2_right(groups: Sequence[Group], data: Data, book: SourceBook) -> Plot | None:
     """Logits of label smoothing with s = 0.75; ``None`` if that wasn't evaluated."""
-    chosen = [
-        group
-        for group in groups
-        if group.first.method == "label_smoothing"
-        and group.first.settings.get("method.smoothing") == paper.SMOOTHING_OF_FIGURE_2
-        and _histograms(group)
-    ]
+    chosen = [group for group in groups if is_figure_2(group) and _histograms(group)]
     if not chosen:
         return None
     caption = f"Fig. 2 right. Logits of label smoothing with s = {paper.SMOOTHING_OF_FIGURE_2}"
     return _plot("fig-2-right", caption, chosen[:1], data, book)
+
+
+def is_figure_2(group: Group) -> bool:
+    """Whether a group is label smoothing of the strength that Fig. 2 right has."""
+    is_strength = group.first.settings.get("method.smoothing") == paper.SMOOTHING_OF_FIGURE_2
+    return group.first.method == "label_smoothing" and is_strength
 
 
 def _plot(slug: str, caption: str, groups: list[Group], data: Data, book: SourceBook) -> Plot:
@@ -64,15 +65,12 @@ def _plot(slug: str, caption: str, groups: list[Group], data: Data, book: Source
                 continue
             edges, density = _density(histogram)
             label = f"{group.title}, {kind}"
-            (drawn,) = axes.step(
-                edges, [*density, density[-1]], where="post", color=color_of(method),
-                linestyle=line, label=label, gid="series",
-            )  # fmt: skip
+            color, heights = color_of(method), [*density, density[-1]]
+            draw_series(
+                axes, edges, heights, label, color=color, linestyle=line, drawstyle="steps-post"
+            )
             if kind == "clean":
-                axes.fill_between(
-                    edges, [*density, density[-1]], step="post",
-                    color=drawn.get_color(), alpha=0.12, linewidth=0,
-                )  # fmt: skip
+                axes.fill_between(edges, heights, step="post", color=color, alpha=0.12, linewidth=0)
             seen.append(f"{label}: variance {number(histogram.variance, 2)}")
             ends.append(_middle(histogram))
     axes.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.figures.style import (
-    FAINT,
     Plot,
+    draw_mark_of_paper,
+    draw_series,
     figure_of,
     legend,
     new_axes,
@@ -44,9 +45,7 @@ def step_curve(groups: Sequence[Group], data: Data, book: SourceBook) -> Plot | 
         axes.fill_between(
             steps, 100 * np.array(low), 100 * np.array(high), color=color, alpha=0.12, linewidth=0
         )
-        axes.plot(
-            steps, 100 * accuracy, color=color, linestyle=line, label=group.title, gid="series"
-        )
+        draw_series(axes, steps, 100 * accuracy, group.title, color=color, linestyle=line)
         assert group.row is not None
         if comparable:
             _mark_papers(axes, group.row, color, marker, steps[-1])
@@ -55,7 +54,7 @@ def step_curve(groups: Sequence[Group], data: Data, book: SourceBook) -> Plot | 
             f" {number(100 * accuracy[-1])}% at {steps[-1]}"
         )
     if comparable:
-        axes.plot([], [], "o", color=FAINT, markerfacecolor="none", label="paper", gid="series")
+        draw_mark_of_paper(axes, "o")
     last = max(curve.steps[-1] for group in drawn for curve in _curves(group))
     # The first steps, where the paper's numbers are, get as much room as the last hundred.
     axes.set_xscale("function", functions=(np.sqrt, np.square))

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.figures.style import (
-    FAINT,
     LINES,
     MARKERS,
     Plot,
     color_of,
+    draw_mark_of_paper,
+    draw_series,
     figure_of,
     legend,
     new_axes,
@@ -109,7 +110,7 @@ def _smoothing(title: str, sweep: list[Group], data: Data, book: SourceBook) -> 
             list(paper.FGSM_BY_SMOOTHING), list(paper.FGSM_BY_SMOOTHING.values()), "s",
             color=SHADES[1], markerfacecolor="none", clip_on=False,
         )  # fmt: skip
-        axes.plot([], [], "s", color=FAINT, markerfacecolor="none", label="paper", gid="series")
+        draw_mark_of_paper(axes, "s")
     axes.set_ylim(0, 100)
     legend(axes, columns=3)
     return Plot(
@@ -138,9 +139,7 @@ def _line(
     strengths = [_strength(group, key) for group in measured]
     means = [100 * group.mean(name) for group in measured]
     below, above = zip(*(_error(group, name) for group in measured), strict=True)
-    axes.plot(
-        strengths, means, color=color, linestyle=line, marker=marker, label=label, gid="series"
-    )
+    draw_series(axes, strengths, means, label, color=color, linestyle=line, marker=marker)
     axes.errorbar(
         strengths, means, yerr=[below, above], fmt="none", ecolor=color, elinewidth=0.8, capsize=2
     )

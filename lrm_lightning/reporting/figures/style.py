@@ -14,6 +14,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.reporting.groups import Group
@@ -40,6 +42,7 @@ CSS_VARIABLES = {
     **{color: f"--{name.replace('_', '-')}" for name, color in COLORS.items()},
     **{color: f"--more-{place}" for place, color in enumerate(MORE_COLORS)},
 }
+SERIES = "series-"
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 RC: dict[Any, Any] = {
@@ -120,14 +123,38 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
+def draw_series(axes: Axes, x: ArrayLike, y: ArrayLike, label: str, **look: Any) -> None:  # noqa: ANN401
+    """Draw a line, or marks, that the legend shall name.
+
+    Args:
+        axes: Where.
+        x: Abscissas.
+        y: Ordinates.
+        label: Any name; matplotlib's own way leaves out those that begin with ``_``.
+        **look: As for ``Axes.plot``.
+    """
+    axes.plot(x, y, label=label, gid=f"{SERIES}{len(axes.lines)}", **look)
+
+
+def draw_mark_of_paper(axes: Axes, marker: str) -> None:
+    """Put the paper's hollow marks into the legend."""
+    look = {"color": FAINT, "markerfacecolor": "none", "linestyle": ""}
+    draw_series(axes, [], [], "paper", marker=marker, **look)
+
+
+def series_of(axes: Axes) -> list[Line2D]:
+    """What :func:`draw_series` drew, in order."""
+    return [line for line in axes.lines if (line.get_gid() or "").startswith(SERIES)]
+
+
 def legend(axes: Axes, columns: int = 1) -> None:
     """A legend above the axes of everything drawn as a series.
 
     Args:
-        axes: The axes; what has the gid ``"series"`` is one, even if its name begins with ``_``.
+        axes: The axes.
         columns: At most so many, fewer if names are long; the figure grows with the rows.
     """
-    handles = [each for each in axes.lines if each.get_gid() == "series"]
+    handles = series_of(axes)
     names = [str(each.get_label()) for each in handles]
     labels = ["\n".join(textwrap.wrap(name, LABEL_WIDTH)) for name in names]
     widest = max(len(line) for label in labels for line in label.split("\n"))
@@ -179,6 +206,8 @@ def save(plot: Plot, folder: Path) -> str:
         UserError: If the files can't be written.
     """
     svg = io.StringIO()
+    plot.figure.draw_without_rendering()
+    plot.figure.set_layout_engine("none")  # what was laid out once needn't be again for each file
     try:
         plot.figure.savefig(
             folder / f"{plot.slug}.pdf", metadata={"CreationDate": None, "Title": plot.caption}
@@ -201,6 +230,8 @@ def inline(svg: str, prefix: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Its rule for * would hold for the whole page; the style sheet has it for figures.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<title>.*?</title>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\b(id|xlink:href|href)="(#?)', rf'\1="\2{prefix}-', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)

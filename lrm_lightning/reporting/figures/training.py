@@ -6,6 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lrm_lightning.reporting.figures.style import (
     Plot,
+    draw_series,
     figure_of,
     legend,
     new_axes,
@@ -82,15 +83,17 @@ def _plot(
         scale = 100 if is_accuracy else 1
         epochs, values = zip(*((epoch, scale * value) for epoch, value in points), strict=True)
         marker = "o" if len(epochs) <= 12 else ""
-        axes.plot(
-            epochs, values, color=color, linestyle=line, marker=marker, markersize=3,
-            label=group.title, gid="series",
-        )  # fmt: skip
+        look = {"color": color, "linestyle": line, "marker": marker, "markersize": 3}
+        draw_series(axes, epochs, values, group.title, **look)
         seen.append(f"{group.title}: {number(values[-1], 1 if is_accuracy else 2)} at the end")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axes, columns=3)
-    where = "of the validation split" if is_accuracy else "of each epoch"
+    where = (
+        "of the validation split"
+        if is_accuracy
+        else "of each method, mean over what was logged in an epoch"
+    )
     several = any(len(group.entries) > 1 for group in groups)
     return Plot(
         slug=f"training-{kind}{suffix}",

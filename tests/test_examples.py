@@ -1,0 +1,55 @@
+"""The examples do what they say."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrm_lightning.data import DigitsDataModule
+from lrm_lightning.evaluation.subjects import from_outside
+from lrm_lightning.export import export_model
+from lrm_lightning.models.loading import load_model
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_export_is_attacked_with_foolbox_and_autoattack(make_run, tmp_path):
+    pytest.importorskip("foolbox")
+    attack = example("attack_exported")
+    network = load_model(export_model(make_run(), tmp_path / "exported"))
+    x, y = attack.images(20)
+    datamodule = DigitsDataModule()
+    datamodule.setup()
+    assert torch.equal(y, datamodule.test_dataloader().split.labels[:20])
+    with torch.no_grad():
+        clean = float((network(x).argmax(dim=1) == y).float().mean())
+    pgd = attack.with_foolbox(network, x, y, 0.1)
+    worst = attack.with_autoattack(network, x, y, 0.1, queries=10)
+    assert clean > 0.6
+    assert 0 <= worst <= pgd < clean
+
+
+def test_network_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES.parent)
+    external = example("external_model")
+    with torch.random.fork_rng(devices=[]):
+        trained = external.train(epochs=2)
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    target = "examples.external_model:small_cnn"
+    subject = from_outside(target, weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path)
+    datamodule = DigitsDataModule(eval_batch_size=360)
+    datamodule.setup()
+    batch = next(iter(datamodule.test_dataloader()))
+    with torch.no_grad():
+        logits = subject.network(batch.x)
+        assert torch.equal(logits, trained(batch.x))
+    assert (logits.argmax(dim=1) == batch.y).float().mean() > 0.8
+    assert subject.label == "small_cnn"
