@@ -46,7 +46,7 @@ test: $(VENV)/.installed-dev  ## Every test
 lint: $(VENV)/.installed-dev  ## Format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(PY)
 
 format: $(VENV)/.installed-dev  ## Format and mend what lint can mend
 	$(VENV)/bin/ruff format .

@@ -37,8 +37,9 @@ def check_number(
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
     wanted += f" ({why})" if why else ""
     try:
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        number = float(value) if is_number else math.nan
+        number = (
+            float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        )
     except OverflowError:  # a whole number beyond the largest float
         number = math.inf
     ok = (

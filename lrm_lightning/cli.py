@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
@@ -53,6 +53,8 @@ def fail(error: BaseException) -> None:
     text = str(error)
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text} {cause}"
+    if isinstance(error, OverrideParseException):
+        text = f"{error.override}: {text}"
     sys.stderr.write(f"error: {' '.join(text.split())}\n")
     sys.exit(1)
 

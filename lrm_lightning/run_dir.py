@@ -78,7 +78,7 @@ class RunDir:
         self.checkpoints.mkdir(exist_ok=True)
 
     def write_config(self, config: dict[str, Any], network: dict[str, Any]) -> None:
-        """Keep the resolved configuration, what identifies the run, and how to build the network."""
+        """Keep the resolved configuration, the run's identity, and how to build its network."""
         content = {"network": network, "identity": self._identity, "config": config}
         write_text(self.path / CONFIG, yaml.safe_dump(content, sort_keys=False))
 

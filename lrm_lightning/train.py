@@ -5,7 +5,6 @@ python -m lrm_lightning.train -m method=alp,pgd,lrm
 """
 
 import os
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lrm_lightning import cli, config
 from lrm_lightning.callbacks import MidEpochCheckpoint, Progress, RobustAccuracy, RunCheckpoint
@@ -68,10 +67,8 @@ def train(cfg: DictConfig, path: Path) -> float:
     attacker = config.build_robust_accuracy(cfg)
     progress = Progress(path)
     if rank_zero_only.rank == 0:
-        model = OmegaConf.to_container(cfg.model, resolve=True) | {
-            "num_classes": datamodule.num_classes
-        }
-        run_dir.write_config(config.plain(cfg), model)
+        resolved = config.plain(cfg)
+        run_dir.write_config(resolved, resolved["model"] | {"num_classes": datamodule.num_classes})
     try:
         trainer = _trainer(cfg, run_dir, [attacker, progress])
         with between_batches():

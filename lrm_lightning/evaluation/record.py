@@ -51,7 +51,7 @@ def write_verdicts(run_dir: Path, index: np.ndarray, correct: Mapping[str, np.nd
     path = run_dir / VERDICTS
     partial = path.with_suffix(".partial.npz")
     try:
-        np.savez_compressed(partial, index=index, **correct)
+        np.savez_compressed(partial, index=index, **correct)  # pyright: ignore[reportArgumentType]
         partial.replace(path)
     except OSError as error:
         raise UserError(

@@ -119,7 +119,8 @@ class Defense(L.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Have the terms logged at least once an epoch, however short epochs are."""
         batches = int(self.trainer.num_training_batches)
-        self.trainer.log_every_n_steps = min(self.trainer.log_every_n_steps, batches)
+        trainer: Any = self.trainer  # its logger connector adds the attribute
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of :meth:`loss_terms`."""

@@ -15,7 +15,7 @@ class LogitSqueezing(Regular):
     Args:
         network: The classifier.
         squeeze_weight: The paper's :math:`\beta`, on the *squared* norm summed over classes.
-            (Mosbach et al. 2018, arXiv:1810.12042, weight the norm itself: theirs do not carry over.)
+            (Mosbach et al. 2018, arXiv:1810.12042, weight the norm itself; that is another scale.)
         **shared: Arguments of :class:`~lrm_lightning.methods.base.Defense`.
 
     References:
