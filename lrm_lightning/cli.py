@@ -22,6 +22,7 @@ NOISE = (
     ".*The number of training batches.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is the same on all ranks
 )
 
 
@@ -32,7 +33,8 @@ def run(app: Callable[[], object]) -> None:
         app: The function that ``hydra.main`` decorated.
     """
     register_resolvers()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     # Makes Hydra raise its errors instead of printing a shortened traceback.
