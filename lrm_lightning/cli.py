@@ -22,7 +22,7 @@ NOISE = (
     ".*The number of training batches.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",
-    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is the same on all ranks
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # ranks log the same numbers
 )
 
 
