@@ -1,6 +1,7 @@
 """A finished run directory in a moment, and configurations as the command line makes them."""
 
 import multiprocessing
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from lrm_lightning import config
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
 from lrm_lightning.storage import write_json
+
+# Under nohup, or in the background of a script, these signals are ignored, and what is started from here
+# would ignore them as well: tests that interrupt a process need them as a terminal gives them.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 NETWORK = {"depth": 1, "widths": [4, 4, 8, 8], "num_classes": 10}
 # Everything that the strong suite does, a few steps of each.
