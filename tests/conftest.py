@@ -15,8 +15,8 @@ from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
 from lrm_lightning.storage import write_json
 
-# Under nohup, or in the background of a script, these signals are ignored, and what is started from here
-# would ignore them as well: tests that interrupt a process need them as a terminal gives them.
+# Under nohup, or in the background of a script, these signals are ignored, and what is started from
+# here would ignore them as well: tests that interrupt a process need them as a terminal gives them.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
