@@ -114,10 +114,10 @@ def _evaluate(
     )
     threat = threat_model(subject.trained, given["attack"])
     suite, names = _with_sources(suite, sources, model, device)
-    identity = {
+    pieces = {
         "schema": suite_record.SCHEMA,
         "suite": suite.name,
-        "settings": suite.as_dict() | {"sources": names},
+        "settings": {key: value for key, value in suite.as_dict().items() if key != "sources"},
         "weights": model["weights_sha256"],
         "data": datamodule.fingerprint,
         "threat": threat.as_dict(),
@@ -125,15 +125,16 @@ def _evaluate(
         "seed": given["seed"],
         "batch_size": given["batch_size"],
     }
-    evaluation_id = suite_record.identity_hash(identity)
+    # A source more or less leaves the other attacks' pieces as they are.
+    evaluation_id = suite_record.identity_hash(pieces | {"sources": names})
     path = subject.home / "evaluations" / f"{suite.name}.json"
     journal_folder = path.with_name(f"{suite.name}.progress")
     record = None if given["rerun"] else suite_record.finished(path, evaluation_id)
     if record is not None:
         print(f"already evaluated (rerun=true does it again): {path}")  # noqa: T201
-        Journal(journal_folder, identity).remove() if journal_folder.exists() else None
+        Journal(journal_folder, pieces).remove() if journal_folder.exists() else None
         return record
-    journal = Journal(journal_folder, identity)
+    journal = Journal(journal_folder, pieces)
     bench = Bench(
         network=subject.network.to(device),
         images=images,

@@ -10,6 +10,7 @@ from torch import nn
 from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, attack_batch
 from lrm_lightning.evaluation.bench import Bench, predict
 from lrm_lightning.evaluation.images import starts
+from lrm_lightning.evaluation.subjects import weights_sha256
 
 
 def square_after_pgd(
@@ -76,6 +77,8 @@ def transfer_after_pgd(
             return {"left": (predict(bench.network, x_adv).argmax(dim=1) == y).cpu().numpy()}
 
         blank = {"left": np.zeros(len(held), bool)}
-        part = hashlib.sha256(name.encode()).hexdigest()[:8]  # a name need not be a file name
+        # A name need not be a file name, nor always mean the same weights.
+        known = f"{name} {weights_sha256(source)}"
+        part = hashlib.sha256(known.encode()).hexdigest()[:8]
         left[name] = bench.fill("transfer", held.nonzero()[0], compute, blank, part=part)["left"]
     return left

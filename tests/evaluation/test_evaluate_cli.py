@@ -15,6 +15,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluate import evaluate
 from lrm_lightning.evaluation.images import pick
 from lrm_lightning.evaluation.intervals import wilson_interval
+from lrm_lightning.evaluation.journal import Journal
 from lrm_lightning.models.loading import load_model
 
 COMMAND = "lrm_lightning.evaluate"
@@ -153,6 +154,28 @@ def test_sources_are_other_networks(composed, make_run, quick):
     assert "transfer_b-2" in record["metrics"]
     assert "transfer_a-1" not in record["metrics"]
     assert record["settings"]["transfer"]["sources"] == ["b-2"]
+
+
+def test_a_source_more_repeats_no_other_attack(composed, make_run, quick, monkeypatch):
+    one, other = make_run("a-1"), make_run("b-2", scale=0.5)
+    with monkeypatch.context() as killed_at_the_end:
+        killed_at_the_end.setattr(Journal, "remove", lambda self: None)
+        evaluate(composed("evaluate", f"runs=[{one}]", *quick, "attack.eps=0.005"))
+    computed = []
+    once = Journal.once
+
+    def counted(self, name, compute):
+        piece = once(self, name, compute)
+        computed.extend([name] if self.computed else [])
+        return piece
+
+    monkeypatch.setattr(Journal, "once", counted)
+    (record,) = evaluate(
+        composed("evaluate", f"runs=[{one}]", f"sources=[{other}]", *quick, "attack.eps=0.005")
+    )
+    assert "transfer_b-2" in record["metrics"]
+    assert computed
+    assert all(name.startswith("transfer-") for name in computed)
 
 
 def test_scaled_logits_are_called_masked(composed, make_run, quick, capsys):
