@@ -16,10 +16,11 @@ from torch import nn
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.data import ImageDataModule
+from lrm_lightning.engine import ENGINES
 from lrm_lightning.errors import UserError
 
 # What does not change a run's result: where it writes, who watches, on what it runs.
-NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger")
+NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger", "engine")
 NOT_IDENTIFYING_IN = {
     "data": ("root", "download"),
     "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
@@ -87,12 +88,15 @@ def build_defense(cfg: DictConfig, network: nn.Module, num_classes: int) -> Any:
         num_classes=num_classes,
         attack=build_attack(cfg),
         optimizer=_build("optimizer", cfg.optimizer),
+        engine=cfg.engine,
     )
 
 
 def build_robust_accuracy(cfg: DictConfig) -> Any:  # noqa: ANN401
     """The callback that attacks."""
-    return _build("robust_accuracy", cfg.robust_accuracy, attack=build_attack(cfg))
+    return _build(
+        "robust_accuracy", cfg.robust_accuracy, attack=build_attack(cfg), engine=cfg.engine
+    )
 
 
 def validate(cfg: DictConfig) -> None:
@@ -113,6 +117,7 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(f"config: {_one_line(error)}") from error
     _checked("", lambda: _check_seed(cfg.seed))
     _checked("", lambda: check_flag("rerun", cfg.rerun))
+    _checked("", lambda: check_choice("engine", cfg.engine, ENGINES))
     datamodule = build_datamodule(cfg)
     _checked("data", lambda: _check_validation(datamodule))
     with torch.device("meta"):

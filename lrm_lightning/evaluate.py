@@ -14,8 +14,9 @@ import torch
 from omegaconf import DictConfig
 
 from lrm_lightning import cli, config
-from lrm_lightning.checks import check_flag, check_integer
+from lrm_lightning.checks import check_choice, check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
+from lrm_lightning.engine import ENGINES
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation import suite_record
 from lrm_lightning.evaluation.bench import Bench, exact_arithmetic, predict
@@ -56,6 +57,7 @@ def evaluate(cfg: DictConfig) -> list[dict[str, Any]]:
     device = choose_device(given["device"])
     suite = _suite(given["suite"])
     checked("", lambda: check_flag("rerun", given["rerun"]))
+    checked("", lambda: check_choice("engine", given["engine"], ENGINES))
     for key in ("seed", "batch_size"):
         low = 0 if key == "seed" else 1
         checked("", lambda key=key, low=low: check_integer(key, given[key], low=low))
@@ -143,6 +145,7 @@ def _evaluate(
         batch_size=given["batch_size"],
         journal=journal,
         progress=Progress(title, suite.passes),
+        engine=given["engine"],
     )
     with exact_arithmetic():
         with subject.blamed(Exception):  # its forward is anybody's code
@@ -158,6 +161,7 @@ def _evaluate(
         "split": "test",
         "subset": {"seed": given["seed"], "n_images": given["n_images"]},
         "batch_size": given["batch_size"],
+        "engine": given["engine"],
         "attack": suite.describe(threat),
         **accuracies(outcome.correct),
         **outcome.details,

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from lrm_lightning import cli, config
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.checks import check_flag, check_integer
+from lrm_lightning.checks import check_choice, check_flag, check_integer
+from lrm_lightning.engine import ENGINES
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation import suite_record
 from lrm_lightning.evaluation.bench import exact_arithmetic, predict
@@ -48,6 +49,7 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
     given = config.plain(cfg)
     device = choose_device(given["device"])
     checked("", lambda: check_flag("rerun", given["rerun"]))
+    checked("", lambda: check_choice("engine", given["engine"], ENGINES))
     for key, low in (("steps", 1), ("seed", 0), ("batch_size", 1)):
         checked("", lambda key=key, low=low: check_integer(key, given[key], low=low))
     sources, targets = (_subjects(given, key) for key in ("sources", "targets"))
@@ -108,6 +110,7 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
                 batch_size=given["batch_size"],
                 journal=journal,
                 progress=Progress("transfer", dict.fromkeys(networks["sources"], passes)),
+                engine=given["engine"],
             ),
         )
     n = len(images.y)
@@ -116,6 +119,7 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
         "evaluation_id": evaluation_id,
         **described,
         "attack": attack.as_dict(),
+        "engine": given["engine"],
         "data": datamodule.provenance(),
         "split": "test",
         "n": n,

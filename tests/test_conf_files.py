@@ -20,7 +20,7 @@ CONF = config.conf_dir()
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 GROUPS = ("method", "model", "data", "attack", "trainer", "logger", "experiment")
 SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha"}
-GIVEN_BY_THE_PROGRAM = {"network", "num_classes", "attack", "optimizer"}
+GIVEN_BY_THE_PROGRAM = {"engine", "network", "num_classes", "attack", "optimizer"}
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 

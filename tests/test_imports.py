@@ -24,11 +24,12 @@ ALLOWED = {
     "attacks": ("checks", "errors"),
     "data": SHARED,
     "models": (*SHARED, "run_dir"),
-    "methods": (*SHARED, "attacks", "data", "losses", "diagnostics"),
-    "callbacks": (*SHARED, "attacks", "data", "losses", "diagnostics"),
+    "engine": ("checks", "models"),
+    "methods": (*SHARED, "engine", "attacks", "data", "losses", "diagnostics"),
+    "callbacks": (*SHARED, "engine", "attacks", "data", "losses", "diagnostics"),
     "loggers": SHARED,
     "run_dir": (*SHARED, "evaluation"),
-    "config": (*SHARED, "attacks", "data"),
+    "config": (*SHARED, "engine", "attacks", "data"),
 }
 
 

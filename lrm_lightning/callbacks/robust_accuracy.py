@@ -12,9 +12,10 @@ from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.callbacks.correctness import Correctness
-from lrm_lightning.checks import check_integer
+from lrm_lightning.checks import check_choice, check_integer
 from lrm_lightning.data import Batch
 from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
+from lrm_lightning.engine import ENGINES, attack_view
 from lrm_lightning.errors import NotFiniteError
 
 
@@ -37,6 +38,7 @@ class RobustAccuracy(L.Callback):
         n_images: First images of the validation split to attack; ``None`` is all.
         test_steps: PGD step counts in ``test``.
         test_n_images: First images of the test split to attack; ``None`` is all.
+        engine: How attacks are computed: see :func:`~lrm_lightning.engine.attack_view`.
 
     Attributes:
         correct: After ``test``: attack name to bool array ``(n,)``, a verdict an image.
@@ -59,7 +61,9 @@ class RobustAccuracy(L.Callback):
         n_images: int | None = 1000,
         test_steps: Sequence[int] = (5, 10, 20),
         test_n_images: int | None = None,
+        engine: str = "auto",
     ) -> None:
+        check_choice("engine", engine, ENGINES)
         check_integer("every_n_epochs", every_n_epochs, low=1)
         for name, counts in (("steps", steps), ("test_steps", test_steps)):
             if isinstance(counts, (int, str)) or not counts:
@@ -76,6 +80,7 @@ class RobustAccuracy(L.Callback):
             attack, bn_mode="eval", step_size=attack.step_size if step_size is None else step_size
         )
         self.every_n_epochs = every_n_epochs
+        self.engine = engine
         self._settings = {
             "val": (sorted(set(steps)), n_images),
             "test": (sorted(set(test_steps)), test_n_images),
@@ -150,6 +155,8 @@ class RobustAccuracy(L.Callback):
 
     def _begin(self, split: str, pl_module: L.LightningModule) -> None:
         self._steps, self._limit = self._settings[split]
+        assert isinstance(pl_module.network, nn.Module)
+        self._network = attack_view(pl_module.network, self.engine)
         names = ["clean", "fgsm", *(f"pgd{count}" for count in self._steps)]
         self._correctness = Correctness(names).to(pl_module.device)
         self._clean = LogitStatistics().to(pl_module.device)
@@ -162,8 +169,6 @@ class RobustAccuracy(L.Callback):
             wanted = batch.index < self._limit
             if not wanted.any():
                 return
-        network = pl_module.network
-        assert isinstance(network, nn.Module)
         x, y, index = batch.x[wanted], batch.y[wanted], batch.index[wanted]
         x = x.contiguous(memory_format=torch.channels_last)
         start = None
@@ -175,7 +180,9 @@ class RobustAccuracy(L.Callback):
                 device=x.device,
             )
             start = x + batch.draws.rows(drawn)[wanted]
-        path = self.attack.trajectory(network, x, y, self._steps, start=start, keep_images=False)
+        path = self.attack.trajectory(
+            self._network, x, y, self._steps, start=start, keep_images=False
+        )
         logits = [path.logits, path.fgsm.logits]
         logits += [path.iterates[count].logits for count in self._steps]
         verdicts = torch.stack([each.argmax(dim=1) == y for each in logits], dim=1)

@@ -52,7 +52,7 @@ def search(bench: Bench, stage: str, attack: PGDAttack, correct: np.ndarray) -> 
         def compute(places: np.ndarray, restart: int = restart) -> dict[str, np.ndarray]:
             x, y = bench.images.rows(places)
             start = starts(attack, bench.images, places, bench.seed, stage, restart)
-            return {"needed": steps_to_break(bench.network, attack, x, y, start=start)}
+            return {"needed": steps_to_break(bench.attacked, attack, x, y, start=start)}
 
         blank = {"needed": np.full(len(correct), NEVER)}
         needed = bench.fill(stage, alive.nonzero()[0], compute, blank, part=str(restart))["needed"]
@@ -89,7 +89,7 @@ def targeted_search(
             x, y = bench.images.rows(places)
             aim = torch.from_numpy(ranking[places, rank]).to(y)
             start = starts(attack, bench.images, places, bench.seed, stage, rank)
-            return {"needed": steps_to_break(bench.network, attack, x, y, start=start, aim=aim)}
+            return {"needed": steps_to_break(bench.attacked, attack, x, y, start=start, aim=aim)}
 
         blank = {"needed": np.full(len(correct), NEVER)}
         needed = bench.fill(stage, alive.nonzero()[0], compute, blank, part=str(rank))["needed"]

@@ -12,6 +12,7 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.data import Batch, ImageDataModule
 from lrm_lightning.data.train_loader import MIXINGS
+from lrm_lightning.engine import ENGINES
 from lrm_lightning.losses import logit_squeezing, smooth_targets, soft_cross_entropy
 from lrm_lightning.methods.optimizer import SGDRecipe
 
@@ -34,6 +35,8 @@ class Defense(L.LightningModule, ABC):
             where a defence has them, adversarial (Eq. 10); 0 is none.
         mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
+        engine: How the training attack is computed: see
+            :func:`~lrm_lightning.engine.attack_view`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -52,6 +55,7 @@ class Defense(L.LightningModule, ABC):
         squeeze_weight: float = 0.0,
         mixing: str = "none",
         mixing_alpha: float = 1.0,
+        engine: str = "auto",
     ) -> None:
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
@@ -62,6 +66,7 @@ class Defense(L.LightningModule, ABC):
         check_number("squeeze_weight", squeeze_weight, low=0)
         check_choice("mixing", mixing, MIXINGS)
         check_number("mixing_alpha", mixing_alpha, above=0)
+        check_choice("engine", engine, ENGINES)
         # Convolutions run faster on images laid out channels-last, on CPUs and on GPUs.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_classes = num_classes
@@ -72,6 +77,7 @@ class Defense(L.LightningModule, ABC):
         self.squeeze_weight = squeeze_weight
         self.mixing = mixing
         self.mixing_alpha = mixing_alpha
+        self.engine = engine
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:

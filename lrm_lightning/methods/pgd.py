@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
+from lrm_lightning.engine import attack_view
 from lrm_lightning.losses import soft_cross_entropy
 from lrm_lightning.methods.base import Defense
 
@@ -64,7 +65,9 @@ class PGDTraining(Defense):
                 shape, generator=batch.draws.generator("attack", device), device=device
             )
             start = batch.x + batch.draws.rows(drawn)
-        return self.attack(self.network, batch.x, targets, start=start)
+        # Folded batch norm has no batch statistics to attack with.
+        engine = self.engine if self.attack.bn_mode == "eval" else "reference"
+        return self.attack(attack_view(self.network, engine), batch.x, targets, start=start)
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial and clean classification, squeezing and pairing."""
