@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
-from lrm_lightning.engine import attack_view
+from lrm_lightning.engine import Replayed, attack_view
 from lrm_lightning.losses import soft_cross_entropy
 from lrm_lightning.methods.base import Defense
 
@@ -43,6 +43,7 @@ class PGDTraining(Defense):
         super().__init__(network, epochs=epochs, **shared)
         check_number("alpha", alpha, low=0, high=1)
         self.alpha = alpha
+        self._replayed = Replayed(self._attack)
 
     @property
     def pairs_logits(self) -> bool:
@@ -65,9 +66,16 @@ class PGDTraining(Defense):
                 shape, generator=batch.draws.generator("attack", device), device=device
             )
             start = batch.x + batch.draws.rows(drawn)
+        inputs = [batch.x, targets, *([] if start is None else [start])]
+        # Later restarts begin at starts that are drawn inside the attack, which no graph can.
+        if self.engine == "fast" and batch.x.is_cuda and self.attack.restarts == 1:
+            return self._replayed(*inputs, key=next(self.network.parameters()).data_ptr())
+        return self._attack(*inputs)
+
+    def _attack(self, x: Tensor, targets: Tensor, start: Tensor | None = None) -> Tensor:
         # Folded batch norm has no batch statistics to attack with.
         engine = self.engine if self.attack.bn_mode == "eval" else "reference"
-        return self.attack(attack_view(self.network, engine), batch.x, targets, start=start)
+        return self.attack(attack_view(self.network, engine), x, targets, start=start)
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial and clean classification, squeezing and pairing."""
