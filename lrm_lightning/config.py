@@ -130,6 +130,7 @@ def validate(cfg: DictConfig) -> None:
     if cfg.logger.wandb:
         modes = ("auto", "online", "offline", "disabled")
         _checked("logger", lambda: check_choice("mode", cfg.logger.mode, modes))
+        _checked("logger", lambda: check_flag("checkpoint", cfg.logger.checkpoint))
 
 
 def _check_seed(seed: object) -> None:
@@ -144,6 +145,7 @@ def _check_validation(datamodule: ImageDataModule) -> None:
 
 def _check_trainer(cfg: DictConfig) -> None:
     check_integer("max_epochs", cfg.trainer.max_epochs, low=1)
+    check_flag("sync_batchnorm", cfg.trainer.sync_batchnorm)
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:
             raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")

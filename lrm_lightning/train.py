@@ -34,6 +34,7 @@ from lrm_lightning.loggers import (
     wandb_logger,
 )
 from lrm_lightning.methods import Defense
+from lrm_lightning.models.sync_batch_norm import BatchNormSync
 from lrm_lightning.run_dir import METRICS, RunDir
 
 
@@ -107,6 +108,9 @@ def _trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -> L.T
     try:
         return instantiate(
             cfg.trainer,
+            # Lightning's own flag insists on torch's version, which is for GPUs alone.
+            sync_batchnorm=False,
+            plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
             logger=loggers,
             callbacks=[*callbacks, SavedBeforeCheckpoints(csv), *_checkpoints(cfg, run_dir)],
             default_root_dir=str(run_dir.path),

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lrm_lightning.attacks import PGDAttack
@@ -106,6 +107,14 @@ class Defense(L.LightningModule, ABC):
             return {}
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
         return {"squeezing": self.squeeze_weight * squeezed}
+
+    def over_ranks(self, *values: Tensor) -> Tensor:
+        """Mean of each scalar over all processes, shape ``(len(values),)``, without a gradient."""
+        means = torch.stack([value.detach() for value in values])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        return means
 
     # ------------------------------------------------------------------ Lightning's hooks
 

@@ -69,4 +69,6 @@ class LogitRegularization(PGDTraining):
         if not self.pairs_logits:
             return {}
         paired = distribution_pairing(logits, logits_adv, kind=self.pairing_kind)
-        return {"pairing": ratio_weight(adversarial_loss, paired, self.ratio) * paired}
+        # The ratio is the global batch's, however many processes share it.
+        loss, pairing = self.over_ranks(adversarial_loss, paired)
+        return {"pairing": ratio_weight(loss, pairing, self.ratio) * paired}

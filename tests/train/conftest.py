@@ -240,8 +240,8 @@ def undisturbed(tmp_path_factory, server) -> Finished:
 def finished(tmp_path: Path) -> Callable[[str], Finished]:
     """What the only run of a method has left."""
 
-    def read(method: str) -> Finished:
-        (path,) = tmp_path.glob(f"runs/digits/{method}-*")
+    def read(method: str, runs: str = "runs") -> Finished:
+        (path,) = tmp_path.glob(f"{runs}/digits/{method}-*")
         return Finished(path)
 
     return read

@@ -1,0 +1,82 @@
+"""Batch norm over all processes' images, on any device: torch's own knows GPUs alone."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.layer_sync import LayerSync
+from torch import Tensor, nn
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics are those of the global batch.
+
+    Every process must hold equally many images. Without running statistics to record, as in eval
+    mode and in any attack, nothing is communicated: an attack never waits for other processes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to the same shape."""
+        recording = self.training and self.track_running_stats
+        if not recording or not dist.is_available() or not dist.is_initialized():
+            return super().forward(x)
+        dims, ranks = (0, 2, 3), dist.get_world_size()
+        mean = _sum_over_ranks(x.mean(dim=dims)) / ranks
+        centred = x - mean.view(1, -1, 1, 1)
+        variance = _sum_over_ranks(centred.square().mean(dim=dims)) / ranks
+        self._record(mean.detach(), variance.detach(), count=ranks * x.numel() // x.shape[1])
+        scale = (variance + self.eps).rsqrt().view(1, -1, 1, 1)
+        assert self.weight is not None
+        assert self.bias is not None
+        return torch.addcmul(
+            self.bias.view(1, -1, 1, 1), centred * scale, self.weight.view(1, -1, 1, 1)
+        )
+
+    def _record(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
+        """Move the running statistics as :class:`torch.nn.BatchNorm2d` does."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+
+
+class BatchNormSync(LayerSync):
+    """Tells a Trainer with ``sync_batchnorm=True`` to use :class:`SyncBatchNorm2d`."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Make every :class:`torch.nn.BatchNorm2d` of ``model`` a synchronised one, in place."""
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = SyncBatchNorm2d
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """The other way round."""
+        for module in model.modules():
+            if type(module) is SyncBatchNorm2d:
+                module.__class__ = nn.BatchNorm2d
+        return model
+
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum over all processes; its gradient is the sum of all processes' gradients."""
+    return _SumOverRanks.apply(values)  # type: ignore[no-any-return]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ANN401
+        return _summed(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        return _summed(gradient)
+
+
+def _summed(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
