@@ -14,7 +14,7 @@ REPORT := $(PY) -m lrm_lightning.report
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo report table1 table2 figures test lint format wheel clean
+.PHONY: help install install-dev demo bench report table1 table2 figures dashboard test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,17 @@ $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-dashboards: $(VENV)/.installed
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dashboards]"
+	@touch $@
+
+# The last two without their requirements, which would put old packages over newer ones.
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[bench]"
+	$(PY) -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt \
+	  torchattacks cleverhans
+	@touch $@
+
 install: $(VENV)/.installed  ## Virtual environment with the package
 
 install-dev: $(VENV)/.installed-dev  ## The same with what tests and lint need
@@ -42,6 +53,9 @@ demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digit
 
 test: $(VENV)/.installed-dev  ## Every test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="--quick" or "--lines 1,2"
+	$(PY) -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Format, lint and types
 	$(VENV)/bin/ruff format --check .
@@ -80,6 +94,9 @@ figures: $(VENV)/.installed  ## The same for the figures: sweeps of smoothing an
 	  $(RUN) --config-dir sweeps --config-name $$sweep runs_dir=$(RUNS) $(ARGS) || exit 1; done
 	$(EVALUATE)
 	$(REPORT) runs_dir=$(RUNS)
+
+dashboard: $(VENV)/.installed-dashboards  ## The W&B workspace of the runs, created from code
+	$(PY) -m lrm_lightning.dashboard $(ARGS)
 
 wheel: $(VENV)/.installed-dev  ## The package as a wheel in dist/
 	$(PY) -m build --wheel --no-isolation

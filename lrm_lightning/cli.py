@@ -8,11 +8,8 @@ import warnings
 from collections.abc import Callable
 
 from hydra.errors import HydraException, OverrideParseException
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
-from lrm_lightning.config import register_resolvers
 from lrm_lightning.errors import UserError
 
 # Lightning's advice that has no meaning here: the data has no workers, and short runs log seldom.
@@ -22,8 +19,15 @@ NOISE = (
     ".*The number of training batches.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    ".*The `srun` command is available on your system but is not used.*",
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # ranks log the same numbers
 )
+# submitit asks a cluster without accounting again and again, and says so each time.
+QUIET = {
+    "lightning.pytorch": logging.WARNING,
+    "lightning.fabric": logging.WARNING,
+    "submitit": logging.ERROR,
+}
 
 
 def run(app: Callable[[], object]) -> None:
@@ -32,11 +36,7 @@ def run(app: Callable[[], object]) -> None:
     Args:
         app: The function that ``hydra.main`` decorated.
     """
-    register_resolvers()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message)
+    quieten()
     # Makes Hydra raise its errors instead of printing a shortened traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -45,8 +45,18 @@ def run(app: Callable[[], object]) -> None:
         fail(error)
     except KeyboardInterrupt:
         _stop(signal.SIGINT)
-    except SIGTERMException:
+    except SystemExit as ended:
+        if type(ended).__name__ != "SIGTERMException":  # Lightning's
+            raise
         _stop(signal.SIGTERM)
+
+
+def quieten() -> None:
+    """Silence what has no meaning here; again after Lightning's import, which sets its own."""
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
 
 
 def fail(error: BaseException) -> None:
@@ -63,6 +73,7 @@ def fail(error: BaseException) -> None:
 
 def _stop(number: signal.Signals) -> None:
     """Say how to go on, and exit with the code that shells give a process ended by that signal."""
-    if rank_zero_only.rank == 0:
+    lightning = sys.modules.get("lightning.pytorch.utilities")
+    if lightning is None or lightning.rank_zero_only.rank == 0:
         sys.stderr.write("interrupted: run the same command again to go on\n")
     sys.exit(128 + number)

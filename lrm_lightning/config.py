@@ -6,18 +6,20 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
-from lrm_lightning.data import ImageDataModule
-from lrm_lightning.engine import ENGINES
 from lrm_lightning.errors import UserError
+
+# Importing torch takes seconds, which --help and a sweep's parent need not wait for.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lrm_lightning.attacks import PGDAttack
+    from lrm_lightning.data import ImageDataModule
 
 # What does not change a run's result: where it writes, who watches, on what it runs.
 NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger", "engine")
@@ -59,27 +61,22 @@ def run_id(cfg: DictConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def register_resolvers() -> None:
-    """Make ``${run_id:}``, :func:`run_id` of the whole configuration, known to OmegaConf."""
-    OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
-
-
-def build_datamodule(cfg: DictConfig) -> ImageDataModule:
+def build_datamodule(cfg: DictConfig) -> "ImageDataModule":
     """The DataModule; nothing is read yet."""
     return _build("data", cfg.data, drop=("name",), seed=cfg.seed)
 
 
-def build_network(cfg: DictConfig, num_classes: int) -> nn.Module:
+def build_network(cfg: DictConfig, num_classes: int) -> "nn.Module":
     """The network, with fresh weights from torch's global generator."""
     return _build("model", cfg.model, num_classes=num_classes)
 
 
-def build_attack(cfg: DictConfig) -> PGDAttack:
+def build_attack(cfg: DictConfig) -> "PGDAttack":
     """The training attack, which also sets the threat model of the evaluation."""
     return _build("attack", cfg.attack)
 
 
-def build_defense(cfg: DictConfig, network: nn.Module, num_classes: int) -> Any:  # noqa: ANN401
+def build_defense(cfg: DictConfig, network: "nn.Module", num_classes: int) -> Any:  # noqa: ANN401
     """The LightningModule."""
     return _build(
         "method",
@@ -111,6 +108,11 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: At the first wrong value; names the key, the value and what it must be.
     """
+    import torch
+    from torch import nn
+
+    from lrm_lightning.engine import ENGINES
+
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
@@ -138,7 +140,7 @@ def _check_seed(seed: object) -> None:
     check_number("seed", seed, high=2**63 - 1, why="torch")
 
 
-def _check_validation(datamodule: ImageDataModule) -> None:
+def _check_validation(datamodule: "ImageDataModule") -> None:
     # A run's score, and the choice of its best weights, are measured on the validation split.
     check_integer("val_size", datamodule.val_size, low=1)
 
@@ -186,3 +188,8 @@ def _checked(group: str, build: Callable[[], Any]) -> Any:  # noqa: ANN401
 
 def _one_line(error: BaseException) -> str:
     return inspect.cleandoc(" ".join(str(error).split()))
+
+
+# On import, so that a job that a cluster's launcher unpickles elsewhere knows it too: ${run_id:} is
+# run_id of the whole configuration.
+OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)

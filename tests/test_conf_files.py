@@ -25,7 +25,6 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
 def _compose(*overrides, name="config", folder=CONF, hydra=False):
-    config.register_resolvers()
     with initialize_config_dir(str(folder), version_base="1.3"):
         return compose(name, list(overrides), return_hydra_config=hydra)
 

@@ -15,7 +15,6 @@ from lrm_lightning.methods import AdversarialLogitPairing
 
 
 def _compose(*overrides):
-    config.register_resolvers()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         return compose("config", list(overrides))
 
@@ -106,6 +105,7 @@ BAD = [
     ("checkpoint.every_minutes", 0, "checkpoint.every_minutes=0 must be a number > 0"),
     ("logger.mode", "dryrun", "logger.mode='dryrun' is unknown; choose one of: auto, online"),
     ("logger.wandb", "no", "logger.wandb='no' must be true or false"),
+    ("logger.checkpoint", "yes", "logger.checkpoint='yes' must be true or false"),
     (
         "method.smoothing",
         "???",

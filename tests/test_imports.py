@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lrm_lightning"
-COMMANDS = ("train", "evaluate", "transfer", "report", "export", "cli")
+COMMANDS = ("train", "evaluate", "transfer", "report", "export", "dashboard", "cli")
 SHARED = ("checks", "errors", "draws", "storage")
 
 # part of the package -> the parts that it may import, besides itself

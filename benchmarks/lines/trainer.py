@@ -86,7 +86,7 @@ class _Clock(L.Callback):
 
 
 def _trained(cfg: DictConfig, settings: Settings) -> tuple[float, float]:
-    from lrm_lightning.train import _trainer
+    from lrm_lightning.training import build_trainer
 
     datamodule, defense = _parts(cfg)
     clock = _Clock()
@@ -99,7 +99,7 @@ def _trained(cfg: DictConfig, settings: Settings) -> tuple[float, float]:
         path = Path(folder)
         callbacks = [clock, config.build_robust_accuracy(cfg), Progress(path)]
         run_dir = RunDir(path, config.identity(cfg))
-        trainer = _trainer(cfg, run_dir, callbacks, MetricsCSV(path / METRICS), None)
+        trainer = build_trainer(cfg, run_dir, callbacks, MetricsCSV(path / METRICS), None)
         trainer.fit(defense, datamodule=datamodule)
     return clock.seconds, clock.loss
 

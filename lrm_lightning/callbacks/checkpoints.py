@@ -1,5 +1,7 @@
 """Checkpoints that a run can go on from exactly."""
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -52,3 +54,28 @@ class MidEpochCheckpoint(RunCheckpoint):
 
 def _batches_are_over(trainer: L.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+def run_checkpoints(
+    folder: Path, *, every_minutes: float, best_by: str | None
+) -> list[ModelCheckpoint]:
+    """The callbacks that write a run directory's checkpoints.
+
+    Args:
+        folder: Where to.
+        every_minutes: Time between those in the middle of an epoch.
+        best_by: The metric by which the best weights are kept too; ``None`` for not at all.
+    """
+    common: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
+    callbacks: list[ModelCheckpoint] = [
+        RunCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+        MidEpochCheckpoint(
+            filename="interrupted",
+            train_time_interval=timedelta(minutes=every_minutes),
+            save_on_exception=True,
+            **common,
+        ),
+    ]
+    if best_by is not None:
+        callbacks.append(RunCheckpoint(filename="best", monitor=best_by, mode="max", **common))
+    return callbacks

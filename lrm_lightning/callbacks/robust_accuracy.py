@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.callbacks.correctness import Correctness
@@ -17,6 +17,19 @@ from lrm_lightning.data import Batch
 from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
 from lrm_lightning.engine import ENGINES, attack_view
 from lrm_lightning.errors import NotFiniteError
+
+SHOWN = 8
+
+
+class Examples(NamedTuple):
+    """A few images and the strongest attack on them, on the CPU."""
+
+    index: Tensor
+    y: Tensor
+    x: Tensor
+    x_adv: Tensor
+    logits: Tensor
+    logits_adv: Tensor
 
 
 class RobustAccuracy(L.Callback):
@@ -43,6 +56,9 @@ class RobustAccuracy(L.Callback):
     Attributes:
         correct: After ``test``: attack name to bool array ``(n,)``, a verdict an image.
         index: After ``test``: position of those images in the split, int64 ``(n,)``.
+        logits: Of the evaluation that runs, or ran last, on this rank: ``"clean"`` and ``"adv"``,
+            ``(n, classes)`` each.
+        examples: Of that evaluation, up to eight of its first images and what became of them.
         active: Whether the evaluation that runs, or ran last, was attacked.
         val_metrics: What was logged last under ``val/``; kept in checkpoints.
 
@@ -87,6 +103,8 @@ class RobustAccuracy(L.Callback):
         }
         self.correct: dict[str, np.ndarray] = {}
         self.index: np.ndarray = np.zeros(0, np.int64)
+        self.logits: dict[str, Tensor] = {}
+        self.examples: Examples | None = None
         self.active = False
         self.val_metrics: dict[str, float] = {}
 
@@ -162,6 +180,8 @@ class RobustAccuracy(L.Callback):
         self._clean = LogitStatistics().to(pl_module.device)
         self._adversarial = LogitStatistics().to(pl_module.device)
         self._pairing = PairingDiagnostics().to(pl_module.device)
+        self._logits: dict[str, list[Tensor]] = {"clean": [], "adv": []}
+        self.examples = None
 
     def _attack(self, pl_module: L.LightningModule, batch: Batch) -> None:
         wanted = torch.ones_like(batch.y, dtype=torch.bool)
@@ -181,7 +201,7 @@ class RobustAccuracy(L.Callback):
             )
             start = x + batch.draws.rows(drawn)[wanted]
         path = self.attack.trajectory(
-            self._network, x, y, self._steps, start=start, keep_images=False
+            self._network, x, y, self._steps, start=start, keep_images=self.examples is None
         )
         logits = [path.logits, path.fgsm.logits]
         logits += [path.iterates[count].logits for count in self._steps]
@@ -190,11 +210,19 @@ class RobustAccuracy(L.Callback):
         self._clean.update(logits[0])
         self._adversarial.update(logits[-1])
         self._pairing.update(logits[0], logits[-1], y)
+        for kind, each in (("clean", logits[0]), ("adv", logits[-1])):
+            self._logits[kind].append(each)
+        if self.examples is None:
+            last = path.iterates[self._steps[-1]]
+            assert last.x_adv is not None
+            shown = (index, y, x, last.x_adv, logits[0], logits[-1])
+            self.examples = Examples(*(each[:SHOWN].detach().cpu() for each in shown))
 
     def _log(
         self, split: str, pl_module: L.LightningModule
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         index, correct = self._correctness.compute()
+        self.logits = {kind: torch.cat(each).cpu() for kind, each in self._logits.items() if each}
         metrics = {f"{split}/acc/{name}": float(each.mean()) for name, each in correct.items()}
         for kind, statistics in (("clean", self._clean), ("adv", self._adversarial)):
             for name, value in statistics.compute().items():

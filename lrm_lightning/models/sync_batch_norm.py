@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
 
 
@@ -41,24 +40,6 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-
-
-class BatchNormSync(LayerSync):
-    """Tells a Trainer with ``sync_batchnorm=True`` to use :class:`SyncBatchNorm2d`."""
-
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Make every :class:`torch.nn.BatchNorm2d` of ``model`` a synchronised one, in place."""
-        for module in model.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.__class__ = SyncBatchNorm2d
-        return model
-
-    def revert(self, model: nn.Module) -> nn.Module:
-        """The other way round."""
-        for module in model.modules():
-            if type(module) is SyncBatchNorm2d:
-                module.__class__ = nn.BatchNorm2d
-        return model
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

@@ -1,124 +1,154 @@
-"""W&B without a key: offline, without a question and without a network."""
-
-import re
-import socket
-from types import SimpleNamespace
+"""Online or offline, and whose run it is: nobody is asked, nobody is called."""
 
 import pytest
 from omegaconf import OmegaConf
 
-from lrm_lightning.loggers import finish_wandb, wandb_logger
+from lrm_lightning.errors import UserError
+from lrm_lightning.loggers import MetricsCSV, uploads_rest, wandb_logger
 from lrm_lightning.loggers import wandb as module
-
-
-@pytest.fixture
-def alone(tmp_path, monkeypatch):
-    """No key, no login, no home, no network."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked a question"))
-    monkeypatch.setattr("getpass.getpass", lambda *args: pytest.fail("asked for a key"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        yield
-        finish_wandb()
-        server.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody called
-            server.accept()
+from lrm_lightning.loggers.wandb_client import choose_mode
+from lrm_lightning.loggers.wandb_journal import Journal, numbered
 
 
 def _cfg(mode="auto", **changed):
     logger = {"wandb": True, "project": "tests", "entity": None, "mode": mode, "tags": ["a"]}
-    return OmegaConf.create(
-        {
-            "logger": logger,
-            "method": {"name": "alp"},
-            "data": {"name": "digits"},
-            "sweep": "table1",
-            **changed,
-        }
+    base = {"method": {"name": "alp"}, "data": {"name": "digits"}, "sweep": "table1"}
+    return OmegaConf.create({"logger": logger, "rerun": False} | base | changed)
+
+
+def _arguments(folder, *, mode="auto", **changed):
+    return _cfg(mode, **changed), folder, {"seed": 7}, "0123abcd", MetricsCSV(folder / "m.csv")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What would have been opened."""
+    found = []
+    monkeypatch.setattr(
+        module, "RunLogger", lambda client, journal, mode: found.append((client, mode))
     )
+    return found
 
 
 def test_auto_is_offline_without_a_key(alone):
-    assert module._mode("auto") == "offline"
+    mode, reason = choose_mode("auto")
+    assert mode == "offline"
+    assert "no key" in reason
 
 
-@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_other_modes_are_taken_at_their_word(mode, alone):
-    assert module._mode(mode) == mode
+    assert choose_mode(mode)[0] == mode
 
 
-def test_auto_is_online_with_a_key(alone, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    asked = []
-
-    def login(**settings):
-        asked.append(settings)
-        return True
-
-    monkeypatch.setattr(wandb, "login", login)
-    assert module._mode("auto") == "online"
-    assert asked == [{"prompt": False}]
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")]
+)
+def test_auto_does_what_wandb_was_told(theirs, ours, alone, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", theirs)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert choose_mode("auto")[0] == ours
 
 
-def test_what_the_run_is_called(alone, tmp_path, monkeypatch):
-    given = {}
-
-    def logger(**settings):
-        given.update(settings)
-        return SimpleNamespace(_wandb_init={})
-
-    monkeypatch.setattr(module, "WandbLogger", logger)
-    wandb_logger(_cfg(), tmp_path, {"seed": 7}, "0123abcd")
-    assert given["id"] == "0123abcd"
-    assert given["name"] == "alp-0123abcd"
-    assert given["group"] == "table1"
-    assert given["job_type"] == "alp"
-    assert given["tags"] == ["a", "digits"]
-    assert given["resume"] == "allow"
-    assert given["config"] == {"seed": 7}
-    assert given["save_dir"] == str(tmp_path)
+def test_auto_is_online_with_a_key_without_a_call(alone, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert choose_mode("auto") == ("online", "")
+    assert capsys.readouterr() == ("", "")
 
 
-def test_offline_is_said_in_one_line(alone, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "WandbLogger", lambda **_: SimpleNamespace(_wandb_init={}))
-    wandb_logger(_cfg(), tmp_path, {}, "0123abcd")
+def test_online_without_a_key_is_a_mistake(alone):
+    with pytest.raises(UserError, match=r"logger\.mode=online: no key; `wandb login`"):
+        choose_mode("online")
+
+
+def test_a_key_that_is_none_is_no_key(alone, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
+    mode, reason = choose_mode("auto")
+    assert mode == "offline"
+    assert "\n" not in reason
+    assert "API key" in reason
+
+
+def test_what_the_run_is_called(alone, tmp_path, opened):
+    wandb_logger(*_arguments(tmp_path))
+    ((client, mode),) = opened
+    assert mode == "offline"
+    assert client.settings == {
+        "id": "0123abcd",
+        "name": "alp-0123abcd",
+        "project": "tests",
+        "entity": None,
+        "group": "table1",
+        "job_type": "alp",
+        "tags": ["a", "digits"],
+        "config": {"seed": 7},
+    }
+
+
+def test_trained_again_it_is_another_run_that_can_be_resumed(alone, tmp_path, opened):
+    wandb_logger(*_arguments(tmp_path, rerun=True))
+    wandb_logger(*_arguments(tmp_path))
+    (one, _), (same, _) = opened
+    assert one.settings["id"].startswith("0123abcd-")
+    assert same.settings["id"] == one.settings["id"]
+
+
+def test_offline_is_said_in_one_line(alone, tmp_path, opened, capsys):
+    wandb_logger(*_arguments(tmp_path))
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("W&B: offline")
-    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in line
+    assert line.startswith("W&B: offline (no key; `wandb login`")
+    assert f"`wandb sync {tmp_path}/wandb/offline-run-*` uploads this run" in line
 
 
-@pytest.mark.slow
-def test_an_offline_run_is_on_disk_when_it_is_finished(alone, tmp_path):
-    wandb = pytest.importorskip("wandb")
-    logger = wandb_logger(_cfg(), tmp_path, {"seed": 7}, "0123abcd")
-    logger.log_metrics({"val/acc/clean": 0.5}, step=1)
-    assert wandb.run.id == "0123abcd"
-    finish_wandb()
-    assert wandb.run is None
-    wandb.teardown()  # as at the end of a process: W&B's own process closes its files
-    (file,) = (tmp_path / "wandb").glob("offline-run-*-0123abcd/run-0123abcd.wandb")
-    content = file.read_bytes()
-    assert content.startswith(b":W&B")
-    assert b"val/acc/clean" in content, re.findall(rb"[ -~]{4,}", content)
-    finish_wandb()  # a second time is no mistake
-
-
-@pytest.mark.slow
 def test_disabled_leaves_nothing(alone, tmp_path, capsys):
-    logger = wandb_logger(_cfg("disabled"), tmp_path, {}, "0123abcd")
-    logger.log_metrics({"val/acc/clean": 0.5}, step=1)
-    finish_wandb()
-    assert not list(tmp_path.rglob("*.wandb"))
-    assert "offline" not in capsys.readouterr().out
+    assert wandb_logger(*_arguments(tmp_path, mode="disabled")) is None
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
 
 
-def test_finishing_without_a_run_does_nothing():
-    finish_wandb()
+def test_a_finished_run_is_opened_only_if_something_is_missing(
+    alone, tmp_path, opened, monkeypatch
+):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert uploads_rest(*_arguments(tmp_path)) is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "wandb").mkdir()
+    Journal(tmp_path, MetricsCSV(tmp_path / "m.csv")).pending = True
+    assert uploads_rest(*_arguments(tmp_path, mode="offline")) is None
+    assert not opened
+    uploads_rest(*_arguments(tmp_path))
+    ((_, mode),) = opened
+    assert mode == "online"
+
+
+def test_rows_have_the_same_numbers_whenever_they_are_told(tmp_path):
+    (tmp_path / "wandb").mkdir()
+    metrics = MetricsCSV(tmp_path / "m.csv")
+    journal = Journal(tmp_path, metrics)
+    told = []
+    for step, row in [
+        (0, {"train/loss": 1.0, "epoch": 0}),
+        (0, {"val/acc/clean": 0.5, "epoch": 0}),
+        (1, {"train/loss": 0.5, "epoch": 1}),
+        (2, {"test/acc/clean": 0.25, "epoch": 2}),
+    ]:
+        metrics.log_metrics(row, step)
+        told += numbered(step, row)
+    journal.add_media(0, {"train/images_per_s": 9.0, "epoch": 0})
+    told += numbered(0, {"train/images_per_s": 9.0, "epoch": 0}, 2)
+    assert journal.rows() == sorted(told)
+    assert len({number for number, _ in told}) == len(told) == 5
+    # a kill while a line is written costs that line, and what is logged again counts
+    with (tmp_path / "wandb/media.jsonl").open("a") as lines:
+        lines.write('{"step": 1, "metr')
+    journal.add_media(1, {})
+    assert journal.rows() == sorted(told)
+
+
+def test_told_again_the_last_word_counts(tmp_path):
+    (tmp_path / "wandb").mkdir()
+    journal = Journal(tmp_path, MetricsCSV(tmp_path / "m.csv"))
+    for speed in (1.0, 2.0):
+        journal.add_media(3, {"train/images_per_s": speed})
+    ((_, row),) = journal.rows()
+    assert row == {"train/images_per_s": 2.0, "trainer/global_step": 3}

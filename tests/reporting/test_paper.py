@@ -23,9 +23,6 @@ def test_the_recipe_is_that_of_experiment_paper():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from lrm_lightning.config import register_resolvers
-
-    register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides=["experiment=paper"])
     for key, value in paper.RECIPE.items():
