@@ -14,10 +14,15 @@ accuracy under gradient attacks cannot be taken for robustness.
 | large eps | images that PGD left correct at a radius where none is recognisable | correct | 2% |
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
 
-PGD is the suite's search on cross-entropy, the loss that defences are usually reported with, all
-restarts together; an image is broken by any iterate. "Vanishes": the largest entry of the gradient
-is zero or denormal in float32. "Turns": the cosine between the gradients at the image and beside it
-is below 0.2.
+PGD of the first two signs is the suite's searches on cross-entropy and on the margin, all restarts
+together: what one gradient attack finds is not hidden from gradients. PGD of the next three is the
+search on cross-entropy, the loss that defences are reported with. An image is broken by any
+iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32. "Turns": the
+cosine between the gradients at the image and beside it is below 0.2.
+
+No sign, but told beside the verdict: how many images the margin broke that cross-entropy left
+(:func:`mistaken_loss`). There the gradient is sound and the customary loss is not: an accuracy under
+PGD on cross-entropy alone is too high.
 """
 
 from collections.abc import Sequence
@@ -105,6 +110,28 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
     )
     sign = _sign("transfer", broken, len(held), TRANSFER, told, f"{ATHALYE}; {CARLINI}")
     return sign._replace(evidence=sign.evidence | {"by_source": each})
+
+
+def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> dict[str, Any]:
+    """How far PGD on cross-entropy alone overestimates, for a record.
+
+    Args:
+        cross_entropy: Images that PGD on it left correct, bool ``(n,)``.
+        margin: Images that PGD on the margin left correct, bool ``(n,)``.
+
+    References:
+        Carlini & Wagner 2017, arXiv:1608.04644, section V; Mosbach et al. 2018, arXiv:1810.12042.
+    """
+    broken, n = int((cross_entropy & ~margin).sum()), len(margin)
+    low, high = wilson_interval(broken, n)
+    return {
+        "count": broken,
+        "of": n,
+        "share": broken / n,
+        "interval": [low, high],
+        "explanation": f"PGD on the margin broke {broken} of the {int(cross_entropy.sum())} images"
+        " that PGD on cross-entropy left correct",
+    }
 
 
 def steps(search: Search, *, most: int) -> Sign:

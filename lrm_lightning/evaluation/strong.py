@@ -30,8 +30,8 @@ class StrongSuite:
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. Every PGD attack begins with the images that are correct
     without an attack. AutoAttack's metrics are its own: each attack sees what the former left, so
-    ``square`` equals ``autoattack``. ``pgd_square`` is Square on what ``pgd_ce`` left, for the
-    verdict.
+    ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_...`` are what Square, or another
+    network's examples, leave of what PGD on both losses left, for the verdict.
 
     Attributes:
         pgd_steps: Steps of a search; the first is what the sign "steps" looks at.
@@ -122,14 +122,14 @@ class StrongSuite:
             bench, "pgd_targeted", attacks["pgd_targeted"], logits, clean, self.targets
         )
         ensemble = self._autoattack(bench)
-        held = pgd_ce.held[-1]
+        held = pgd_ce.held[-1] & pgd_margin.held[-1]
         square = square_after_pgd(
             bench, held, ensemble, classes=logits.shape[1], queries=self.square_queries
         )
         transferred = transfer_after_pgd(bench, held, self.sources, steps=TRANSFER_STEPS)
         correct = {
             "clean": clean,
-            "pgd_ce": held,
+            "pgd_ce": pgd_ce.held[-1],
             "pgd_margin": pgd_margin.held[-1],
             "pgd_targeted": aimed,
             **{name.replace("-", "_"): ensemble.correct[name] for name in STANDARD},
@@ -146,13 +146,14 @@ class StrongSuite:
             masking.large_eps(far, clean, eps=attacks["large_eps"].eps),
             masking.gradient(vanished, cosine),
         ]
+        mistaken = masking.mistaken_loss(pgd_ce.held[-1], pgd_margin.held[-1])
         details = {
             "settings": self._settings(attacks, ensemble),
             "autoattack": {
                 "flags": ensemble.flags,
                 "x_adv_sha256": hashlib.sha256(_bytes(ensemble.x_adv)).hexdigest(),
             },
-            "masking": masking.verdict(signs),
+            "masking": masking.verdict(signs) | {"loss": mistaken},
         }
         arrays = {
             "autoattack_y_adv": ensemble.y_adv,
