@@ -21,8 +21,8 @@ iterate. "Vanishes": the largest entry of the gradient is zero or denormal in fl
 cosine between the gradients at the image and beside it is below 0.2.
 
 No sign, but told beside the verdict: how many images the margin broke that cross-entropy left
-(:func:`mistaken_loss`). There the gradient is sound and the customary loss is not: an accuracy under
-PGD on cross-entropy alone is too high.
+(:func:`mistaken_loss`). There the gradient is sound and the customary loss is not: an accuracy
+under PGD on cross-entropy alone is too high.
 """
 
 from collections.abc import Sequence

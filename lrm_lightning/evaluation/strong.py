@@ -30,8 +30,8 @@ class StrongSuite:
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. Every PGD attack begins with the images that are correct
     without an attack. AutoAttack's metrics are its own: each attack sees what the former left, so
-    ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_...`` are what Square, or another
-    network's examples, leave of what PGD on both losses left, for the verdict.
+    ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square, or
+    another network's examples, leave of what PGD on both losses left, for the verdict.
 
     Attributes:
         pgd_steps: Steps of a search; the first is what the sign "steps" looks at.

@@ -79,6 +79,8 @@ def _print_verdict(record: Mapping[str, Any], console: Console) -> None:
     for sign in masking["signs"]:
         if sign["fired"]:
             console.print(Text(f"  {sign['name']}: {sign['explanation']}"), soft_wrap=True)
+    if masking["loss"]["count"]:
+        console.print(Text(f"  {masking['loss']['explanation']}"), soft_wrap=True)
     for flag in record["autoattack"]["flags"]:
         console.print(Text(f"  AutoAttack warns: {flag}"), soft_wrap=True)
 

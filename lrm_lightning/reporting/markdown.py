@@ -104,6 +104,8 @@ def _verdict(verdict: Verdict) -> list[str]:
         fired = "yes" if sign.fired else "no"
         why = "; ".join(text(each) for each in (sign.evidence, sign.source) if each)
         lines.append(f"- {text(sign.name)}: {fired}. {text(sign.explanation)} ({why})")
+    if verdict.note:
+        lines.append(f"- no sign, but: {text(verdict.note)}")
     return [*lines, ""]
 
 

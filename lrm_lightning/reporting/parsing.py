@@ -176,4 +176,5 @@ def _masking(fields: Fields) -> Masking:
                 source=sign.text("source", ""),
             )
         )
-    return Masking(fields.text("verdict"), tuple(signs))
+    loss = fields.part("loss", required=False).text("explanation", "")
+    return Masking(fields.text("verdict"), tuple(signs), loss)

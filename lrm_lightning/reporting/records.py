@@ -143,10 +143,11 @@ class Sign:
 
 @dataclass(frozen=True)
 class Masking:
-    """The verdict and the signs it stands on."""
+    """The verdict, the signs it stands on, and what PGD on cross-entropy alone missed."""
 
     verdict: str
     signs: tuple[Sign, ...]
+    loss: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Verdict:
         masked: Whether that word is a warning.
         signs: What was looked for, with the evidence as text.
         sources: Numbers of its sources.
+        note: What is no sign and yet worth knowing.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Verdict:
     masked: bool
     signs: tuple["ShownSign", ...]
     sources: tuple[int, ...]
+    note: str = ""
 
     @property
     def fired(self) -> int:
@@ -115,6 +117,7 @@ def verdicts(groups: Sequence[Group], book: SourceBook) -> list[Verdict]:
                     masked=origin.masking.verdict != "not masked",
                     signs=tuple(map(_shown, origin.masking.signs)),
                     sources=(book.cite(origin),),
+                    note=origin.masking.loss,
                 )
             )
     return found

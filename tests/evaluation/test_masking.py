@@ -43,6 +43,15 @@ def test_transfer_counts_an_image_once():
     assert not masking.transfer(held, {"a": left["a"]}).fired
 
 
+def test_what_cross_entropy_missed_is_counted():
+    held = flags(60)
+    told = masking.mistaken_loss(held, held & ~flags(45))
+    assert (told["count"], told["of"]) == (45, len(held))
+    assert told["interval"] == list(wilson_interval(45, len(held)))
+    assert "broke 45 of the 60 images" in told["explanation"]
+    assert masking.mistaken_loss(held, held)["count"] == 0
+
+
 def test_transfer_without_sources_says_so():
     sign = masking.transfer(flags(200), {})
     assert not sign.fired

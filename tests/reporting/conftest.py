@@ -154,7 +154,8 @@ class Records:
             "fired": False,
             "evidence": {"accuracy_by_steps": {"20": 0.5}},
         }
-        masking = {"verdict": verdict, "signs": [sign, other]}
+        loss = {"explanation": "PGD on the margin <b>broke</b> 7 more"}
+        masking = {"verdict": verdict, "signs": [sign, other], "loss": loss}
         return self.evaluation(path, "strong", found, n=n, masking=masking, settings={})
 
     def transfer(self, sources, targets, accuracy, *, n=500, data=OFFICIAL, folder="."):

@@ -175,6 +175,7 @@ def test_the_strong_evaluation_and_its_verdict(records, read):
     )
     assert masked.signs[1].evidence == "accuracy by steps: (20: 0.5)"
     assert masked.signs[0].source == "Athalye et al. 2018, arXiv:1802.00420"
+    assert masked.note == "PGD on the margin <b>broke</b> 7 more"
 
 
 def test_every_table_is_marked_if_its_data_are_not_official(records, read):
