@@ -50,15 +50,26 @@ CONF
   exit 1
 }
 
+# Every process that was started with this configuration, job steps and leftovers included.
+ours() {
+  for environ in /proc/[0-9]*/environ; do
+    pid=${environ//[!0-9]/}
+    case $(cat "/proc/$pid/comm" 2> /dev/null) in slurm* | munged) ;; *) continue ;; esac
+    ! grep -qz "^SLURM_CONF=$SLURM_CONF$" "$environ" 2> /dev/null || echo "$pid"
+  done
+  return 0
+}
+
 stop() {
   scancel --full --user=root 2> /dev/null || true
   scontrol shutdown 2> /dev/null || true
-  for name in slurmctld slurmd munged; do
-    [ -f "$dir/$name.pid" ] || continue
-    pid=$(cat "$dir/$name.pid")
-    for _ in $(seq 60); do
-      kill "$pid" 2> /dev/null || break
-      sleep 0.5
+  [ ! -f "$dir/munged.pid" ] || kill "$(cat "$dir/munged.pid")" 2> /dev/null || true
+  for signal in TERM TERM KILL; do
+    for _ in $(seq 20); do
+      pids=$(ours)
+      [ -n "$pids" ] || return 0
+      kill "-$signal" $pids 2> /dev/null || true
+      sleep 0.25
     done
   done
 }
