@@ -63,10 +63,9 @@ def _unit(unit: Unit) -> FrozenUnit:
     before, after = Affine(unit.bn1), Affine(unit.bn2)
     return FrozenUnit(
         before=before,
-        first=Convolution(unit.conv1, before=before, after=after),
+        first=Convolution(unit.conv1, before=before, after=after, pad_end=unit.stride == 2),
         second=Convolution(unit.conv2),
         slope=SLOPE,
-        pad_end=1 if unit.stride == 2 else 0,
         shortcut_active=unit.activate_shortcut,
         pool=unit.stride,
         new_channels=unit.new_channels,

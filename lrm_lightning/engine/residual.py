@@ -46,20 +46,31 @@ class Convolution:
         conv: Equal strides and paddings in both directions, no dilation or groups, no bias.
         before: What scales its input, in the gradient alone.
         after: What follows it, folded into it.
+        pad_end: Whether one row and column of zeros lie below and to the right of its input.
     """
 
     def __init__(
-        self, conv: nn.Conv2d, *, before: Affine | None = None, after: Affine | None = None
+        self,
+        conv: nn.Conv2d,
+        *,
+        before: Affine | None = None,
+        after: Affine | None = None,
+        pad_end: bool = False,
     ) -> None:
         weight, self._bias = conv.weight.detach().clone(), None
         if after is not None:
             weight, self._bias = weight * after.scale.view(-1, 1, 1, 1), after.shift.flatten()
+        self._stride, self._padding = list(conv.stride), [int(each) for each in conv.padding]
+        if pad_end:
+            # The same sums with zeros on all sides, which a kernel that begins with zeros doesn't
+            # see above and to the left: no padded copy of the images is made, twice a pass.
+            weight = F.pad(weight, (1, 0, 1, 0))
+            self._padding = [1, 1]
         layout = torch.channels_last
         self._weight = weight.contiguous(memory_format=layout)
         # What multiplies the gradient afterwards may as well multiply the weights before.
         weight = weight if before is None else weight * before.scale
         self._weight_backward = weight.contiguous(memory_format=layout)
-        self._stride, self._padding = list(conv.stride), [int(each) for each in conv.padding]
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(N, C_in, H, W)`` to ``(N, C_out, H', W')``."""
@@ -91,7 +102,6 @@ class FrozenUnit:
         first: First convolution, the following batch norm folded in; scaled by ``before``.
         second: Second convolution.
         slope: Of both leaky ReLUs, ``>= 0``; 0 is ReLU.
-        pad_end: Zeros below and to the right of what ``first`` sees.
         shortcut_active: The shortcut begins after the first leaky ReLU.
         pool: Size of the windows whose mean the shortcut takes.
         new_channels: Channels of zeros that the shortcut adds, half on each side.
@@ -102,7 +112,6 @@ class FrozenUnit:
     first: Convolution
     second: Convolution
     slope: float
-    pad_end: int = 0
     shortcut_active: bool = False
     pool: int = 1
     new_channels: int = 0
@@ -115,7 +124,7 @@ class FrozenUnit:
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The result, and what :meth:`backward` needs: both activations."""
         active = self.before.activated(x, self.slope)
-        hidden = F.leaky_relu_(self.first(self._padded(active)), self.slope)
+        hidden = F.leaky_relu_(self.first(active), self.slope)
         result = self.second(hidden)
         result += self._shortcut(active if self.shortcut_active else x)
         return result, active, hidden
@@ -124,11 +133,7 @@ class FrozenUnit:
         """Gradient of the input from that of the result."""
         inner = self.second.backward(gradient, hidden)
         _leaky_relu_backward(inner, hidden, self.slope, True, grad_input=inner)
-        inner = self.first.backward(inner, self._padded(active))
-        if self.pad_end:
-            inner = inner[:, :, : -self.pad_end, : -self.pad_end].contiguous(
-                memory_format=torch.channels_last
-            )
+        inner = self.first.backward(inner, active)
         around = self._shortcut_backward(gradient, active)
         if self.shortcut_active:
             inner += around
@@ -136,9 +141,6 @@ class FrozenUnit:
         if not self.shortcut_active:
             inner += around
         return inner
-
-    def _padded(self, active: Tensor) -> Tensor:
-        return F.pad(active, (0, self.pad_end, 0, self.pad_end)) if self.pad_end else active
 
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.projection is not None:
