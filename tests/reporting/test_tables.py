@@ -160,7 +160,9 @@ def test_variances_stand_beside_the_papers(records, read):
 
 
 def test_the_strong_evaluation_and_its_verdict(records, read):
-    records.strong(records.run("label_smoothing"), verdict="masked", square=0.123, new_attack=0.2)
+    following = {"pgd_square": 0.1, "transfer_alp-1": 0.1}  # told with the verdicts
+    attacks = {"square": 0.123, "new_attack": 0.2} | following
+    records.strong(records.run("label_smoothing"), verdict="masked", **attacks)
     records.strong(records.run("pgd"))
     everything, data, book = read()
     groups = evaluated(everything, data, "strong")
