@@ -74,6 +74,8 @@ def fail(error: BaseException) -> None:
 def _stop(number: signal.Signals) -> None:
     """Say how to go on, and exit with the code that shells give a process ended by that signal."""
     lightning = sys.modules.get("lightning.pytorch.utilities")
-    if lightning is None or lightning.rank_zero_only.rank == 0:
-        sys.stderr.write("interrupted: run the same command again to go on\n")
+    if lightning is not None and lightning.rank_zero_only.rank != 0:
+        # The code of a failure would make Lightning kill rank 0, which may have more to do.
+        sys.exit(0)
+    sys.stderr.write("interrupted: run the same command again to go on\n")
     sys.exit(128 + number)

@@ -13,13 +13,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from lrm_lightning import config
-from lrm_lightning.callbacks import Progress, RobustAccuracy, WandbMedia, run_checkpoints
+from lrm_lightning.callbacks import (
+    Interruption,
+    Progress,
+    RobustAccuracy,
+    WandbMedia,
+    run_checkpoints,
+)
 from lrm_lightning.data import ImageDataModule
-from lrm_lightning.errors import NotFiniteError, UserError
+from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation import provenance
 from lrm_lightning.evaluation.record import accuracies, write_record, write_verdicts
 from lrm_lightning.evaluation.summary import print_summary
-from lrm_lightning.interruption import between_batches
+from lrm_lightning.failures import in_one_line
 from lrm_lightning.layer_sync import BatchNormSync
 from lrm_lightning.loggers import (
     MetricsCSV,
@@ -29,6 +35,7 @@ from lrm_lightning.loggers import (
     wandb_logger,
 )
 from lrm_lightning.methods import Defense
+from lrm_lightning.ranks import RankWatch
 from lrm_lightning.run_dir import METRICS, RunDir
 
 
@@ -64,15 +71,16 @@ def train(cfg: DictConfig, path: Path) -> float:
     network = config.build_network(cfg, datamodule.num_classes)
     defense = config.build_defense(cfg, network, datamodule.num_classes)
     attacker = config.build_robust_accuracy(cfg)
-    progress = Progress(path)
+    progress, interruption = Progress(path), Interruption()
     if rank_zero_only.rank == 0:
         resolved = config.plain(cfg)
         run_dir.write_config(resolved, resolved["model"] | {"num_classes": datamodule.num_classes})
     *_, metrics = tracked = _tracked(cfg, path)
     tracker = wandb_logger(*tracked)
     try:
-        trainer = build_trainer(cfg, run_dir, [attacker, progress], metrics, tracker)
-        with between_batches():
+        callbacks = [attacker, progress, interruption]
+        trainer = build_trainer(cfg, run_dir, callbacks, metrics, tracker)
+        with in_one_line(RankWatch(trainer)), interruption.around():
             _fit(trainer, defense, datamodule, run_dir)
             epochs, steps = trainer.current_epoch, trainer.global_step
             _test(trainer, defense, datamodule, cfg, run_dir)
@@ -91,12 +99,6 @@ def train(cfg: DictConfig, path: Path) -> float:
             print_summary([("", record, path)])
         if tracker is not None:
             tracker.publish(_published(cfg, run_dir))
-    except NotFiniteError as error:
-        raise UserError(f"training diverged: {error}; lower optimizer.lr") from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "out of GPU memory: lower data.batch_size and data.eval_batch_size"
-        ) from error
     finally:
         if tracker is not None:
             tracker.close(failed=sys.exc_info()[0] is not None)

@@ -13,7 +13,7 @@ from hydra_plugins.lrm_process_launcher._job import Job
 # processes: the rest describes the machine.
 _FOREIGN = re.compile(
     r"(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)"
-    r"|TORCHELASTIC_.*|PL_.*|LRM_RUN_DIR"
+    r"|TORCHELASTIC_.*|PL_.*|LRM_(RUN_DIR|PARENT)"
     r"|SLURM_(NTASKS|NPROCS|PROCID|LOCALID|NODEID|NTASKS_PER_NODE|STEP_NUM_TASKS)"
 )
 

@@ -154,7 +154,8 @@ def summarise(jobs: Sequence[Job]) -> None:
 def log_tail(job: Job) -> list[str]:
     """The last lines of the job's log that tell why it failed.
 
-    The line ``error: ...`` alone if this attempt wrote one, else up to five that aren't blank.
+    The lines ``error: ...``, of several processes maybe, if this attempt wrote any, else up to five
+    that aren't blank.
     """
     try:
         with job.log.open("rb") as stream:
@@ -170,7 +171,7 @@ def log_tail(job: Job) -> list[str]:
         if line and not line.startswith(("# ", "Set the environment variable HYDRA"))
     ]
     errors = [line for line in lines if line.startswith("error:")]
-    return errors[-1:] or lines[-TAIL_LINES:]
+    return (errors or lines)[-TAIL_LINES:]
 
 
 def _counts(jobs: Sequence[Job]) -> str:
