@@ -45,9 +45,10 @@ def check_shapes(x: Tensor, y: Tensor, start: Tensor | None) -> None:
         )
     if y.device != x.device:
         raise ValueError(f"y is on {y.device}, but x is on {x.device}")
-    if start is not None and start.shape != x.shape:
+    if start is not None and x.shape not in (start.shape, start.shape[1:]):
         raise ValueError(
-            f"start of shape {tuple(start.shape)} must have the shape of x, {tuple(x.shape)}"
+            f"start of shape {tuple(start.shape)} must have the shape of x, {tuple(x.shape)}, "
+            "or be a stack of such"
         )
 
 

@@ -22,7 +22,8 @@ class Problem:
         eps: Radius of the ball, in pixels.
         loss: An entry of ``OBJECTIVES``.
         targeted: Lower the loss instead of raising it.
-        start: Where the caller wants the first search to begin, shape of ``x``, or ``None``.
+        start: Where the caller wants the first search to begin, shape of ``x``, or the first of
+            them, ``(searches, *x.shape)``; or ``None``.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Problem:
         self._total = self.x.new_zeros(())
 
     def starts(self, *, random_start: bool, generator: torch.Generator | None) -> Iterator[Tensor]:
-        """Where searches begin: first at the caller's start, then at random ones or at ``x``."""
+        """Where searches begin: first at the caller's starts, then at random ones or at ``x``."""
         if self._start is not None:
-            yield self._constrain(self._start)
+            for start in self._start.reshape(-1, *self.x.shape):
+                # in the layout of x, which convolutions care about
+                yield self._constrain(torch.empty_like(self.x).copy_(start))
         while True:
             if random_start:
                 noise = draw_start(

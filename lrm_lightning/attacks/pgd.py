@@ -95,8 +95,8 @@ def pgd(
         keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
             the start included. A misclassified image (``targeted``: one at its target) beats
             others; among equals the loss decides.
-        start: Where the first search begins, shape of ``x``, put back into the ball if outside;
-            replaces the random start.
+        start: Where the first search begins, shape of ``x``, or the first of them,
+            ``(searches, *x.shape)``; put back into the ball if outside; replaces the random start.
         generator: Source of the random starts; torch's default generator if ``None``.
 
     Returns:

@@ -57,18 +57,17 @@ class PGDTraining(Defense):
         return {}
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Attacked images ``(B, 3, H, W)``; the start is drawn for the whole global batch."""
-        start = None
+        """Attacked images ``(B, 3, H, W)``; starts are drawn for the whole global batch."""
+        inputs = [batch.x, targets]
         if self.attack.random_start:
-            shape = (batch.draws.size, *batch.x.shape[1:])
-            device = batch.x.device
-            drawn = self.attack.draw_start(
-                shape, generator=batch.draws.generator("attack", device), device=device
+            shape, device = (batch.draws.size, *batch.x.shape[1:]), batch.x.device
+            generator = batch.draws.generator("attack", device)
+            drawn = (
+                self.attack.draw_start(shape, generator=generator, device=device)
+                for _ in range(self.attack.restarts)
             )
-            start = batch.x + batch.draws.rows(drawn)
-        inputs = [batch.x, targets, *([] if start is None else [start])]
-        # Later restarts begin at starts that are drawn inside the attack, which no graph can.
-        if self.engine == "fast" and batch.x.is_cuda and self.attack.restarts == 1:
+            inputs.append(torch.stack([batch.x + batch.draws.rows(each) for each in drawn]))
+        if self.engine == "fast" and batch.x.is_cuda:
             return self._replayed(*inputs, key=next(self.network.parameters()).data_ptr())
         return self._attack(*inputs)
 

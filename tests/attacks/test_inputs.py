@@ -102,6 +102,7 @@ TENSORS = [
     ({"y": torch.tensor([[1.5, -0.5, 0.0], [1, 0, 0]])}, "rows of y must be >= 0 and sum to 1"),
     ({"y": torch.full((2, 3), float("nan"))}, "rows of y must be >= 0 and sum to 1"),
     ({"start": X[:1]}, "start of shape"),
+    ({"start": X[None, :, :1]}, "start of shape"),
     ({"start": one_pixel(float("nan"))}, "start must hold finite numbers"),
     ({"model": model(1), "y": Y * 0}, "does not fit logits of 1 classes"),
     ({"model": nn.Identity()}, r"the model must return logits of shape \(2, C\)"),

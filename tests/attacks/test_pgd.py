@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lrm_lightning.attacks import fgsm, pgd, trajectory
+from lrm_lightning.attacks.norms import NORMS, draw_start
 from lrm_lightning.attacks.objectives import OBJECTIVES
 
 BUDGETS = {
@@ -264,6 +265,25 @@ def test_start_is_put_back_into_the_ball_and_replaces_the_random_start(network, 
     from_far = pgd(network, x, y, **attack, start=far, generator=rng)
     assert torch.equal(rng.get_state(), before)
     assert torch.equal(from_far, pgd(network, x, y, **attack, start=near))
+
+
+@each_norm
+def test_several_starts_are_those_of_the_first_searches(network, batch, norm):
+    x, y = batch
+    attack = {**BUDGETS[norm], "eps": BUDGETS[norm]["eps"] / 2, "steps": 2, "restarts": 3}
+    rng = generator()
+    starts = torch.stack(
+        [
+            x + draw_start(NORMS[norm], x.shape, eps=attack["eps"], generator=rng, device=x.device)
+            for _ in range(3)
+        ]
+    )
+    drawn = pgd(network, x, y, **attack, generator=generator())
+    assert torch.equal(pgd(network, x, y, **attack, start=starts), drawn)
+    # fewer than searches: the others' are drawn
+    rest = generator()
+    draw_start(NORMS[norm], x.shape, eps=attack["eps"], generator=rest, device=x.device)
+    assert torch.equal(pgd(network, x, y, **attack, start=starts[:1], generator=rest), drawn)
 
 
 def test_global_random_state_is_untouched_with_a_generator(network, batch):

@@ -59,7 +59,12 @@ def test_equation_1(alpha, squeeze_weight, make, network, mixed_batch, train_on,
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("attack", [ATTACK, PGDAttack(eps=0.5, step_size=0.2, steps=3, norm="l2")])
+SEVERAL = PGDAttack(eps=EPS, step_size=STEP, steps=STEPS, restarts=3)
+
+
+@pytest.mark.parametrize(
+    "attack", [ATTACK, SEVERAL, PGDAttack(eps=0.5, step_size=0.2, steps=3, norm="l2")]
+)
 def test_ranks_attack_their_rows_as_one_process_does(attack, make, network, batch):
     defense = make(PGDTraining, network, attack=attack)
     whole = defense.attack_batch(batch, batch.targets)
