@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "cluster" / "local_slurm.sh"
-SWEEPS = Path(__file__).parents[2] / "sweeps"
+ROOT = Path(__file__).parents[2]
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
 
@@ -45,41 +45,52 @@ def slurm(tmp_path_factory, monkeypatch):
     subprocess.run([SCRIPT, "stop", folder], check=True)
 
 
-def test_sweep_smoothing(slurm, python, small, tmp_path):
-    sweep = ("--config-dir", str(SWEEPS), "--config-name", "smoothing")
-    values = "hydra.sweeper.params={method:label_smoothing,method.smoothing:'0.0,0.5'}"
-    command = ("-m", "lrm_lightning.train", *sweep, *small, *LAUNCHER, values)
-    python(*command, folder=tmp_path, quiet=False)
-    assert len(list(tmp_path.glob("runs/digits/label_smoothing-*/record.json"))) == 2
+def test_sweep_smoothing(slurm, small, tmp_path):
+    # A virtual environment for make, in which the package is installed: this one.
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for stamp in (".made", ".installed"):
+        (venv / stamp).touch()
+    overrides = " ".join([*small, *LAUNCHER, f"runs_dir={tmp_path}/runs"])
+    target = ["make", "-C", ROOT, "sweep-smoothing", f"VENV={venv}", f"ARGS={overrides}"]
+    done = subprocess.run(target, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("runs/digits/label_smoothing-*/record.json"))) == 7
+    assert len(list(tmp_path.glob("runs/.submitit/*/*_result.pkl"))) == 7
 
 
-def test_a_requeued_job_ends_as_if_undisturbed(slurm, python, small, finished, tmp_path):
-    run = ("method=lrm", "trainer.max_epochs=40", "checkpoint.every_minutes=1e-9")
+@pytest.mark.parametrize(
+    "disturb",
+    [("scontrol", "requeue"), ("scancel", "--signal=USR2")],
+    ids=["preempted", "out of time"],
+)
+def test_a_requeued_job_ends_as_if_undisturbed(disturb, slurm, python, small, finished, tmp_path):
+    # No checkpoint but those that signals and the ends of epochs make.
+    run = ("method=lrm", "trainer.limit_train_batches=60", "checkpoint.every_minutes=60")
     python("-m", "lrm_lightning.train", *small, *run, "runs_dir=undisturbed", folder=tmp_path)
 
-    def jobs(*states):
-        listed = subprocess.run(
-            ["squeue", "--noheader", "--array", "--format=%i", f"--states={','.join(states)}"],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        return listed.stdout.split()
-
-    command = [sys.executable, "-m", "lrm_lightning.train", "-m"]
+    command = [sys.executable, "-m", "lrm_lightning.train", "-m", *small, *run, *LAUNCHER]
     process = subprocess.Popen(
-        [*command, *small, *run, *LAUNCHER], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 600
-    metrics = tmp_path / "runs/digits"
-    while not any(len(each.read_text().splitlines()) > 5 for each in metrics.glob("*/metrics.csv")):
+    while not _said(tmp_path, " of training at "):  # after 20 steps
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
-    assert not list(metrics.glob("*/record.json"))
-    (job,) = jobs("running")
-    subprocess.run(["scontrol", "requeue", job], check=True)
-    process.wait(600)
-    assert process.returncode == 0
-    (log,) = (path for path in tmp_path.glob("runs/.submitit/*/*_log.out"))
-    assert "resumed at step" in log.read_text()
+    listed = ["squeue", "--noheader", "--array", "--format=%i", "--states=running"]
+    (job,) = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
+    subprocess.run([*disturb, job], check=True)
+    assert process.wait(600) == 0
+    (resumed,) = _said(tmp_path, "resumed at step ")
+    assert 20 <= int(resumed.split()[-1]) < 60
     finished("lrm").assert_same_result(finished("lrm", "undisturbed"))
+
+
+def _said(folder, words):
+    """What the jobs printed with these words in it."""
+    logs = folder.glob("runs/.submitit/*/*_log.out")
+    return [line for log in logs for line in log.read_text().splitlines() if words in line]
