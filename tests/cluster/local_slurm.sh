@@ -35,7 +35,7 @@ ReturnToService=2
 JobRequeue=1
 KillWait=60
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
-NodeName=$(hostname) NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$(hostname) NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
   munged --force --socket="$dir/munge.socket" --key-file="$dir/munge.key" \
