@@ -32,7 +32,10 @@ class RankWatch:
         self._launcher = trainer.strategy.launcher
         if rank_zero_only.rank != 0:
             target = self._end_with_parent
-        elif isinstance(self._launcher, _SubprocessScriptLauncher):
+        elif (
+            isinstance(self._launcher, _SubprocessScriptLauncher)
+            and not self._launcher.cluster_environment.creates_processes_externally
+        ):
             os.environ[PARENT] = str(os.getpid())
             target = self._end_with_children
         else:
