@@ -1,6 +1,9 @@
 """Whether two attacks did the same work: a ratio of times means nothing otherwise."""
 
 import math
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
 
 from torch import Tensor
 
@@ -55,3 +58,47 @@ def check_verdicts(correct: Tensor, reference: Tensor) -> None:
     if abs(more - fewer) > DEVIATIONS * math.sqrt(more + fewer):
         accuracies = [f"{100 * float(each.float().mean()):.1f}%" for each in (correct, reference)]
         raise DifferentWorkError(f"accuracy {accuracies[0]} instead of {accuracies[1]}")
+
+
+def check_runs(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise if trained runs, given by their records in the same order, are not the same runs.
+
+    With as many threads they end exactly alike. With another number sums are rounded otherwise,
+    training amplifies that, and a single short run may end anywhere. Then what has to agree is each
+    accuracy's mean over the runs, but for the error of two samples of n = runs x images.
+    """
+    sizes = [[_size(record) for record in records] for records in (ours, theirs)]
+    if sizes[0] != sizes[1]:
+        raise DifferentWorkError(f"the runs differ in configuration or size: {_differing(*sizes)}")
+    threads = {record["hardware"]["threads"] for record in (*ours, *theirs)}
+    outcomes = [
+        [(each["metrics"], each["val_metrics"]) for each in all_] for all_ in (ours, theirs)
+    ]
+    if len(threads) == 1:
+        if outcomes[0] != outcomes[1]:
+            raise DifferentWorkError(f"runs with equal threads differ: {_differing(*outcomes)}")
+        return
+    images = sum(record["n"] for record in ours)
+    for name in ours[0]["metrics"]:
+        own, other = (mean(each["metrics"][name] for each in all_) for all_ in (ours, theirs))
+        pooled = (own + other) / 2
+        error = math.sqrt(2 * pooled * (1 - pooled) / images)
+        if abs(own - other) > DEVIATIONS * error:
+            raise DifferentWorkError(
+                f"mean {name} accuracy {100 * own:.1f}% instead of {100 * other:.1f}%, "
+                f"over {images} images"
+            )
+
+
+def _size(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was to do, and how much of it it did; not where its files lie."""
+    config = {name: value for name, value in record["config"].items() if name != "runs_dir"}
+    done = {name: record[name] for name in ("global_step", "epochs", "n", "split")}
+    return {"config": config, "data": record["data"]["fingerprint"], **done}
+
+
+def _differing(ours: Sequence[object], theirs: Sequence[object]) -> str:
+    if len(ours) != len(theirs):
+        return f"{len(ours)} runs, not {len(theirs)}"
+    pairs = zip(ours, theirs, strict=True)
+    return next(f"{own}, not {other}" for own, other in pairs if own != other)

@@ -50,7 +50,7 @@ class Settings:
     pretraining_lr: float = 3e-3
     curve_steps: int = 200
     apgd_steps: int = 100
-    trainer_steps: int = 8
+    trainer_steps: int = 32
     runs: int = 8
     repeats: int = 3
     growth_images: int = 32

@@ -33,10 +33,10 @@ def order(names: Sequence[str], rounds: int) -> list[list[str]]:
 
 def elapsed(run: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
     """Seconds that ``run`` takes, and what it returns."""
-    _wait(device)
+    wait(device)
     begin = time.perf_counter()
     outcome = run()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - begin, outcome
 
 
@@ -67,6 +67,7 @@ def ratios(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, Ratio
     return found
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until the device has done what it was given."""
     if device != "cpu":
         torch.cuda.synchronize(device)

@@ -56,7 +56,8 @@ def _configuration(settings: Settings) -> DictConfig:
         f"trainer={'cpu' if settings.device == 'cpu' else 'gpu'}",
         "logger=csv",
         "trainer.max_epochs=1",
-        f"data.batch_size={min(64, settings.batch)}",
+        # Small: what the Trainer adds to a step counts for more, and there are more steps.
+        f"data.batch_size={min(32, settings.batch)}",
         f"trainer.limit_train_batches={settings.trainer_steps}",
         "trainer.limit_val_batches=0",
     ]

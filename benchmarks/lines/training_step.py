@@ -21,6 +21,7 @@ from lrm_lightning.methods.alp import AdversarialLogitPairing
 from lrm_lightning.methods.lrm import LogitRegularization
 from lrm_lightning.methods.pgd import PGDTraining
 
+NO_ATTACK = "the step without its attack"
 METHODS: dict[str, type[PGDTraining]] = {
     "PGD": PGDTraining,
     "ALP": AdversarialLogitPairing,
@@ -60,6 +61,9 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
     for name, engine in ENGINES.items():
         defense = _defense(method, copy.deepcopy(subject.network), settings.attack, engine)
         contestants[name] = _trained(defense, batch)
+    contestants[NO_ATTACK] = _without_attack(
+        method, copy.deepcopy(subject.network), batch, settings
+    )
     for name in subject.entrants:
         contestants[name] = _peer(name, method, subject.network, batch, settings)
     seconds, losses = interleaved(contestants, settings.rounds, settings.device)
@@ -75,6 +79,15 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
 
 def _defense(method: str, network: nn.Module, attack: PGDAttack, engine: str) -> PGDTraining:
     return METHODS[method](network, attack=attack, engine=engine)
+
+
+def _without_attack(
+    method: str, network: nn.Module, batch: Batch, settings: Settings
+) -> Callable[[], float]:
+    """What every row contains, and no attack can make faster."""
+    defense = _defense(method, network, settings.attack, "reference")
+    defense.attack_batch = lambda batch, targets: batch.x
+    return _trained(defense, batch)
 
 
 def _peer(

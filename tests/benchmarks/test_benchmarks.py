@@ -15,7 +15,7 @@ from benchmarks.convolutions import Limit, convolutions, limit
 from benchmarks.growth import exponent
 from benchmarks.lines import step_curve, table_row, training_step
 from benchmarks.result import Result
-from benchmarks.same_work import DifferentWorkError, check_ball, check_verdicts
+from benchmarks.same_work import DifferentWorkError, check_ball, check_runs, check_verdicts
 from benchmarks.settings import Settings, parse
 from benchmarks.subject import prepare
 from benchmarks.timing import interleaved, order, ratios
@@ -127,6 +127,34 @@ class TestSameWork:
         with pytest.raises(DifferentWorkError, match=r"accuracy 70\.0% instead of 50\.0%"):
             check_verdicts(torch.arange(100) < 70, reference)
 
+    def test_runs(self):
+        def records(threads, hits, *, smoothing=0.5):
+            return [
+                {
+                    "config": {"method": {"smoothing": smoothing}, "runs_dir": f"{threads}"},
+                    "data": {"fingerprint": "digits"},
+                    **{"global_step": 39, "epochs": 1, "n": 100, "split": "test"},
+                    "metrics": {"clean": hit / 100},
+                    "val_metrics": {},
+                    "hardware": {"threads": threads},
+                }
+                for hit in hits
+            ]
+
+        two = records(2, (40, 60, 50, 50))
+        check_runs(two, records(2, (40, 60, 50, 50)))
+        with pytest.raises(DifferentWorkError, match="runs with equal threads differ"):
+            check_runs(two, records(2, (40, 60, 50, 51)))
+        check_runs(
+            two, records(1, (60, 40, 55, 50))
+        )  # single runs end anywhere, their mean doesn't
+        with pytest.raises(DifferentWorkError, match=r"clean accuracy 50\.0% instead of 70\.0%"):
+            check_runs(two, records(1, (70, 70, 70, 70)))
+        with pytest.raises(DifferentWorkError, match="differ in configuration or size"):
+            check_runs(two, records(1, (40, 60, 50, 50), smoothing=0.4))
+        with pytest.raises(DifferentWorkError, match="4 runs, not 3"):
+            check_runs(two, records(1, (40, 60, 50)))
+
     def test_someone_who_cheats_is_left_out(self, subject, monkeypatch):
         def too_far(network):
             attack = peers.plain_loop(network)
@@ -202,7 +230,8 @@ class TestLines:
             f"training step, {method}-10" for method in ("PGD", "ALP", "LRM")
         ]
         for result in results:
-            losses = result.details["loss"]
+            losses = dict(result.details["loss"])
+            assert losses.pop(training_step.NO_ATTACK) < 0.95 * losses[entrants.REFERENCE]
             ours = losses[entrants.REFERENCE]
             # on LRM's mixed images peers attack the first label alone
             tolerance = 0.2 if "LRM" in result.title else 0.03
