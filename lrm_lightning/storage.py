@@ -1,7 +1,10 @@
-"""Writing small files so that a reader, or a kill, never finds half of one."""
+"""Small files of which a reader, or a kill, never finds half; one writer at a time."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +50,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object); delete it and start the run again")
     return content
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a context for ``folder``; a kill ends it too.
+
+    Where the file system has no locks nobody waits: what is written there has to bear that.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

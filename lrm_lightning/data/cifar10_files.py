@@ -15,6 +15,7 @@ import pooch
 import requests
 
 from lrm_lightning.errors import UserError
+from lrm_lightning.storage import locked
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -175,16 +176,14 @@ def fetch(root: Path, *, download: bool) -> None:
     try:
         if not download:
             _check_archive(archive, root)
-        else:
-            root.mkdir(parents=True, exist_ok=True)
-            pooch.retrieve(
-                URL,
-                known_hash=f"md5:{ARCHIVE_MD5}",
-                fname=archive.name,
-                path=root,
-                progressbar=True,
-            )
-        _unpack(archive, root)
+            _unpack(archive, root)
+            return
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root):
+            if find_layout(root) is None:  # else another job has fetched it while we waited
+                known = f"md5:{ARCHIVE_MD5}"
+                pooch.retrieve(URL, known, archive.name, root, progressbar=True)
+                _unpack(archive, root)
     except requests.RequestException as error:
         status = error.response.status_code if error.response is not None else "no answer"
         raise UserError(

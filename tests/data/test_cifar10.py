@@ -298,6 +298,16 @@ def test_download_gives_the_official_files_once(server, tmp_path):
     assert sorted(os.listdir(root)) == [FOLDER, ARCHIVE]
 
 
+def test_jobs_that_start_together_download_once(server, tmp_path):
+    jobs = [threading.Thread(target=_module(tmp_path).prepare_data) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert server.requests == 1
+    _module(tmp_path, download=False).setup()
+
+
 def test_archive_put_there_by_hand_is_used_without_network(server, tmp_path):
     (tmp_path / ARCHIVE).write_bytes(server.body)
     _module(tmp_path, download=False).setup()
