@@ -10,6 +10,10 @@ from lrm_lightning.engine.folding import folded
 ENGINES = ("auto", "reference", "fast")
 
 
+# What a network may compute in where it is folded; half precision loses small gradients.
+FOLDABLE = (torch.float64, torch.float32, torch.bfloat16)
+
+
 def attack_view(network: nn.Module, engine: str = "auto") -> nn.Module:
     """What attacks look at instead of ``network``, for as long as its weights stand still.
 
@@ -21,9 +25,10 @@ def attack_view(network: nn.Module, engine: str = "auto") -> nn.Module:
             gradients, to rounding, with batch norm folded away; ``"auto"`` is fast on a CPU.
 
     Returns:
-        The fast one with copies of the weights: ask again when they have changed. The network
-        itself where ``engine`` says so, and where it can't be folded: one that isn't ours, that has
-        hooks, in half precision or under autocast.
+        The fast one with copies of the weights: ask again when they have changed. Under autocast to
+        bfloat16 its convolutions are in bfloat16, as the network's would be. The network itself
+        where ``engine`` says so, and where it can't be folded: one that isn't ours, that has hooks
+        or lower precision than float32, or under autocast to float16.
 
     Raises:
         ValueError: If ``engine`` is unknown.
@@ -36,10 +41,18 @@ def attack_view(network: nn.Module, engine: str = "auto") -> nn.Module:
         return network
     # Tensors made in inference mode, as in a foreign Trainer's validation, let no gradient through.
     with torch.inference_mode(False), torch.no_grad():
-        return folded(network)
+        return folded(network, _dtype(weights))
 
 
 def _foldable(network: nn.Module, weights: Tensor) -> bool:
     precise = weights.dtype in (torch.float32, torch.float64)
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    return precise and not hooked and not torch.is_autocast_enabled(weights.device.type)
+    return precise and not hooked and _dtype(weights) in FOLDABLE
+
+
+def _dtype(weights: Tensor) -> torch.dtype:
+    """What convolutions compute in here."""
+    device = weights.device.type
+    if not torch.is_autocast_enabled(device) or weights.dtype == torch.float64:
+        return weights.dtype  # autocast leaves double precision alone
+    return torch.get_autocast_dtype(device)

@@ -36,6 +36,36 @@ def test_in_single_precision_they_agree_to_rounding(network, images):
     assert (gradient - true_gradient).norm() < 1e-3 * true_gradient.norm()
 
 
+def _in_bfloat16(network, x, y, engine):
+    """Logits and gradient in the precision that training with ``bf16-mixed`` attacks in."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        leaf = x.clone().requires_grad_()
+        logits = attack_view(network, engine)(leaf).float()
+        loss = F.cross_entropy(logits, y)
+    return logits.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+def test_under_autocast_it_is_as_close_to_the_truth_as_the_network_is(network, images):
+    x, y = images
+    truth = _logits_and_gradient(network, x, y)
+    network, x = network.float(), x.float()
+    for mine, its, true in zip(
+        _in_bfloat16(network, x, y, "fast"),
+        _in_bfloat16(network, x, y, "reference"),
+        truth,
+        strict=True,
+    ):
+        off, reference_off = ((each.double() - true).norm() / true.norm() for each in (mine, its))
+        assert 1e-5 < off < max(2 * reference_off, 0.01)  # below: not in bfloat16 at all
+    assert mine.dtype == torch.float32
+
+
+def test_autocast_leaves_double_precision_alone(network, images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, _ = _logits_and_gradient(attack_view(network, "fast"), *images)
+    torch.testing.assert_close(logits, network(images[0]).detach(), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_attacks_find_the_same_images(network, images, norm):
     eps = 0.1 if norm == "linf" else 2.0
@@ -107,8 +137,8 @@ def test_what_cannot_be_folded_is_attacked_itself(network):
 
     for foreign in (Changed(depth=1), nn.Flatten(), nn.Linear(3, 2)):
         assert attack_view(foreign, "fast") is foreign
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert attack_view(network, "fast") is network
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert attack_view(network.float(), "fast") is network
     hook = network.stem.register_forward_hook(lambda *_: None)
     assert attack_view(network, "fast") is network
     hook.remove()
