@@ -1,5 +1,6 @@
 """Measure, print a table of ratios, write JSON: ``python -m benchmarks --help``."""
 
+import copy
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import convolutions, entrants, growth, peers
+from benchmarks import convolutions, entrants, growth, peers, profile
 from benchmarks.lines import MEASUREMENTS, WORKLOADS
 from benchmarks.report import show
 from benchmarks.result import Result
@@ -88,8 +89,25 @@ def _measure_beside(line: int, results: list[Result], subject: Subject, settings
         result.details["limit"] = limit.reached(
             result.details["passes"], images=result.images, seconds=seconds
         )
-    results[0].details["growth"] = growth.cost(WORKLOADS[line], subject, settings)
+        result.details["limit"] |= ceiling(result, limit, subject.entrants)
+    work = WORKLOADS[line]
+    y = subject.batches["none"].y if line == 1 else subject.y[:images]
+    results[0].details["profile"] = profile.shares(
+        lambda: work(copy.deepcopy(subject.network), batch, y, settings.attack.steps)
+    )
+    results[0].details["growth"] = growth.cost(work, subject, settings)
     results[0].details["memory"] = growth.memory(line, settings)
+
+
+def ceiling(result: Result, limit: convolutions.Limit, peers: Sequence[str]) -> dict[str, Any]:
+    """How far ahead of the fastest peer we'd be if attacks were nothing but their convolutions."""
+    details = result.details
+    seconds = {name: median(each) for name, each in result.seconds.items()}
+    best = limit.best(details.get("attack_passes", details["passes"]), images=result.images)
+    best += seconds.get(details.get("beside_attack", ""), 0.0)
+    rivals = [name for name in peers if name in seconds]
+    fastest = min(rivals, key=seconds.__getitem__)
+    return {"fastest_peer": fastest, "ceiling": seconds[fastest] / best}
 
 
 if __name__ == "__main__":

@@ -76,11 +76,16 @@ class Limit(NamedTuple):
     seconds: Amounts
     images: int
 
+    def best(self, passes: Amounts, *, images: int) -> float:
+        """Seconds that the convolutions of so many ``passes`` of ``images`` take at best."""
+        each = sum(count * self.seconds[part] for part, count in passes.items())
+        return each * images / self.images
+
     def reached(self, passes: Amounts, *, images: int, seconds: float) -> dict[str, float]:
         """What ``seconds`` for so many ``passes`` of each of ``images`` are of the possible."""
         batches = images / self.images
         flops = batches * sum(count * self.flops[part] for part, count in passes.items())
-        best = batches * sum(count * self.seconds[part] for part, count in passes.items())
+        best = self.best(passes, images=images)
         return {
             "gflops": flops / seconds / 1e9,
             "best_gflops": flops / best / 1e9,

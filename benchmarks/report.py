@@ -41,7 +41,10 @@ def notes(result: Result) -> list[str]:
         found.append(f"accuracy, {' '.join(details['columns'])}:")
         found += [f"  {row}  {name}" for name, row in percent.items()]
     if "limit" in details:
-        found.append(_reached(details["limit"]))
+        found += _reached(details["limit"])
+    if "profile" in details:
+        parts = [f"{name} {100 * share:.0f}%" for name, share in details["profile"].items()]
+        found.append(f"ours by operation: {', '.join(parts)}")
     found += [_growth(axis, measured) for axis, measured in details.get("growth", {}).items()]
     if "memory" in details:
         memory = details["memory"]
@@ -51,11 +54,13 @@ def notes(result: Result) -> list[str]:
     return found
 
 
-def _reached(limit: dict[str, float]) -> str:
-    return (
+def _reached(limit: dict[str, Any]) -> list[str]:
+    return [
         f"ours: {limit['gflops']:.1f} GFLOP/s of convolutions, {100 * limit['share']:.0f}% of the "
-        f"{limit['best_gflops']:.1f} that the same convolutions reach alone"
-    )
+        f"{limit['best_gflops']:.1f} that the same convolutions reach alone",
+        f"{limit['fastest_peer']} would be {limit['ceiling']:.2f} times as slow as attacks of "
+        "nothing but these convolutions",
+    ]
 
 
 def _growth(axis: str, measured: dict[str, Any]) -> str:

@@ -22,6 +22,8 @@ from lrm_lightning.methods.lrm import LogitRegularization
 from lrm_lightning.methods.pgd import PGDTraining
 
 NO_ATTACK = "the step without its attack"
+# Everyone may train with Lightning's precision="bf16-mixed": ours, and the fastest of the others.
+MIXED, MIXED_PEER = "ours, bf16-mixed", "torchattacks"
 METHODS: dict[str, type[PGDTraining]] = {
     "PGD": PGDTraining,
     "ALP": AdversarialLogitPairing,
@@ -65,7 +67,12 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
         method, copy.deepcopy(subject.network), batch, settings
     )
     for name in subject.entrants:
-        contestants[name] = _peer(name, method, subject.network, batch, settings)
+        contestants[name] = _trained(*_peer(name, method, subject.network, batch, settings))
+    defense = _defense(method, copy.deepcopy(subject.network), settings.attack, ENGINES[OURS])
+    contestants[MIXED] = _trained(defense, batch, mixed=True)
+    if MIXED_PEER in subject.entrants:
+        peer = _peer(MIXED_PEER, method, subject.network, batch, settings)
+        contestants[f"{MIXED_PEER}, bf16-mixed"] = _trained(*peer, mixed=True)
     seconds, losses = interleaved(contestants, settings.rounds, settings.device)
     result = Result(f"training step, {method}-{settings.attack.steps}", seconds, len(batch.x))
     result.refuse(
@@ -73,7 +80,13 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
     )
     if OURS in result.refused:
         raise DifferentWorkError(f"{method}: our own loss is not finite")
-    result.details |= {"loss": losses, "passes": passes(method, settings.attack.steps)}
+    steps = settings.attack.steps
+    result.details |= {
+        "loss": losses,
+        "passes": passes(method, steps),
+        "attack_passes": {"forward": steps, "input": steps},
+        "beside_attack": NO_ATTACK,
+    }
     return result
 
 
@@ -92,8 +105,8 @@ def _without_attack(
 
 def _peer(
     name: str, method: str, network: nn.Module, batch: Batch, settings: Settings
-) -> Callable[[], float]:
-    """The same step on images that somebody else's attack finds."""
+) -> tuple[PGDTraining, Batch]:
+    """The same step on images that somebody else's attack finds, as :func:`_trained` takes it."""
     attack = settings.attack
     competitor = entrant(name, network)
     defense = _defense(method, competitor.network, attack, "reference")
@@ -108,17 +121,18 @@ def _peer(
         return x_adv
 
     defense.attack_batch = attack_batch
-    return _trained(defense, batch._replace(x=batch.x.contiguous(memory_format=competitor.layout)))
+    return defense, batch._replace(x=batch.x.contiguous(memory_format=competitor.layout))
 
 
-def _trained(defense: PGDTraining, batch: Batch) -> Callable[[], float]:
-    """What a trainer does with a batch, without the trainer."""
+def _trained(defense: PGDTraining, batch: Batch, *, mixed: bool = False) -> Callable[[], float]:
+    """What a trainer does with a batch, without the trainer; ``mixed`` is ``"bf16-mixed"``."""
     defense.train()
     # A rate at which a dozen steps on one batch leave the network as good as they found it.
     optimizer = torch.optim.SGD(defense.network.parameters(), lr=1e-4, momentum=0.9)
 
     def step() -> float:
-        loss = torch.stack(list(defense.loss_terms(batch).values())).sum()
+        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=mixed):
+            loss = torch.stack(list(defense.loss_terms(batch).values())).sum()
         optimizer.zero_grad()  # here: some attacks leave gradients behind
         loss.backward()
         optimizer.step()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import entrants, peers
-from benchmarks.__main__ import main
+from benchmarks import entrants, peers, profile
+from benchmarks.__main__ import ceiling, main
 from benchmarks.convolutions import Limit, convolutions, limit
 from benchmarks.growth import exponent
 from benchmarks.lines import step_curve, table_row, training_step
@@ -99,6 +99,39 @@ class TestConvolutions:
         best = Limit({"forward": 2e9, "input": 2e9}, {"forward": 1.0, "input": 2.0}, images=4)
         reached = best.reached({"forward": 3, "input": 1}, images=8, seconds=20.0)
         assert reached == pytest.approx({"gflops": 0.8, "best_gflops": 1.6, "share": 0.5})
+
+    def test_the_ceiling_leaves_what_is_no_attack_as_it_is(self):
+        best = Limit({"forward": 2e9, "input": 2e9}, {"forward": 1.0, "input": 2.0}, images=4)
+        seconds = {"ours": [9.0], "loss alone": [2.0], "slow": [24.0], "quick": [12.0]}
+        passes = {"forward": 3, "input": 1, "weights": 1}
+        details = {"passes": passes, "attack_passes": {"forward": 2, "input": 1}}
+        result = Result("", seconds, images=4, details=details | {"beside_attack": "loss alone"})
+        found = ceiling(result, best, ["slow", "quick", "refused"])
+        assert found == {"fastest_peer": "quick", "ceiling": 12 / (2 + 2 * 1 + 2)}
+
+
+class TestProfile:
+    def test_a_convolution_takes_most_of_a_network_of_it(self):
+        network, x = nn.Sequential(nn.Conv2d(16, 64, 5), nn.LeakyReLU()), torch.zeros(8, 16, 32, 32)
+        found = profile.shares(lambda: network(x).sum().backward())
+        assert next(iter(found)) == "convolutions"
+        assert found["leaky ReLU"] > 0
+        assert sum(found.values()) == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        ("operation", "group"),
+        [
+            ("aten::mkldnn_convolution", "convolutions"),
+            ("aten::convolution_backward", "convolutions"),
+            ("aten::leaky_relu_backward", "leaky ReLU"),
+            ("aten::native_batch_norm", "batch norm"),
+            ("aten::addcmul", "batch norm"),
+            ("aten::add_", "sums of the shortcuts"),
+            ("aten::addmm", "other"),
+        ],
+    )
+    def test_operations_fall_into_their_groups(self, operation, group):
+        assert profile.group(operation) == group
 
 
 def test_exponent_of_a_power():
