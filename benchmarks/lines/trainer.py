@@ -52,6 +52,7 @@ def _configuration(settings: Settings) -> DictConfig:
     overrides = [
         "data=digits",
         "method=pgd",
+        "engine=fast",
         f"model={settings.model}",
         f"trainer={'cpu' if settings.device == 'cpu' else 'gpu'}",
         "logger=csv",

@@ -132,9 +132,9 @@ def _trained(defense: PGDTraining, batch: Batch, *, mixed: bool = False) -> Call
 
     def step() -> float:
         with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=mixed):
-            loss = torch.stack(list(defense.loss_terms(batch).values())).sum()
+            loss = torch.stack(list(defense.step_terms(batch).values())).sum()
         optimizer.zero_grad()  # here: some attacks leave gradients behind
-        loss.backward()
+        defense.backward(loss)
         optimizer.step()
         return float(loss.detach())
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -13,7 +13,7 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.data import Batch, ImageDataModule
 from lrm_lightning.data.train_loader import MIXINGS
-from lrm_lightning.engine import ENGINES
+from lrm_lightning.engine import ENGINES, Drawn, RecordedStep, Step
 from lrm_lightning.losses import logit_squeezing, smooth_targets, soft_cross_entropy
 from lrm_lightning.methods.optimizer import SGDRecipe
 
@@ -37,7 +37,8 @@ class Defense(L.LightningModule, ABC):
         mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
         engine: How the training attack is computed: see
-            :func:`~lrm_lightning.engine.attack_view`.
+            :func:`~lrm_lightning.engine.attack_view`. With ``"fast"`` and one GPU in full precision
+            whole training steps are recorded as CUDA graphs and replayed, not yet run on a GPU.
 
     Raises:
         ValueError: If a value is out of range.
@@ -79,6 +80,8 @@ class Defense(L.LightningModule, ABC):
         self.mixing = mixing
         self.mixing_alpha = mixing_alpha
         self.engine = engine
+        self._recorded = RecordedStep(self._recorded_terms, self)
+        self._gradients: tuple[Tensor | None, ...] | None = None
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -90,6 +93,14 @@ class Defense(L.LightningModule, ABC):
         Returns:
             Name to scalar; each is logged as ``train/loss/<name>``.
         """
+
+    def draw(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What :meth:`loss_terms` takes from :meth:`drawn`: all that is random, none by default.
+
+        For steps that are recorded, where it has to be drawn before. A defence that draws in
+        :meth:`loss_terms` itself trains just as well, but its steps are not recorded.
+        """
+        return ()
 
     # ------------------------------------------------------------------ what subclasses build on
 
@@ -108,6 +119,10 @@ class Defense(L.LightningModule, ABC):
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
         return {"squeezing": self.squeeze_weight * squeezed}
 
+    def drawn(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What :meth:`draw` gives for this batch: drawn now, or before a recorded step."""
+        return batch.draws.tensors if isinstance(batch.draws, Drawn) else self.draw(batch)
+
     def over_ranks(self, *values: Tensor) -> Tensor:
         """Mean of each scalar over all processes, shape ``(len(values),)``, without a gradient."""
         means = torch.stack([value.detach() for value in values])
@@ -120,6 +135,8 @@ class Defense(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Tell the DataModule how this defence mixes images."""
+        self._recorded.forget()  # another fit's; a test needs the memory
+        self._gradients = None
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
             datamodule.augmentation = datamodule.augmentation._replace(
@@ -139,13 +156,32 @@ class Defense(L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of :meth:`loss_terms`."""
-        x = batch.x.contiguous(memory_format=torch.channels_last)  # as the kernels are laid out
-        terms = self.loss_terms(batch._replace(x=x))
+        terms = self.step_terms(batch)
         loss = torch.stack(list(terms.values())).sum()
         logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, batch_size=len(batch.x), sync_dist=False)
         self.log("train/loss", loss.detach(), batch_size=len(batch.x), prog_bar=True)
         return loss
+
+    def step_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """:meth:`loss_terms`, called or replayed; :meth:`backward` knows which.
+
+        Also for loops without a Trainer.
+        """
+        x = batch.x.contiguous(memory_format=torch.channels_last)  # as the kernels are laid out
+        batch = batch._replace(x=x)
+        step = self._replayed_step(batch)
+        self._gradients = None if step is None else step.gradients
+        return self.loss_terms(batch) if step is None else step.terms
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Gradients of ``loss``; those of a replayed step are there already."""
+        if self._gradients is None:
+            super().backward(loss, *args, **kwargs)
+            return
+        # Assigned at every step, since each recording has its own.
+        for parameter, gradient in zip(self.parameters(), self._gradients, strict=True):
+            parameter.grad = gradient
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Cross-entropy on clean images; accuracies are the RobustAccuracy callback's."""
@@ -181,3 +217,28 @@ class Defense(L.LightningModule, ABC):
         limit = self.trainer.limit_train_batches
         batches = int(steps * limit) if isinstance(limit, float) else min(steps, limit or 1)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+    # ------------------------------------------------------------------ recorded steps
+
+    def _replayed_step(self, batch: Batch) -> Step | None:
+        """The step as a replay, or ``None`` where it isn't one."""
+        if self.engine != "fast" or not self._recorded.ready(batch.x.device):
+            return None
+        # No step that communicates, and none whose loss is scaled or gradients are added up.
+        distributed = dist.is_available() and dist.is_initialized()
+        mixed = torch.is_autocast_enabled(batch.x.device.type)
+        trainer = self._trainer  # none in a loop of somebody's own
+        if distributed or mixed or (trainer and trainer.accumulate_grad_batches != 1):
+            return None
+        return self._recorded(batch.x, batch.targets, batch.y, batch.index, *self.draw(batch))
+
+    def _recorded_terms(
+        self, x: Tensor, targets: Tensor, y: Tensor, index: Tensor, *drawn: Tensor
+    ) -> dict[str, Tensor]:
+        """:meth:`loss_terms` where it can't ask for what a recording would freeze."""
+        draws: Any = Drawn(*drawn)
+        trainer, self._trainer = self._trainer, cast(Any, Drawn())
+        try:
+            return self.loss_terms(Batch(x, targets, y, index, draws))
+        finally:
+            self._trainer = trainer

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
-from lrm_lightning.engine import Replayed, attack_view
+from lrm_lightning.engine import Drawn, Replayed, attack_view
 from lrm_lightning.losses import soft_cross_entropy
 from lrm_lightning.methods.base import Defense
 
@@ -43,7 +43,7 @@ class PGDTraining(Defense):
         super().__init__(network, epochs=epochs, **shared)
         check_number("alpha", alpha, low=0, high=1)
         self.alpha = alpha
-        self._replayed = Replayed(self._attack)
+        self._replayed = Replayed(self._attack, self.network, what="the training attack")
 
     @property
     def pairs_logits(self) -> bool:
@@ -56,19 +56,30 @@ class PGDTraining(Defense):
         """Terms between clean and adversarial logits, ``(B, C)`` each; none for plain PGD."""
         return {}
 
+    def draw(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Where the attack starts, ``(restarts, b, 3, H, W)``, if not at the images.
+
+        Starts are drawn for the whole global batch.
+        """
+        if not self.attack.random_start:
+            return ()
+        shape, device = (batch.draws.size, *batch.x.shape[1:]), batch.x.device
+        generator = batch.draws.generator("attack", device)
+        noise = (
+            self.attack.draw_start(shape, generator=generator, device=device)
+            for _ in range(self.attack.restarts)
+        )
+        return (torch.stack([batch.x + batch.draws.rows(each) for each in noise]),)
+
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Attacked images ``(B, 3, H, W)``; starts are drawn for the whole global batch."""
-        inputs = [batch.x, targets]
-        if self.attack.random_start:
-            shape, device = (batch.draws.size, *batch.x.shape[1:]), batch.x.device
-            generator = batch.draws.generator("attack", device)
-            drawn = (
-                self.attack.draw_start(shape, generator=generator, device=device)
-                for _ in range(self.attack.restarts)
-            )
-            inputs.append(torch.stack([batch.x + batch.draws.rows(each) for each in drawn]))
-        if self.engine == "fast" and batch.x.is_cuda:
-            return self._replayed(*inputs, key=next(self.network.parameters()).data_ptr())
+        """Attacked images ``(B, 3, H, W)``."""
+        inputs = (batch.x, targets, *self.drawn(batch))
+        # A recorded step contains its attack. Others are: of several processes, which communicate
+        # in their step and not in their attacks, or with the loss alone called.
+        if self.engine == "fast" and not isinstance(batch.draws, Drawn):
+            x_adv = self._replayed(*inputs)
+            if x_adv is not None:
+                return x_adv.clone()
         return self._attack(*inputs)
 
     def _attack(self, x: Tensor, targets: Tensor, start: Tensor | None = None) -> Tensor:
