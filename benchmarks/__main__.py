@@ -103,7 +103,7 @@ def ceiling(result: Result, limit: convolutions.Limit, peers: Sequence[str]) -> 
     """How far ahead of the fastest peer we'd be if attacks were nothing but their convolutions."""
     details = result.details
     seconds = {name: median(each) for name, each in result.seconds.items()}
-    best = limit.best(details.get("attack_passes", details["passes"]), images=result.images)
+    best = limit.floor(details.get("attack_passes", details["passes"]), images=result.images)
     best += seconds.get(details.get("beside_attack", ""), 0.0)
     rivals = [name for name in peers if name in seconds]
     fastest = min(rivals, key=seconds.__getitem__)

@@ -1,7 +1,7 @@
 """What the convolutions of a network cost, and how fast this machine can do them at best."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,28 @@ class Convolution(NamedTuple):
         _, per_group, kernel_height, kernel_width = self.weight
         return 2 * batch * channels * height * width * per_group * kernel_height * kernel_width
 
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution."""
+        return torch.conv2d(x, weight, None, self.stride, self.padding, 1, self.groups)
+
+    def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, *, to_input: bool) -> Tensor:
+        """Gradient of the input, or else of the weights."""
+        wanted = (to_input, not to_input, False)
+        found = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            (1, 1),
+            False,
+            (0, 0),
+            self.groups,
+            wanted,
+        )
+        return found[0 if to_input else 1]
+
 
 def convolutions(network: nn.Module, x: Tensor) -> list[Convolution]:
     """The convolutions of a forward pass, in order."""
@@ -68,24 +90,28 @@ class Limit(NamedTuple):
 
     Attributes:
         flops: Multiplications and additions.
-        seconds: The best times measured.
+        seconds: The best times measured, each convolution alone: what it reads and writes is in the
+            cache.
+        in_order: The same for ``"forward"`` and ``"input"`` with one convolution after the other on
+            the former one's result, as in a network.
         images: Images of the batch.
     """
 
     flops: Amounts
     seconds: Amounts
+    in_order: Amounts
     images: int
 
-    def best(self, passes: Amounts, *, images: int) -> float:
-        """Seconds that the convolutions of so many ``passes`` of ``images`` take at best."""
-        each = sum(count * self.seconds[part] for part, count in passes.items())
+    def floor(self, passes: Amounts, *, images: int) -> float:
+        """Seconds of so many ``passes`` of ``images`` that are nothing but convolutions."""
+        each = sum(count * self.in_order[part] for part, count in passes.items())
         return each * images / self.images
 
     def reached(self, passes: Amounts, *, images: int, seconds: float) -> dict[str, float]:
         """What ``seconds`` for so many ``passes`` of each of ``images`` are of the possible."""
         batches = images / self.images
         flops = batches * sum(count * self.flops[part] for part, count in passes.items())
-        best = self.best(passes, images=images)
+        best = batches * sum(count * self.seconds[part] for part, count in passes.items())
         return {
             "gflops": flops / seconds / 1e9,
             "best_gflops": flops / best / 1e9,
@@ -107,38 +133,49 @@ def limit(network: nn.Module, x: Tensor, *, repeats: int) -> Limit:
         for part in ("forward", "input", "weights")
     }
     seconds["hidden"] = seconds["input"] - times[stem]["input"]
-    return Limit(flops, seconds, len(x))
+    return Limit(flops, seconds, _in_order(found, device, repeats), len(x))
+
+
+def _in_order(found: list[Convolution], device: str, repeats: int) -> dict[str, float]:
+    """Best times of all convolutions of an attack's pass, forwards and then backwards."""
+    given = {shape: _random(shape, device) for each in found for shape in (each.x, each.out)}
+    weights = [_random(each.weight, device) for each in found]
+    inputs: list[Tensor] = []
+
+    def forward() -> None:
+        inputs.clear()
+        out = given[found[0].x]
+        for each, weight in zip(found, weights, strict=True):
+            # Where pooling or another branch lies between, it begins anew.
+            inputs.append(out if out.shape == each.x else given[each.x])
+            out = each.forward(inputs[-1], weight)
+
+    def backward() -> None:
+        gradient = given[found[-1].out]
+        for each, weight, x in zip(found[::-1], weights[::-1], inputs[::-1], strict=True):
+            gradient = gradient if gradient.shape == each.out else given[each.out]
+            gradient = each.backward(gradient, x, weight, to_input=True)
+
+    times: dict[str, list[float]] = {"forward": [], "input": []}
+    with torch.no_grad():
+        for _ in range(3 * repeats + 1):
+            times["forward"].append(elapsed(forward, device)[0])
+            times["input"].append(elapsed(backward, device)[0])
+    return {part: min(seconds[1:]) for part, seconds in times.items()}
+
+
+def _random(shape: tuple[int, ...], device: str) -> Tensor:
+    return torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
 
 
 def _fastest(convolution: Convolution, device: str, repeats: int) -> dict[str, float]:
     x, weight, gradient = (
-        torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-        for shape in (convolution.x, convolution.weight, convolution.out)
+        _random(shape, device) for shape in (convolution.x, convolution.weight, convolution.out)
     )
-    stride, padding, groups = convolution.stride, convolution.padding, convolution.groups
-
-    def forward() -> Tensor:
-        return torch.conv2d(x, weight, None, stride, padding, 1, groups)
-
-    def backward(*, to_input: bool) -> object:
-        return torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            weight,
-            None,
-            stride,
-            padding,
-            (1, 1),
-            False,
-            (0, 0),
-            groups,
-            (to_input, not to_input, False),
-        )
-
-    parts = {
-        "forward": forward,
-        "input": lambda: backward(to_input=True),
-        "weights": lambda: backward(to_input=False),
+    parts: dict[str, Callable[[], Tensor]] = {
+        "forward": lambda: convolution.forward(x, weight),
+        "input": lambda: convolution.backward(gradient, x, weight, to_input=True),
+        "weights": lambda: convolution.backward(gradient, x, weight, to_input=False),
     }
     times = {}
     with torch.no_grad():

@@ -58,8 +58,8 @@ def _reached(limit: dict[str, Any]) -> list[str]:
     return [
         f"ours: {limit['gflops']:.1f} GFLOP/s of convolutions, {100 * limit['share']:.0f}% of the "
         f"{limit['best_gflops']:.1f} that the same convolutions reach alone",
-        f"{limit['fastest_peer']} would be {limit['ceiling']:.2f} times as slow as attacks of "
-        "nothing but these convolutions",
+        f"were attacks nothing but their convolutions, {limit['fastest_peer']} would take "
+        f"{limit['ceiling']:.2f} times as long",
     ]
 
 

@@ -92,16 +92,18 @@ class TestConvolutions:
             "weights": both,
         }
         assert found.images == 2
-        assert all(seconds > 0 for seconds in found.seconds.values())
+        assert all(seconds > 0 for seconds in (*found.seconds.values(), *found.in_order.values()))
+        assert found.in_order.keys() == {"forward", "input"}
 
     def test_share_of_the_possible(self):
         # 3 forwards of 2 GFLOP and a backward of 2, over 2 batches: 16 GFLOP
-        best = Limit({"forward": 2e9, "input": 2e9}, {"forward": 1.0, "input": 2.0}, images=4)
+        seconds = {"forward": 1.0, "input": 2.0}
+        best = Limit({"forward": 2e9, "input": 2e9}, seconds, {}, images=4)
         reached = best.reached({"forward": 3, "input": 1}, images=8, seconds=20.0)
         assert reached == pytest.approx({"gflops": 0.8, "best_gflops": 1.6, "share": 0.5})
 
     def test_the_ceiling_leaves_what_is_no_attack_as_it_is(self):
-        best = Limit({"forward": 2e9, "input": 2e9}, {"forward": 1.0, "input": 2.0}, images=4)
+        best = Limit({}, {}, {"forward": 1.0, "input": 2.0}, images=4)
         seconds = {"ours": [9.0], "loss alone": [2.0], "slow": [24.0], "quick": [12.0]}
         passes = {"forward": 3, "input": 1, "weights": 1}
         details = {"passes": passes, "attack_passes": {"forward": 2, "input": 1}}
