@@ -67,6 +67,15 @@ class Job:
         return bool(OmegaConf.select(self.config, "rerun", default=False))
 
     @property
+    def can_be_forked(self) -> bool:
+        """Whether it will run, or has run, as a single process.
+
+        Of a job of several Lightning starts all but the first with the command line, and they had
+        better be all alike.
+        """
+        return self.devices == 1 and self.twin is None and self.state is not State.EARLIER
+
+    @property
     def failed(self) -> bool:
         """Whether it, or the job that runs for it, failed."""
         return (self.twin or self).state is State.FAILED

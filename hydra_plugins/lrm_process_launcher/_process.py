@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from hydra_plugins.lrm_process_launcher._forking import Template
 from lrm_lightning.errors import UserError
 
 
@@ -25,14 +26,20 @@ class JobProcess:
         command: Command line.
         environment: Whole environment.
         log: File that takes its output, from :func:`open_log`.
+        template: What it is forked from, if possible; None for a process of its own.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], log: BinaryIO
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: BinaryIO,
+        template: Template | None = None,
     ) -> None:
         log.write(f"# {datetime.now():%Y-%m-%d %H:%M:%S} {shlex.join(command)}\n".encode())
         log.flush()
-        self._process = subprocess.Popen(
+        forked = template.fork(command, environment, log) if template is not None else None
+        self._process = forked or subprocess.Popen(
             command,
             env=dict(environment),
             stdin=subprocess.DEVNULL,

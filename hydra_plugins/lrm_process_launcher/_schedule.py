@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.lrm_process_launcher._command import child_command, child_environment
 from hydra_plugins.lrm_process_launcher._display import Display, open_display
+from hydra_plugins.lrm_process_launcher._forking import Template
 from hydra_plugins.lrm_process_launcher._job import Job, State
 from hydra_plugins.lrm_process_launcher._process import JobProcess, open_log
 from hydra_plugins.lrm_process_launcher._resources import Machine, Resources, Share
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def run_jobs(
-    jobs: Sequence[Job], machine: Machine, master: DictConfig, settings: "ProcessLauncherConf"
+    jobs: Sequence[Job],
+    machine: Machine,
+    master: DictConfig,
+    settings: "ProcessLauncherConf",
+    template: Template | None,
 ) -> int | None:
     """Run all waiting jobs; a failure of one stops no other.
 
@@ -31,6 +36,7 @@ def run_jobs(
         machine: What they run on.
         master: The multirun's config.
         settings: The launcher's settings.
+        template: What jobs of a single process are forked from.
 
     Returns:
         Number of the signal that ended it early, or None.
@@ -38,7 +44,7 @@ def run_jobs(
     pending = [job for job in jobs if job.state is State.WAITING and job.twin is None]
     resources = Resources(machine, pending, settings.jobs, settings.jobs_per_gpu)
     with Interruption() as interruption, open_display(jobs) as display:
-        schedule = _Schedule(pending, resources, master, settings, display)
+        schedule = _Schedule(pending, resources, master, settings, template, display)
         try:
             schedule.run(interruption)
         finally:  # whatever went wrong in here: leave no process behind
@@ -92,6 +98,7 @@ class _Schedule:
         resources: Resources,
         master: DictConfig,
         settings: "ProcessLauncherConf",
+        template: Template | None,
         display: Display,
     ) -> None:
         self._waiting = list(pending)
@@ -99,18 +106,19 @@ class _Schedule:
         self._resources = resources
         self._master = master
         self._settings = settings
+        self._template = template
         self._display = display
 
     def run(self, interruption: Interruption) -> None:
         while self._waiting or self._running:
-            if interruption.count:
-                self._stop_all(at_once=interruption.count > 1)
-            else:
-                self._start_what_fits()
             for running in list(self._running):
                 self._watch(running, interrupted=interruption.count > 0)
+            if interruption.count:
+                self._stop_all(at_once=interruption.count > 1)
+            elif self._template is None or not self._template.importing():
+                self._start_what_fits()
             self._display.refresh()
-            if self._running:
+            if self._waiting or self._running:
                 time.sleep(self._settings.poll)
 
     def kill(self) -> None:
@@ -131,11 +139,12 @@ class _Schedule:
             return self._end(job, State.EARLIER)
         command = child_command(self._settings.module, self._master, job)
         environment = child_environment(os.environ, share.environment)
+        template = self._template if job.can_be_forked else None
         try:
             with open_log(job.log) as log:
                 job.log_start = log.tell()
                 job.set_aside()
-                process = JobProcess(command, environment, log)
+                process = JobProcess(command, environment, log, template)
         except (UserError, OSError) as problem:
             return self._end(job, State.FAILED, str(problem))
         self._running.append(_Running(job, share, process))

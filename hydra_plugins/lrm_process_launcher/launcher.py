@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
+    from hydra_plugins.lrm_process_launcher._forking import Template
     from hydra_plugins.lrm_process_launcher._job import Job
 
 
@@ -30,6 +32,8 @@ class ProcessLauncherConf:
         grace: Seconds between SIGTERM and SIGKILL, in which a job can save a checkpoint.
         poll: Seconds between two looks at the running jobs.
         module: What each job runs: ``python -m <module>``.
+        preload: Module that is imported once, in a process that is forked for each job of a single
+            process (on Linux, if there are two such jobs); null: each job imports for itself.
         validator: Dotted name of the function that checks a job's config before anything starts;
             null for none.
     """
@@ -43,6 +47,7 @@ class ProcessLauncherConf:
     grace: float = 30.0
     poll: float = 0.2
     module: str = "lrm_lightning.train"
+    preload: str | None = "lrm_lightning.training"
     validator: str | None = "lrm_lightning.config.validate"
 
 
@@ -65,6 +70,7 @@ class ProcessLauncher(Launcher):
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.jobs: list[Job] = []
+        self._template: Template | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -96,6 +102,7 @@ class ProcessLauncher(Launcher):
 
         assert self.config is not None
         assert self.hydra_context is not None
+        self._start_template(len(job_overrides))
         try:
             machine = Machine(self.settings.gpus, self.settings.cores)
             jobs, problems = plan(
@@ -109,7 +116,9 @@ class ProcessLauncher(Launcher):
             if problems:
                 _exit_with(problems)
             self.jobs += jobs
-            signal_number = run_jobs(jobs, machine, self.config, self.settings)
+            if sum(job.can_be_forked for job in self.jobs) < 2:
+                self._close_template()
+            signal_number = run_jobs(jobs, machine, self.config, self.settings, self._template)
         except KeyboardInterrupt:  # while planning: nothing runs yet
             raise SystemExit(130) from None
         if signal_number is not None:
@@ -119,9 +128,26 @@ class ProcessLauncher(Launcher):
 
     def finish(self) -> None:
         """Print the summary of all batches; exit with 1 if a job failed."""
+        self._close_template()
         self._summarise()
         if any(job.failed for job in self.jobs):
             raise SystemExit(1)
+
+    def _start_template(self, more_jobs: int) -> None:
+        """Let it import while we plan, seconds both; a single job would gain nothing by it."""
+        preload = self.settings.preload
+        if self._template is not None or preload is None or sys.platform != "linux":
+            return
+        if len(self.jobs) + more_jobs > 1:
+            from hydra_plugins.lrm_process_launcher._forking import Template
+
+            with suppress(OSError):
+                self._template = Template(preload)
+
+    def _close_template(self) -> None:
+        if self._template is not None:
+            self._template.close()
+            self._template = None
 
     def _summarise(self) -> None:
         from hydra_plugins.lrm_process_launcher._display import summarise

@@ -25,8 +25,12 @@ trainer: {accelerator: cpu, devices: 1}
 hydra:
   run: {dir: 'runs/${name}'}
   sweep: {dir: sweep}
-  launcher: {module: quick_job, validator: rules.validate, poll: 0.05, grace: 0.5, cores: 4}
+  launcher: {module: quick_job, preload: warm, validator: rules.validate, poll: 0.05, grace: 0.5,
+    cores: 4}
 """
+
+# What the process that is forked for the jobs imports, and how a job knows whose fork it is.
+WARM = "import os; PID = os.getpid(); os.environ['SET_BY_WARM'] = 'yes'"
 
 RULES = """
 from lrm_lightning.errors import UserError
@@ -74,6 +78,7 @@ def play(name, behaviour, out, number):
     write(out / "status.json", {"message": f"epoch 1/1 of {name}"})
     write(out / "seen.json", {
         "environment": dict(os.environ), "pids": pids, "session": os.getsid(0),
+        "template": getattr(sys.modules.get("warm"), "PID", None),
         "arguments": sys.argv[1:], "number": number, "folder": os.getcwd(), "begin": begin})
     if behaviour in HANGING or (behaviour == "hang_once" and first):
         time.sleep(300)
@@ -127,6 +132,7 @@ class App:
             "conf/config.yaml": CONFIG,
             "rules.py": RULES,
             "quick_job.py": QUICK_JOB,
+            "warm.py": WARM,
             "app.py": APP,
         }.items():
             (folder / name).write_text(text)
@@ -180,6 +186,10 @@ class App:
     def seen(self, name: str) -> dict:
         return json.loads(self.file(name, "seen.json").read_text())
 
+    def templates(self, *names: str) -> list[int | None]:
+        """Of whose fork each job ran; None for a process of its own."""
+        return [self.seen(name)["template"] for name in names]
+
     def record(self, name: str) -> dict:
         return json.loads(self.file(name, "record.json").read_text())
 
@@ -216,8 +226,9 @@ class App:
             process.kill()
             process.communicate()
         for file in self.folder.glob("runs/*/seen.json"):
-            for pid in json.loads(file.read_text())["pids"]:
-                if self.alive(pid):
+            seen = json.loads(file.read_text())
+            for pid in [*seen["pids"], seen["template"]]:
+                if pid is not None and self.alive(pid):
                     os.kill(pid, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""One process group."""
+"""One process group, of a process of its own and of a fork."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hydra_plugins.lrm_process_launcher._forking import ForkedProcess, Template
 from hydra_plugins.lrm_process_launcher._process import JobProcess, open_log
 from lrm_lightning.errors import UserError
 
@@ -34,9 +35,26 @@ else:
 SILENT = "import signal; signal.pause()"
 
 
-def start(path, code, environment=os.environ):
-    with open_log(path) as log:
-        return JobProcess([sys.executable, "-S", "-c", code], environment, log)
+@pytest.fixture(params=["new process", "fork"])
+def start(request, tmp_path, monkeypatch):
+    """``start(log, code)``: a job that runs the code, started in either way."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "warm.py").touch()
+    (tmp_path / "job.py").write_text("import sys; exec(sys.argv[1])")
+    template = Template("warm") if request.param == "fork" else None
+    while template is not None and template.importing():
+        time.sleep(0.01)
+
+    def start_job(log, code):
+        with open_log(log) as opened:
+            command = [sys.executable, "-m", "job", code]
+            process = JobProcess(command, os.environ, opened, template)
+        assert isinstance(process._process, ForkedProcess) == (template is not None)
+        return process
+
+    yield start_job
+    if template is not None:
+        template.close()
 
 
 def wait(process):
@@ -50,7 +68,7 @@ def log(tmp_path):
     return tmp_path / "new" / "job.log"
 
 
-def test_stop_kills_what_ignores_it_once_grace_is_over(log, app):
+def test_stop_kills_what_ignores_it_once_grace_is_over(start, log, app):
     process = start(log, FAMILY)
     while not log.read_text().splitlines()[-1].isdigit():
         time.sleep(0.01)
@@ -63,7 +81,7 @@ def test_stop_kills_what_ignores_it_once_grace_is_over(log, app):
     app.assert_gone([child])
 
 
-def test_stop_is_first_a_request(log):
+def test_stop_is_first_a_request(start, log):
     process = start(log, SILENT)
     process.stop(grace=1000.0)
     assert wait(process) == -15
@@ -71,7 +89,7 @@ def test_stop_is_first_a_request(log):
     process.kill()
 
 
-def test_output_and_command_are_appended_to_the_log(log):
+def test_output_and_command_are_appended_to_the_log(start, log):
     for word in ("one", "two"):
         wait(start(log, f"import sys; print({word!r}); print({word!r} * 2, file=sys.stderr)"))
     lines = log.read_text().splitlines()
@@ -83,7 +101,7 @@ def test_output_and_command_are_appended_to_the_log(log):
     assert sys.executable in lines[0]
 
 
-def test_the_log_is_locked_while_anyone_has_it_open(log, app):
+def test_the_log_is_locked_while_anyone_has_it_open(start, log, app):
     process = start(log, DEFECTOR)
     with pytest.raises(UserError, match="another process is still at work in "):
         open_log(log)
