@@ -18,6 +18,7 @@ from benchmarks.result import Result
 from benchmarks.same_work import DifferentWorkError
 from benchmarks.settings import Settings, parse
 from benchmarks.subject import Subject, prepare
+from lrm_lightning.allocator import keep_freed_memory
 from lrm_lightning.evaluation import provenance
 from lrm_lightning.storage import write_json
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ``arguments`` are those of the command line."""
     settings = parse(arguments)
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()  # as our commands do; else who frees memory decides how long others take
     warnings.simplefilter("ignore")  # of peers, older than the torch they run on
     console = Console(width=100)
     about = _about(settings)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from lrm_lightning.allocator import keep_freed_memory
 from lrm_lightning.errors import UserError
 
 # Lightning's advice that has no meaning here: the data has no workers, and short runs log seldom.
@@ -38,6 +39,7 @@ def run(app: Callable[[], object]) -> None:
         app: The function that ``hydra.main`` decorated.
     """
     quieten()
+    keep_freed_memory()
     # Makes Hydra raise its errors instead of printing a shortened traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
