@@ -138,3 +138,12 @@ def test_works_in_inference_mode(network, batch):
         x, y = (tensor.clone() for tensor in batch)
         path = trajectory(network, x, y, **BUDGETS["l2"], steps=[2], generator=generator())
     assert torch.equal(path.iterates[2].logits, expected.iterates[2].logits)
+
+
+def test_logits_on_the_way_lie_in_one_piece(network, batch):
+    """Else each holds the memory around it that activations have freed, and it grows with steps."""
+    x, y = batch
+    path = trajectory(network, x, y, eps=0.1, step_size=0.05, steps=[1, 2, 3])
+    found = [path.fgsm, *path.iterates.values()]
+    assert len({each.logits.untyped_storage().data_ptr() for each in found}) == 1
+    assert path.logits.untyped_storage().data_ptr() != found[0].logits.untyped_storage().data_ptr()
