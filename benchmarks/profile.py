@@ -1,16 +1,17 @@
 """Which operations a workload's time goes into."""
 
+import re
 from collections.abc import Callable
 
 import torch
 
-# Parts of torch's names, in the order they are looked for; what fits none is "other".
+# What to look for in the names of torch's operations; where nothing is found it is "other".
 GROUPS = {
-    "convolutions": ("convolution", "conv"),
-    "batch norm": ("batch_norm", "addcmul"),
-    "leaky ReLU": ("leaky_relu",),
-    "sums of the shortcuts": ("aten::add_", "aten::add"),
-    "pooling": ("avg_pool2d", "upsample_nearest2d"),
+    "convolutions": r"conv",
+    "batch norm": r"batch_norm|addcmul",
+    "leaky ReLU": r"leaky_relu",
+    "sums of the shortcuts": r"^aten::add_?$",
+    "pooling": r"avg_pool2d|upsample_nearest2d",
 }
 OTHER = "other"
 
@@ -34,7 +35,4 @@ def shares(run: Callable[[], object]) -> dict[str, float]:
 
 def group(operation: str) -> str:
     """The group of one of torch's operations."""
-    for name, parts in GROUPS.items():
-        if any(part == operation or (":" not in part and part in operation) for part in parts):
-            return name
-    return OTHER
+    return next((name for name, part in GROUPS.items() if re.search(part, operation)), OTHER)

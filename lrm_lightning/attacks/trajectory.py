@@ -92,9 +92,6 @@ def trajectory(
     for number in steps:
         check_integer("steps", number, low=0)
 
-    def iterate(point: Point, logits: Tensor) -> Iterate:
-        return Iterate(point.x_adv if keep_images else None, logits.copy_(point.logits))
-
     with attack_mode(model, bn_mode):
         problem = Problem(
             model,
@@ -109,15 +106,17 @@ def trajectory(
         natural = Point(problem, problem.x)
         logits = natural.logits
         # In one piece: small tensors between activations keep what is freed around them apart.
-        wanted = sorted(set(steps))
-        first, *kept = logits.new_empty(1 + len(wanted), *logits.shape).unbind()
-        fgsm = iterate(problem.move(natural, eps), first)
+        room = iter(logits.new_empty(1 + len(set(steps)), *logits.shape))
+
+        def iterate(point: Point) -> Iterate:
+            return Iterate(point.x_adv if keep_images else None, next(room).copy_(point.logits))
+
+        fgsm = iterate(problem.move(natural, eps))
         iterates: dict[int, Iterate] = {}
         if steps:
             begin = next(problem.starts(random_start=random_start, generator=generator))
             point = natural if begin is problem.x else Point(problem, begin)
             path = ascend(problem, point, step_size=step_size, steps=max(steps))
-            own = dict(zip(wanted, kept, strict=True))
-            iterates = {k: iterate(point, own[k]) for k, point in enumerate(path) if k in own}
+            iterates = {k: iterate(point) for k, point in enumerate(path) if k in steps}
         problem.finish()
     return Trajectory(logits, fgsm, iterates)

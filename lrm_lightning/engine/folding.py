@@ -32,25 +32,22 @@ class Folded(nn.Module):
         return x
 
 
-def folded(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+def folded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A network that computes what ``network`` computes in eval mode, faster.
 
     Args:
         network: A :class:`~lrm_lightning.models.resnet.ResNet` or a
             :class:`~lrm_lightning.models.preact_resnet.PreActResNet`; any other, subclasses of
             these included, comes back as it is.
-        dtype: Of the activations between the first convolution and the last; of the weights if
-            ``None``. Logits and the gradient of the images have the type of the weights.
+        dtype: Of the activations between the first convolution and the last. Logits and the
+            gradient of the images have the type of the weights.
 
     Returns:
         Holds copies of the weights as they are now and gives gradients of its input alone. Logits
         and gradients agree with the network's to rounding.
     """
     fold = FAMILIES.get(type(network))
-    if fold is None:
-        return network
-    weights = next(network.parameters())
-    return fold(network, weights.dtype if dtype is None else dtype)
+    return network if fold is None else fold(network, dtype)
 
 
 def _resnet(network: ResNet, dtype: torch.dtype) -> nn.Module:
