@@ -19,8 +19,8 @@ from benchmarks.same_work import DifferentWorkError
 from benchmarks.settings import Settings, parse
 from benchmarks.subject import Subject, prepare
 from lrm_lightning.allocator import keep_freed_memory
-from lrm_lightning.evaluation import provenance
-from lrm_lightning.storage import write_json
+from lrm_lightning.runs import provenance
+from lrm_lightning.runs.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

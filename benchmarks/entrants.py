@@ -12,7 +12,7 @@ from benchmarks.peers import Attack
 from benchmarks.same_work import DifferentWorkError, check_ball, check_gain, check_verdicts
 from benchmarks.settings import Settings
 from lrm_lightning.attacks import pgd
-from lrm_lightning.engine import attack_view
+from lrm_lightning.models.view import attack_view
 
 OURS, REFERENCE = "ours", "ours, reference engine"
 ENGINES = {OURS: "fast", REFERENCE: "reference"}

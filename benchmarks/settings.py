@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.config import conf_dir
+from lrm_lightning.runs.identity import conf_dir
 
 LINES = (1, 2, 3, 4, 5, 6, 7)
 TEST_IMAGES = 360  # of the embedded digits

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from benchmarks.settings import Settings
 from lrm_lightning.attacks import pgd
-from lrm_lightning.config import conf_dir
 from lrm_lightning.data import Batch, DigitsDataModule
+from lrm_lightning.runs.identity import conf_dir
 
 
 class Subject(NamedTuple):

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lrm_lightning.models.loading import load_model as load_model
+    from lrm_lightning.runs.networks import load_model as load_model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model"]
@@ -12,7 +12,7 @@ __all__ = ["__version__", "load_model"]
 def __getattr__(name: str) -> object:
     # Importing torch takes seconds; `import lrm_lightning` alone should not.
     if name == "load_model":
-        from lrm_lightning.models.loading import load_model
+        from lrm_lightning.runs.networks import load_model
 
         return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import hydra
 from omegaconf import DictConfig
 
-from lrm_lightning import cli, config
+from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.loggers.wandb_client import quietly
+from lrm_lightning.runs import identity
+from lrm_lightning.tracking.wandb_client import quietly
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -167,7 +168,7 @@ def save(entity: str | None, project: str, name: str) -> str:
         ) from error
 
 
-@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="dashboard")
+@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="dashboard")
 def _app(cfg: DictConfig) -> None:
     for key in ("project", "name"):
         if not isinstance(cfg[key], str) or not cfg[key]:

@@ -13,17 +13,14 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from lrm_lightning import cli, config
-from lrm_lightning.checks import check_choice, check_flag, check_integer
+from lrm_lightning import cli
+from lrm_lightning.checks import check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
-from lrm_lightning.engine import ENGINES
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation import suite_record
 from lrm_lightning.evaluation.bench import Bench, exact_arithmetic, predict
 from lrm_lightning.evaluation.images import pick
 from lrm_lightning.evaluation.journal import Journal
 from lrm_lightning.evaluation.progress import Progress
-from lrm_lightning.evaluation.record import accuracies
 from lrm_lightning.evaluation.settings import (
     checked,
     choose_device,
@@ -35,6 +32,8 @@ from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.evaluation.subjects import Subject, find_runs, from_outside, from_run
 from lrm_lightning.evaluation.suite_table import print_evaluations
 from lrm_lightning.evaluation.whitebox import PaperSuite
+from lrm_lightning.runs import identity, suite_record
+from lrm_lightning.runs.run_record import accuracies
 
 SUITES = {"paper": PaperSuite, "strong": StrongSuite}
 
@@ -53,11 +52,10 @@ def evaluate(cfg: DictConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: For whatever the user can mend; networks before it are recorded.
     """
-    given = config.plain(cfg)
+    given = identity.plain(cfg)
     device = choose_device(given["device"])
     suite = _suite(given["suite"])
     checked("", lambda: check_flag("rerun", given["rerun"]))
-    checked("", lambda: check_choice("engine", given["engine"], ENGINES))
     for key in ("seed", "batch_size"):
         low = 0 if key == "seed" else 1
         checked("", lambda key=key, low=low: check_integer(key, given[key], low=low))
@@ -145,7 +143,6 @@ def _evaluate(
         batch_size=given["batch_size"],
         journal=journal,
         progress=Progress(title, suite.passes),
-        engine=given["engine"],
     )
     with exact_arithmetic():
         with subject.blamed(Exception):  # its forward is anybody's code
@@ -161,7 +158,7 @@ def _evaluate(
         "split": "test",
         "subset": {"seed": given["seed"], "n_images": given["n_images"]},
         "batch_size": given["batch_size"],
-        "engine": given["engine"],
+        "engine": threat.engine,
         "attack": suite.describe(threat),
         **accuracies(outcome.correct),
         **outcome.details,
@@ -188,7 +185,7 @@ def _with_sources(
     return replace(suite, sources=networks), hashes
 
 
-@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="evaluate")
 def _app(cfg: DictConfig) -> None:
     try:
         evaluate(cfg)

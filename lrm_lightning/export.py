@@ -15,12 +15,13 @@ import yaml
 from omegaconf import DictConfig
 from torch import nn
 
-from lrm_lightning import cli, config
+from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.record import read_record
-from lrm_lightning.models.loading import EXPORTED, EXPORTED_WEIGHTS, load_model, saved_settings
-from lrm_lightning.run_dir import CONFIG
-from lrm_lightning.storage import write_json
+from lrm_lightning.runs import identity
+from lrm_lightning.runs.directory import CONFIG
+from lrm_lightning.runs.files import write_json
+from lrm_lightning.runs.networks import EXPORTED, EXPORTED_WEIGHTS, load_model, saved_settings
+from lrm_lightning.runs.run_record import read_record
 
 FORMAT = 1
 INPUT = "pixels in [0, 1], float32, shape (B, 3, H, W); normalisation is inside the network"
@@ -44,7 +45,7 @@ def export_model(
         run_dir: The run directory.
         out: Folder to write into; made if absent.
         checkpoint: ``"last"`` or ``"best"``; the one the run was tested with by default.
-        network: As for :func:`~lrm_lightning.models.loading.load_model`.
+        network: As for :func:`~lrm_lightning.runs.networks.load_model`.
 
     Returns:
         ``out``.
@@ -86,10 +87,10 @@ def _identity(run_dir: Path) -> dict[str, Any]:
     return dict(content["identity"])
 
 
-@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="export")
+@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="export")
 def _app(cfg: DictConfig) -> None:
     try:
-        given = config.plain(cfg)
+        given = identity.plain(cfg)
         if given["run"] is None or given["out"] is None:
             raise UserError("give run=<run directory> and out=<folder>")
         out = export_model(given["run"], given["out"], checkpoint=given["checkpoint"])

@@ -10,10 +10,11 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from lrm_lightning import cli, config
+from lrm_lightning import cli
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.summary import shown_path
-from lrm_lightning.storage import write_text
+from lrm_lightning.runs import identity
+from lrm_lightning.runs.files import write_text
 
 PAGE, TEXT = "index.html", "report.md"
 
@@ -70,7 +71,7 @@ def _folders(value: object) -> list[str]:
     return [str(each) for each in folders]
 
 
-@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="report")
+@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="report")
 def _app(cfg: DictConfig) -> None:
     try:
         if not isinstance(cfg.out, str) or not cfg.out:

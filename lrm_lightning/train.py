@@ -11,14 +11,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lrm_lightning import cli, config
+from lrm_lightning import cli
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs import identity
 
 
-@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
     # Seconds of imports, which --help and completion do without.
-    from lrm_lightning.training import train
+    from lrm_lightning.training.run import train
 
     cli.quieten()
     # Lightning starts other ranks with a run directory of its own making; ours travels beside it.

@@ -11,16 +11,13 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from lrm_lightning import cli, config
+from lrm_lightning import cli
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.checks import check_choice, check_flag, check_integer
-from lrm_lightning.engine import ENGINES
+from lrm_lightning.checks import check_flag, check_integer
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation import suite_record
 from lrm_lightning.evaluation.bench import exact_arithmetic, predict
 from lrm_lightning.evaluation.blackbox import transfer_matrix
 from lrm_lightning.evaluation.images import pick
-from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.evaluation.journal import Journal
 from lrm_lightning.evaluation.progress import Progress
 from lrm_lightning.evaluation.settings import (
@@ -32,6 +29,8 @@ from lrm_lightning.evaluation.settings import (
 )
 from lrm_lightning.evaluation.subjects import Subject, find_runs, from_run
 from lrm_lightning.evaluation.suite_table import print_matrix
+from lrm_lightning.runs import identity, suite_record
+from lrm_lightning.runs.intervals import wilson_interval
 
 
 def transfer(cfg: DictConfig) -> dict[str, Any]:
@@ -46,10 +45,9 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: For whatever the user can mend.
     """
-    given = config.plain(cfg)
+    given = identity.plain(cfg)
     device = choose_device(given["device"])
     checked("", lambda: check_flag("rerun", given["rerun"]))
-    checked("", lambda: check_choice("engine", given["engine"], ENGINES))
     for key, low in (("steps", 1), ("seed", 0), ("batch_size", 1)):
         checked("", lambda key=key, low=low: check_integer(key, given[key], low=low))
     sources, targets = (_subjects(given, key) for key in ("sources", "targets"))
@@ -68,7 +66,7 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
         key: [subject.as_dict() for subject in subjects]
         for key, subjects in (("sources", sources), ("targets", targets))
     }
-    identity = {
+    determines = {
         "schema": suite_record.SCHEMA,
         **{
             key: [[m["label"], m["weights_sha256"]] for m in each]
@@ -80,14 +78,14 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
         "seed": given["seed"],
         "batch_size": given["batch_size"],
     }
-    evaluation_id = suite_record.identity_hash(identity)
+    evaluation_id = suite_record.identity_hash(determines)
     path = Path(given["out"]) / "transfer.json"
     record = None if given["rerun"] else suite_record.finished(path, evaluation_id)
     if record is not None:
         print(f"already evaluated (rerun=true does it again): {path}")  # noqa: T201
         print_matrix(record)
         return record
-    journal = Journal(path.with_name("transfer.progress"), identity)
+    journal = Journal(path.with_name("transfer.progress"), determines)
     networks = {
         key: {
             f"{key[:-1]} {place} of {len(subjects)}, {each.label}": each.network.to(device)
@@ -110,7 +108,6 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
                 batch_size=given["batch_size"],
                 journal=journal,
                 progress=Progress("transfer", dict.fromkeys(networks["sources"], passes)),
-                engine=given["engine"],
             ),
         )
     n = len(images.y)
@@ -119,7 +116,7 @@ def transfer(cfg: DictConfig) -> dict[str, Any]:
         "evaluation_id": evaluation_id,
         **described,
         "attack": attack.as_dict(),
-        "engine": given["engine"],
+        "engine": attack.engine,
         "data": datamodule.provenance(),
         "split": "test",
         "n": n,
@@ -167,7 +164,7 @@ def _common_data(subjects: Sequence[Subject], given: Mapping[str, Any]) -> dict[
     return settings[0]
 
 
-@hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="transfer")
+@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="transfer")
 def _app(cfg: DictConfig) -> None:
     try:
         transfer(cfg)

@@ -10,10 +10,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from lrm_lightning import config
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
-from lrm_lightning.storage import write_json
+from lrm_lightning.runs import identity
+from lrm_lightning.runs.files import write_json
 
 # Under nohup, or in the background of a script, these signals are ignored, and what is started from
 # here would ignore them as well: tests that interrupt a process need them as a terminal gives them.
@@ -94,7 +94,7 @@ def composed():
     """``composed("evaluate", *overrides)``: the configuration, as the command line makes it."""
 
     def make(name, *overrides):
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
             return compose(name, overrides=list(overrides))
 
     return make

@@ -11,12 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from lrm_lightning import config
 from lrm_lightning.data import Batch
-from lrm_lightning.draws import Draws
+from lrm_lightning.data.randomness import Draws
 from lrm_lightning.methods import Defense
+from lrm_lightning.runs import identity
+from lrm_lightning.training import build
 
-CONF = config.conf_dir()
+CONF = identity.conf_dir()
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 GROUPS = ("method", "model", "data", "attack", "trainer", "logger", "experiment")
 SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha"}
@@ -53,8 +54,8 @@ def test_there_are_the_papers_defences():
 )
 def test_option_composes_and_validates(group, option):
     cfg = _compose(f"{group}={option}")
-    config.validate(cfg)
-    config.run_id(cfg)
+    build.validate(cfg)
+    identity.run_id(cfg)
 
 
 def _expand(params):
@@ -75,8 +76,8 @@ def test_every_job_of_a_sweep_validates_and_is_another_run(path):
     for job in jobs:
         one = _compose(search, *job, name=path.stem, folder=SWEEPS)
         assert one.sweep == path.stem
-        config.validate(one)
-        names.add(config.run_id(one))
+        build.validate(one)
+        names.add(identity.run_id(one))
     assert len(names) == len(jobs)
 
 
@@ -107,7 +108,7 @@ def test_method_trains_every_parameter(method):
         "attack.steps=1",
     )
     torch.manual_seed(0)
-    defense = config.build_defense(cfg, config.build_network(cfg, 10), 10)
+    defense = build.build_defense(cfg, build.build_network(cfg, 10), 10)
     assert isinstance(defense, Defense)
     assert defense.name == method
     terms = defense.loss_terms(_tiny_batch())

@@ -9,7 +9,7 @@ import torch
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.evaluation.subjects import from_outside
 from lrm_lightning.export import export_model
-from lrm_lightning.models.loading import load_model
+from lrm_lightning.runs.networks import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

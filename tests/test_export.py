@@ -8,7 +8,7 @@ import torch
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.subjects import find_runs, from_run
 from lrm_lightning.export import export_model
-from lrm_lightning.models.loading import load_model
+from lrm_lightning.runs.networks import load_model
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from benchmarks.settings import Settings
 from benchmarks.subject import Subject
 from benchmarks.timing import interleaved
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.engine import attack_view
+from lrm_lightning.models.view import attack_view
 
 REUSED = f"{PLAIN}, its logits counted"
 

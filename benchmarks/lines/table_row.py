@@ -12,7 +12,7 @@ from benchmarks.settings import Settings
 from benchmarks.subject import Subject
 from benchmarks.timing import interleaved
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.engine import attack_view
+from lrm_lightning.models.view import attack_view
 
 STEPS = (5, 10, 20)
 # How often an image passes: natural with its gradient for FGSM, FGSM's logits, the steps, and the

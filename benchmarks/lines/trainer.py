@@ -19,11 +19,12 @@ from benchmarks.same_work import DifferentWorkError
 from benchmarks.settings import Settings
 from benchmarks.subject import Subject
 from benchmarks.timing import order
-from lrm_lightning import config
-from lrm_lightning.callbacks import Progress
-from lrm_lightning.loggers import MetricsCSV
 from lrm_lightning.methods import Defense
-from lrm_lightning.run_dir import METRICS, RunDir
+from lrm_lightning.runs import identity
+from lrm_lightning.runs.directory import METRICS, RunDir
+from lrm_lightning.tracking.metrics_csv import MetricsCSV
+from lrm_lightning.training import build
+from lrm_lightning.training.progress import Progress
 
 OURS, BARE = "Trainer", "bare loop"
 
@@ -62,15 +63,15 @@ def _configuration(settings: Settings) -> DictConfig:
         f"trainer.limit_train_batches={settings.trainer_steps}",
         "trainer.limit_val_batches=0",
     ]
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
         return compose("config", overrides=overrides)
 
 
 def _parts(cfg: DictConfig) -> tuple[Any, Defense]:
     torch.manual_seed(0)
-    datamodule = config.build_datamodule(cfg)
-    network = config.build_network(cfg, datamodule.num_classes)
-    return datamodule, config.build_defense(cfg, network, datamodule.num_classes)
+    datamodule = build.build_datamodule(cfg)
+    network = build.build_network(cfg, datamodule.num_classes)
+    return datamodule, build.build_defense(cfg, network, datamodule.num_classes)
 
 
 class _Clock(L.Callback):
@@ -88,7 +89,7 @@ class _Clock(L.Callback):
 
 
 def _trained(cfg: DictConfig, settings: Settings) -> tuple[float, float]:
-    from lrm_lightning.training import build_trainer
+    from lrm_lightning.training.run import build_trainer
 
     datamodule, defense = _parts(cfg)
     clock = _Clock()
@@ -99,8 +100,8 @@ def _trained(cfg: DictConfig, settings: Settings) -> tuple[float, float]:
         redirect_stdout(StringIO()),
     ):
         path = Path(folder)
-        callbacks = [clock, config.build_robust_accuracy(cfg), Progress(path)]
-        run_dir = RunDir(path, config.identity(cfg))
+        callbacks = [clock, build.build_robust_accuracy(cfg), Progress(path)]
+        run_dir = RunDir(path, identity.identity(cfg))
         trainer = build_trainer(cfg, run_dir, callbacks, MetricsCSV(path / METRICS), None)
         trainer.fit(defense, datamodule=datamodule)
     return clock.seconds, clock.loss

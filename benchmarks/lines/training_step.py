@@ -16,7 +16,7 @@ from benchmarks.subject import Subject
 from benchmarks.timing import interleaved
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch
-from lrm_lightning.draws import Draws
+from lrm_lightning.data.randomness import Draws
 from lrm_lightning.methods.alp import AdversarialLogitPairing
 from lrm_lightning.methods.lrm import LogitRegularization
 from lrm_lightning.methods.pgd import PGDTraining

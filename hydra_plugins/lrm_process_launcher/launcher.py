@@ -47,8 +47,8 @@ class ProcessLauncherConf:
     grace: float = 30.0
     poll: float = 0.2
     module: str = "lrm_lightning.train"
-    preload: str | None = "lrm_lightning.training"
-    validator: str | None = "lrm_lightning.config.validate"
+    preload: str | None = "lrm_lightning.training.run"
+    validator: str | None = "lrm_lightning.training.build.validate"
 
 
 ConfigStore.instance().store(

@@ -1,7 +1,6 @@
 """Attacks on the pixels of images: FGSM and PGD, in L-inf and L2."""
 
-from lrm_lightning.attacks.pgd import fgsm, pgd
-from lrm_lightning.attacks.settings import PGDAttack
-from lrm_lightning.attacks.trajectory import Iterate, Trajectory, trajectory
+from lrm_lightning.attacks.base import Attack, ThreatModel
+from lrm_lightning.attacks.pgd import Iterate, PGDAttack, Trajectory, fgsm, pgd
 
-__all__ = ["Iterate", "PGDAttack", "Trajectory", "fgsm", "pgd", "trajectory"]
+__all__ = ["Attack", "Iterate", "PGDAttack", "ThreatModel", "Trajectory", "fgsm", "pgd"]

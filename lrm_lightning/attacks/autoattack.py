@@ -18,8 +18,8 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
+from lrm_lightning.attacks.base import ThreatModel
 from lrm_lightning.attacks.context import attack_mode
-from lrm_lightning.attacks.inputs import check_budget
 from lrm_lightning.checks import check_choice, check_integer
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -184,7 +184,7 @@ def attack_batch(
 
 
 def _check(*, eps: float, norm: str, seed: int, batch_size: int) -> None:
-    check_budget(norm=norm, eps=eps, step_size=eps, loss="cross_entropy", bn_mode="eval")
+    ThreatModel(norm, eps)  # checks both
     check_integer("seed", seed, low=0)
     check_integer("batch_size", batch_size, low=1)
 

@@ -3,32 +3,9 @@
 import torch
 from torch import Tensor
 
-from lrm_lightning.attacks.context import BN_MODES
-from lrm_lightning.attacks.norms import NORMS
-from lrm_lightning.attacks.objectives import OBJECTIVES
-from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.errors import NotFiniteError
 
-KEEPS = ("final", "best")
 NOT_FINITE = "the model returned logits that are NaN or infinite"
-
-
-def check_budget(*, norm: str, eps: float, step_size: float, loss: str, bn_mode: str) -> None:
-    """Raise :class:`ValueError` unless the settings that every attack has are in range."""
-    check_choice("norm", norm, NORMS)
-    check_number("eps", eps, above=0, why="radius of the ball, in pixels of [0, 1]")
-    check_number("step_size", step_size, above=0)
-    check_choice("loss", loss, OBJECTIVES)
-    check_choice("bn_mode", bn_mode, BN_MODES)
-
-
-def check_search(*, steps: int, restarts: int, random_start: bool, keep: str) -> None:
-    """Raise :class:`ValueError` unless the settings of a search over restarts are in range."""
-    check_integer("steps", steps, low=1)
-    check_integer("restarts", restarts, low=1)
-    check_choice("keep", keep, KEEPS)
-    if restarts > 1 and not random_start:
-        raise ValueError(f"restarts={restarts} needs random_start=True: they would all be the same")
 
 
 def check_shapes(x: Tensor, y: Tensor, start: Tensor | None) -> None:
@@ -66,8 +43,6 @@ def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> 
         raise ValueError(f"y of shape {tuple(y.shape)} does not fit logits of {classes} classes")
     if not logits.requires_grad:
         raise ValueError("no gradient flows from the model's logits to x: is its input detached?")
-    if _capturing(x):
-        return
     low, high = x.aminmax()
     checks = {"x must lie in [0, 1] and hold no NaN": (low >= 0) & (high <= 1)}
     if y.ndim == 1:
@@ -86,12 +61,7 @@ def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> 
 
 def check_finite(total: Tensor) -> None:
     """Raise :class:`NotFiniteError` if ``total``, of all losses and gradients, is not finite."""
-    if not _capturing(total) and not bool(total.isfinite()):
+    if not bool(total.isfinite()):
         raise NotFiniteError(
             "the model's logits or gradients became NaN or infinite during the attack"
         )
-
-
-def _capturing(x: Tensor) -> bool:
-    """Whether a CUDA graph is being captured, where waiting for the device is forbidden."""
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()

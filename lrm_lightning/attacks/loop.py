@@ -1,4 +1,4 @@
-"""The one projected-gradient loop; the norm and the objective are injected."""
+"""The one projected-gradient loop; the threat model and the objective are injected."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from lrm_lightning.attacks.base import ThreatModel
 from lrm_lightning.attacks.inputs import check_finite, check_shapes, check_values
-from lrm_lightning.attacks.norms import Norm, draw_start
 from lrm_lightning.attacks.objectives import hard_labels
 
 
@@ -18,8 +18,7 @@ class Problem:
         model: Network that takes pixels in ``[0, 1]`` and returns logits ``(B, C)``.
         x: Clean images, shape ``(B, C, H, W)``.
         y: Labels ``(B,)`` or distributions ``(B, C)``; the targets if ``targeted``.
-        norm: An entry of ``NORMS``.
-        eps: Radius of the ball, in pixels.
+        threat: How far an image may move.
         loss: An entry of ``OBJECTIVES``.
         targeted: Lower the loss instead of raising it.
         start: Where the caller wants the first search to begin, shape of ``x``, or the first of
@@ -32,8 +31,7 @@ class Problem:
         x: Tensor,
         y: Tensor,
         *,
-        norm: Norm,
-        eps: float,
+        threat: ThreatModel,
         loss: Callable[[Tensor, Tensor], Tensor],
         targeted: bool,
         start: Tensor | None,
@@ -41,12 +39,11 @@ class Problem:
         """Check the shapes; the values are checked with the first forward."""
         check_shapes(x, y, start)
         self.x = _usable(x)
-        self._eps = eps
         y = _usable(y)
         self._y = y.long() if y.ndim == 1 else y
         self._start = None if start is None else _usable(start).to(self.x)
         self._model = model
-        self._norm = norm
+        self._threat = threat
         self._loss = loss
         self._targeted = targeted
         self._checked = False
@@ -57,17 +54,11 @@ class Problem:
         if self._start is not None:
             for start in self._start.reshape(-1, *self.x.shape):
                 # in the layout of x, which convolutions care about
-                yield self._constrain(torch.empty_like(self.x).copy_(start))
+                yield self._threat.project(torch.empty_like(self.x).copy_(start), self.x)
         while True:
             if random_start:
-                noise = draw_start(
-                    self._norm,
-                    self.x.shape,
-                    eps=self._eps,
-                    generator=generator,
-                    device=self.x.device,
-                )
-                yield self._constrain(self.x + noise)
+                noise = self._threat.draw(self.x.shape, generator=generator, device=self.x.device)
+                yield self._threat.project(self.x + noise, self.x)
             else:
                 yield self.x
 
@@ -89,8 +80,8 @@ class Problem:
 
     def move(self, point: "Point", step_size: float) -> "Point":
         """Steepest ascent from ``point``, back into the ball and into ``[0, 1]``."""
-        direction = self._norm.steepest(point.gradient)
-        return Point(self, self._constrain(point.x_adv.add(direction, alpha=step_size)))
+        moved = point.x_adv.add(self._threat.steepest(point.gradient), alpha=step_size)
+        return Point(self, self._threat.project(moved, self.x))
 
     def watch(self, values: Tensor) -> None:
         """Remember if any of ``values`` is not finite, without waiting for the device."""
@@ -99,10 +90,6 @@ class Problem:
     def finish(self) -> None:
         """Raise :class:`ValueError` if a loss or gradient on the way was not finite."""
         check_finite(self._total)
-
-    def _constrain(self, x_adv: Tensor) -> Tensor:
-        # Clipping last: it moves every pixel towards x, hence never out of the ball.
-        return self._norm.project(x_adv, self.x, self._eps).clamp_(0, 1)
 
 
 class Point:

@@ -67,20 +67,3 @@ NORMS = {
     "linf": Norm(draw=_draw_linf, steepest=torch.sign, project=_project_linf),
     "l2": Norm(draw=_draw_l2, steepest=_steepest_l2, project=_project_l2),
 }
-
-
-def draw_start(
-    norm: Norm,
-    shape: torch.Size,
-    *,
-    eps: float,
-    generator: torch.Generator | None,
-    device: torch.device,
-) -> Tensor:
-    """Perturbation uniform in the ball of each image, float32, ``shape``, on ``device``.
-
-    Drawn on the generator's own device, so a CPU generator gives the same start on every device;
-    without one, from torch's default generator of ``device``.
-    """
-    source = device if generator is None else generator.device
-    return norm.draw(shape, eps, generator, source).to(device)

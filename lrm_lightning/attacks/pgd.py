@@ -5,55 +5,284 @@ fp32: in fp16 small gradients vanish, and with them the attack.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.attacks.context import attack_mode
-from lrm_lightning.attacks.inputs import check_budget, check_search
+from lrm_lightning.attacks.base import Attack
+from lrm_lightning.attacks.context import BN_MODES, attack_mode
 from lrm_lightning.attacks.loop import Point, Problem, ascend
-from lrm_lightning.attacks.norms import NORMS
 from lrm_lightning.attacks.objectives import OBJECTIVES
+from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
+from lrm_lightning.models.view import ENGINES, attack_view
+
+KEEPS = ("final", "best")
+# The number of steps that says: never misclassified.
+NEVER = torch.iinfo(torch.int16).max
+# Images that are broken leave an early-stopping search after so many steps.
+SEGMENT = 20
 
 
-def fgsm(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    norm: str = "linf",
-    targeted: bool = False,
-    loss: str = "cross_entropy",
-    bn_mode: str = "eval",
-) -> Tensor:
-    r"""One step from the clean images: :math:`x + \epsilon\,\mathrm{sign} \nabla_x J(x, y)`.
+class Iterate(NamedTuple):
+    """Attacked images and what the model says of them.
 
-    The same as :func:`pgd` with one step of size ``eps`` and no random start; see there for the
-    arguments and errors.
+    Attributes:
+        x_adv: Shape of ``x``; ``None`` if images were not to be kept.
+        logits: Shape ``(B, C)``, no graph.
+    """
 
-    Returns:
-        ``x_adv``, shape of ``x``, in the ball and in ``[0, 1]``.
+    x_adv: Tensor | None
+    logits: Tensor
+
+
+class Trajectory(NamedTuple):
+    """What one run of PGD shows.
+
+    Attributes:
+        logits: Logits of the clean images, shape ``(B, C)``, no graph.
+        fgsm: One step of length eps from the clean images.
+        iterates: The requested iterates by number of steps, ascending.
+    """
+
+    logits: Tensor
+    fgsm: Iterate
+    iterates: dict[int, Iterate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDAttack(Attack):
+    r"""Projected gradient ascent, :math:`x^{t+1} = \Pi(x^t + a\,\mathrm{sign} \nabla_x J(x^t, y))`.
+
+    The defaults are the paper's training attack (section 5.1). Neither the model (parameters,
+    ``.grad``, modes, running statistics) nor, if a ``generator`` is given, torch's global random
+    state is changed.
+
+    Attributes:
+        norm: ``"linf"`` or ``"l2"`` (steps along the gradient divided by its norm).
+        eps: Radius of the ball, in pixels of [0, 1], above 0.
+        step_size: Length of a step in ``norm``, in pixels, above 0.
+        steps: Number of steps, at least 1.
+        random_start: Begin uniformly in the ball instead of at the clean images.
+        restarts: Searches an image, of which the worst outcome is kept; more than one need a random
+            start.
+        targeted: ``y`` holds the classes to reach: lower their loss instead of raising the label's.
+        loss: ``"cross_entropy"`` or ``"margin"``.
+        bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
+        keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
+            the start included. A misclassified image (``targeted``: one at its target) beats
+            others; among equals the loss decides.
+        engine: How the network is computed, which changes what is found by rounding alone; see
+            :func:`~lrm_lightning.models.view.attack_view`.
+
+    Raises:
+        ValueError: If a setting is out of range; when called, if pixels are outside [0, 1] or NaN,
+            ``y`` fits neither ``x`` nor the logits, or the model returns NaN or infinite logits.
 
     References:
-        Goodfellow et al. 2015, arXiv:1412.6572, section 4.
+        Madry et al. 2018, arXiv:1706.06083, section 2.1.
     """
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step_size=eps,
-        steps=1,
-        norm=norm,
-        random_start=False,
-        targeted=targeted,
-        loss=loss,
-        bn_mode=bn_mode,
-    )
+
+    step_size: float = 0.0078
+    steps: int = 10
+    random_start: bool = True
+    restarts: int = 1
+    targeted: bool = False
+    loss: str = "cross_entropy"
+    bn_mode: str = "eval"
+    keep: str = "final"
+    engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("step_size", self.step_size, above=0)
+        check_integer("steps", self.steps, low=1)
+        check_flag("random_start", self.random_start)
+        check_integer("restarts", self.restarts, low=1)
+        check_flag("targeted", self.targeted)
+        check_choice("loss", self.loss, OBJECTIVES)
+        check_choice("bn_mode", self.bn_mode, BN_MODES)
+        check_choice("keep", self.keep, KEEPS)
+        check_choice("engine", self.engine, ENGINES)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(
+                f"restarts={self.restarts} needs random_start=True: they would all be the same"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings without ``engine``; ``PGDAttack(**attack.as_dict())`` finds the same."""
+        return {key: value for key, value in asdict(self).items() if key != "engine"}
+
+    def draw_noise(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor | None:
+        """Noise of each search's random start, shape ``(restarts, *shape)``, if there is one."""
+        if not self.random_start:
+            return None
+        drawn = [
+            self.threat.draw(shape, generator=generator, device=device)
+            for _ in range(self.restarts)
+        ]
+        return torch.stack(drawn)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Attacked images.
+
+        Args:
+            model: Network that takes pixels in [0, 1] and returns logits ``(B, C)``.
+            x: Clean images in [0, 1], shape ``(B, C, H, W)``, float32; their memory format is kept.
+            y: Labels ``(B,)`` or distributions over classes ``(B, C)``; targets if ``targeted``.
+            start: Where the first search begins, shape of ``x``, or the first of them,
+                ``(searches, *x.shape)``; put back into the ball if outside; replaces the random
+                start.
+            generator: Source of the random starts; torch's default generator if ``None``.
+
+        Returns:
+            ``x_adv``, shape of ``x``, in the ball and in [0, 1] (to fp32 rounding).
+        """
+        with self._attacking(model, x, y, start) as problem:
+            begins = problem.starts(random_start=self.random_start, generator=generator)
+            paths = (
+                ascend(problem, Point(problem, begin), step_size=self.step_size, steps=self.steps)
+                for begin in islice(begins, self.restarts)
+            )
+            return _worst(_candidates(paths, keep=self.keep))
+
+    def trajectory(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        steps: Sequence[int],
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        keep_images: bool = True,
+    ) -> Trajectory:
+        """Natural logits, FGSM and the iterates after each of ``steps`` steps, from a single run.
+
+        Iterate ``k`` is exactly what the attack with ``steps=k`` and the same start returns. The
+        pass over the clean images gives FGSM its gradient, and the pass that gives an iterate's
+        logits gives the next step its gradient: ``max(steps) + 3`` forwards, one less if it starts
+        at ``x``. (Exactly if the model is deterministic, which the backward passes of some GPU
+        kernels are not.) :attr:`steps`, :attr:`restarts` and :attr:`keep` have no meaning here.
+
+        Args:
+            model: As for a call.
+            x: As for a call.
+            y: As for a call.
+            steps: Numbers of steps wanted, each at least 0, where 0 is the start itself. May be
+                empty: then only the clean logits and FGSM are made.
+            start: As for a call.
+            generator: As for a call.
+            keep_images: Return the images too. If not, memory does not grow with the iterates.
+
+        Returns:
+            The clean logits, FGSM and the iterates. Iterate 0 without a random start is ``x``
+            itself, not a copy.
+        """
+        for number in steps:
+            check_integer("steps", number, low=0)
+        with self._attacking(model, x, y, start) as problem:
+            natural = Point(problem, problem.x)
+            logits = natural.logits
+            # In one piece: small tensors between activations keep what is freed around them apart.
+            room = iter(logits.new_empty(1 + len(set(steps)), *logits.shape))
+
+            def iterate(point: Point) -> Iterate:
+                return Iterate(point.x_adv if keep_images else None, next(room).copy_(point.logits))
+
+            fgsm_iterate = iterate(problem.move(natural, self.eps))
+            iterates: dict[int, Iterate] = {}
+            if steps:
+                begins = problem.starts(random_start=self.random_start, generator=generator)
+                begin = next(begins)
+                point = natural if begin is problem.x else Point(problem, begin)
+                path = ascend(problem, point, step_size=self.step_size, steps=max(steps))
+                iterates = {k: iterate(point) for k, point in enumerate(path) if k in steps}
+        return Trajectory(logits, fgsm_iterate, iterates)
+
+    def steps_to_break(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor, target: Tensor | None = None
+    ) -> Tensor:
+        """Number of steps after which each image is first misclassified, and no step more.
+
+        Args:
+            model: As for a call.
+            x: As for a call.
+            y: Labels, shape ``(B,)``.
+            start: Where to begin, shape of ``x``.
+            target: Classes to reach, shape ``(B,)``, if :attr:`targeted`; any misclassification
+                counts all the same.
+
+        Returns:
+            int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
+        """
+        needed = torch.full((len(x),), NEVER, device=x.device)
+        alive, x_adv = torch.arange(len(x), device=x.device), start
+        for begin in range(0, self.steps, SEGMENT):
+            segment = replace(self, steps=min(SEGMENT, self.steps - begin))
+            aim = y if target is None else target
+            after, x_adv = segment._until_broken(model, x[alive], y[alive], aim[alive], x_adv)
+            broken = after < NEVER
+            needed[alive[broken]] = begin + after[broken]
+            alive, x_adv = alive[~broken], x_adv[~broken]
+            if not len(alive):
+                break
+        return needed
+
+    def _until_broken(
+        self, model: nn.Module, x: Tensor, y: Tensor, aim: Tensor, start: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Steps until misclassification or ``NEVER``, shape ``(B,)``, and the last images."""
+        after = torch.full((len(x),), NEVER, device=x.device)
+        x_adv = start
+        with self._attacking(model, x, aim, start) as problem:
+            begin = next(problem.starts(random_start=False, generator=None))
+            path = ascend(
+                problem, Point(problem, begin), step_size=self.step_size, steps=self.steps
+            )
+            for step, point in enumerate(path):
+                x_adv = point.x_adv
+                after[(point.logits.argmax(dim=1) != y) & (after == NEVER)] = step
+                if bool((after < NEVER).all()):
+                    break
+        return after, x_adv
+
+    @contextmanager
+    def _attacking(
+        self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None
+    ) -> Iterator[Problem]:
+        # The fast twin of a network has no batch statistics to attack with.
+        view = attack_view(model, self.engine if self.bn_mode == "eval" else "reference")
+        with attack_mode(view, self.bn_mode):
+            problem = Problem(
+                view,
+                x,
+                y,
+                threat=self.threat,
+                loss=OBJECTIVES[self.loss],
+                targeted=self.targeted,
+                start=start,
+            )
+            yield problem
+            problem.finish()
 
 
 def pgd(
@@ -61,75 +290,23 @@ def pgd(
     x: Tensor,
     y: Tensor,
     *,
-    eps: float,
-    step_size: float,
-    steps: int,
-    norm: str = "linf",
-    random_start: bool = True,
-    restarts: int = 1,
-    targeted: bool = False,
-    loss: str = "cross_entropy",
-    bn_mode: str = "eval",
-    keep: str = "final",
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **settings: Any,  # noqa: ANN401
 ) -> Tensor:
-    r"""Projected gradient ascent, :math:`x^{t+1} = \Pi(x^t + a\,\mathrm{sign} \nabla_x J(x^t, y))`.
+    """:class:`PGDAttack` with these ``settings``, called once; see there for all arguments."""
+    return PGDAttack(**settings)(model, x, y, start=start, generator=generator)
 
-    Neither the model (parameters, ``.grad``, modes, running statistics) nor, if a ``generator`` is
-    given, torch's global random state is changed.
 
-    Args:
-        model: Network that takes pixels in ``[0, 1]`` and returns logits ``(B, C)``.
-        x: Clean images in ``[0, 1]``, shape ``(B, C, H, W)``, float32; their memory format is kept.
-        y: Labels ``(B,)`` or distributions over classes ``(B, C)``; the targets if ``targeted``.
-        eps: Radius of the ball, in pixels, ``> 0``.
-        step_size: Length of a step in ``norm``, in pixels, ``> 0``.
-        steps: Number of steps, ``>= 1``.
-        norm: ``"linf"`` or ``"l2"`` (steps along the gradient divided by its norm).
-        random_start: Begin uniformly in the ball instead of at ``x``.
-        restarts: Number of searches; of each image the worst outcome is kept.
-        targeted: Lower the loss of the target ``y`` instead of raising that of the label.
-        loss: ``"cross_entropy"`` or ``"margin"``.
-        bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
-        keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
-            the start included. A misclassified image (``targeted``: one at its target) beats
-            others; among equals the loss decides.
-        start: Where the first search begins, shape of ``x``, or the first of them,
-            ``(searches, *x.shape)``; put back into the ball if outside; replaces the random start.
-        generator: Source of the random starts; torch's default generator if ``None``.
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, **settings: Any) -> Tensor:  # noqa: ANN401
+    r"""One step from the clean images: :math:`x + \epsilon\,\mathrm{sign} \nabla_x J(x, y)`.
 
-    Returns:
-        ``x_adv``, shape of ``x``, in the ball and in ``[0, 1]`` (to fp32 rounding).
-
-    Raises:
-        ValueError: If a setting is out of range, pixels are outside ``[0, 1]`` or NaN, ``y`` fits
-            neither ``x`` nor the logits, or the model returns NaN or infinite logits.
+    The same as :func:`pgd` with one step of size ``eps`` and no random start.
 
     References:
-        Madry et al. 2018, arXiv:1706.06083, section 2.1.
+        Goodfellow et al. 2015, arXiv:1412.6572, section 4.
     """
-    check_budget(norm=norm, eps=eps, step_size=step_size, loss=loss, bn_mode=bn_mode)
-    check_search(steps=steps, restarts=restarts, random_start=random_start, keep=keep)
-    with attack_mode(model, bn_mode):
-        problem = Problem(
-            model,
-            x,
-            y,
-            norm=NORMS[norm],
-            eps=eps,
-            loss=OBJECTIVES[loss],
-            targeted=targeted,
-            start=start,
-        )
-        begins = problem.starts(random_start=random_start, generator=generator)
-        paths = (
-            ascend(problem, Point(problem, begin), step_size=step_size, steps=steps)
-            for begin in islice(begins, restarts)
-        )
-        x_adv = _worst(_candidates(paths, keep=keep))
-        problem.finish()
-    return x_adv
+    return pgd(model, x, y, eps=eps, step_size=eps, steps=1, random_start=False, **settings)
 
 
 class _Outcome(NamedTuple):

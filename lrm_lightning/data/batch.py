@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lrm_lightning.draws import Draws
+from lrm_lightning.data.randomness import Draws
 
 
 class ImageSplit(NamedTuple):

@@ -15,7 +15,7 @@ import pooch
 import requests
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.storage import locked
+from lrm_lightning.runs.files import locked
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"

@@ -9,9 +9,10 @@ from lightning.pytorch import LightningDataModule
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.data.batch import Batch, ImageSplit
 from lrm_lightning.data.loader import BatchLoader, EvalLoader
+from lrm_lightning.data.mixing import MIXINGS
+from lrm_lightning.data.randomness import generator
 from lrm_lightning.data.split import hold_out
-from lrm_lightning.data.train_loader import MIXINGS, Augmentation, TrainLoader
-from lrm_lightning.draws import generator
+from lrm_lightning.data.train_loader import Augmentation, TrainLoader
 from lrm_lightning.errors import UserError
 
 

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.datamodule import CommonSettings, ImageDataModule
+from lrm_lightning.data.randomness import generator
 from lrm_lightning.data.split import hold_out
-from lrm_lightning.draws import generator
 
 TEST_SIZE = 360
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lrm_lightning.checks import check_number
 
+MIXINGS = ("none", "mixup", "vh_mixup")
+
 
 def draw_mixup(size: int, *, alpha: float, generator: torch.Generator) -> Tensor:
     """Weight of the first image of each pair, from Beta(alpha, alpha).

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from lrm_lightning.data.augment import crop, draw_crop, draw_flip, flip
 from lrm_lightning.data.batch import Batch, ImageSplit
-from lrm_lightning.data.loader import BatchLoader
+from lrm_lightning.data.loader import BatchLoader, laid_out
 from lrm_lightning.data.mixing import draw_mixup, draw_vh_mixup, mixup, vh_mixup
-from lrm_lightning.draws import Draws, generator
+from lrm_lightning.data.randomness import Draws, generator
 from lrm_lightning.errors import UserError
-
-MIXINGS = ("none", "mixup", "vh_mixup")
 
 
 class Augmentation(NamedTuple):
@@ -115,7 +113,7 @@ class TrainLoader(BatchLoader):
             (x1, x2), (y, _) = both.chunk(2), labels.chunk(2)
             targets1, targets2 = self._targets(labels).chunk(2)
             x, targets = self._mix(draws, x1, targets1, x2, targets2)
-        return Batch(x=x, targets=targets, y=y, index=draws.rows(index), draws=draws)
+        return Batch(x=laid_out(x), targets=targets, y=y, index=draws.rows(index), draws=draws)
 
     def _view(self, draws: Draws, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented pixels in [0, 1] and labels of some rows of the global batch, in any order."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.context import attack_mode
-from lrm_lightning.checks import check_choice, check_integer
-from lrm_lightning.engine import ENGINES, attack_view
+from lrm_lightning.checks import check_integer
 from lrm_lightning.evaluation.images import Images
 from lrm_lightning.evaluation.journal import Journal, Piece
 from lrm_lightning.evaluation.progress import Progress
@@ -45,10 +43,9 @@ class Bench:
         batch_size: Images attacked at a time.
         journal: Keeps finished pieces.
         progress: Shows them.
-        engine: How PGD is computed: see :func:`~lrm_lightning.engine.attack_view`.
 
     Raises:
-        ValueError: If ``engine`` is unknown, or ``seed`` or ``batch_size`` is out of range.
+        ValueError: If ``seed`` or ``batch_size`` is out of range.
     """
 
     network: nn.Module
@@ -58,18 +55,11 @@ class Bench:
     batch_size: int = 100
     journal: Journal = field(default_factory=Journal)
     progress: Progress | None = None
-    engine: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_integer("seed", self.seed, low=0)
         check_integer("batch_size", self.batch_size, low=1)
-        check_choice("engine", self.engine, ENGINES)
-
-    @cached_property
-    def attacked(self) -> nn.Module:
-        """What PGD sees of the network; anything else is asked of the network itself."""
-        return attack_view(self.network, self.engine)
 
     def fill(
         self,

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.engine import attack_view
 from lrm_lightning.evaluation.bench import predict
 from lrm_lightning.evaluation.images import Images, starts
 from lrm_lightning.evaluation.journal import Journal
@@ -25,7 +24,6 @@ def transfer_matrix(
     batch_size: int = 100,
     journal: Journal | None = None,
     progress: Progress | None = None,
-    engine: str = "auto",
 ) -> np.ndarray:
     """Which images each target classifies correctly, attacked on each source.
 
@@ -41,7 +39,6 @@ def transfer_matrix(
         batch_size: Images attacked at a time.
         journal: Keeps finished batches.
         progress: Shows them; every source is a stage.
-        engine: How PGD is computed: see :func:`~lrm_lightning.engine.attack_view`.
 
     Returns:
         Verdicts, bool ``(targets, sources, n)``.
@@ -56,18 +53,17 @@ def transfer_matrix(
     n = len(images.y)
     correct = np.zeros((len(targets), len(sources), n), bool)
     for column, (name, source) in enumerate(sources.items()):
-        view = attack_view(source, engine)
         if progress is not None:
             progress.begin(name, n)
         for number, begin in enumerate(range(0, n, batch_size)):
             places = np.arange(begin, min(begin + batch_size, n))
 
             def compute(
-                view: nn.Module = view, places: np.ndarray = places
+                source: nn.Module = source, places: np.ndarray = places
             ) -> dict[str, np.ndarray]:
                 x, y = images.rows(places)
                 start = starts(attack, images, places, seed, "blackbox")
-                x_adv = attack(view, x, y, start=start)
+                x_adv = attack(source, x, y, start=start)
                 verdicts = [predict(each, x_adv).argmax(dim=1) == y for each in targets.values()]
                 return {"correct": torch.stack(verdicts).cpu().numpy()}
 

@@ -8,7 +8,6 @@ import numpy as np
 from torch import nn
 
 from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, attack_batch
-from lrm_lightning.engine import attack_view
 from lrm_lightning.evaluation.bench import Bench, predict
 from lrm_lightning.evaluation.images import starts
 from lrm_lightning.evaluation.subjects import weights_sha256
@@ -68,14 +67,13 @@ def transfer_after_pgd(
     attack = replace(bench.threat, steps=steps)
     left = {}
     for name, source in sources.items():
-        view = attack_view(source, bench.engine)
 
         def compute(
-            places: np.ndarray, name: str = name, view: nn.Module = view
+            places: np.ndarray, name: str = name, source: nn.Module = source
         ) -> dict[str, np.ndarray]:
             x, y = bench.images.rows(places)
             start = starts(attack, bench.images, places, bench.seed, "transfer", name)
-            x_adv = attack(view, x, y, start=start)
+            x_adv = attack(source, x, y, start=start)
             return {"left": (predict(bench.network, x_adv).argmax(dim=1) == y).cpu().numpy()}
 
         blank = {"left": np.zeros(len(held), bool)}

@@ -9,7 +9,7 @@ from torch import Tensor
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import ImageSplit
-from lrm_lightning.draws import generator
+from lrm_lightning.data.randomness import generator
 
 
 class Images(NamedTuple):
@@ -72,8 +72,10 @@ def starts(attack: PGDAttack, images: Images, places: np.ndarray, *key: int | st
         Shape ``(len(places), 3, H, W)``; may lie outside [0, 1], which the attack mends.
     """
     x, _ = images.rows(places)
+    if not attack.random_start:
+        return x
     noise = [
-        attack.draw_start((1, *x.shape[1:]), generator=generator(*key, int(position)))
+        attack.threat.draw((1, *x.shape[1:]), generator=generator(*key, int(position)))
         for position in images.index[places]
     ]
     return x + torch.cat(noise).to(x.device)

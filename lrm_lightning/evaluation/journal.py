@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.storage import read_json, write_json
+from lrm_lightning.runs.files import read_json, write_json
 
 IDENTITY = "identity.json"
 SECONDS = "wall_s"

@@ -30,8 +30,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrm_lightning.evaluation.intervals import wilson_interval
-from lrm_lightning.evaluation.searches import NEVER, Search
+from lrm_lightning.attacks.pgd import NEVER
+from lrm_lightning.evaluation.searches import Search
+from lrm_lightning.runs.intervals import wilson_interval
 
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420"
 CARLINI = "Carlini et al. 2019, arXiv:1902.06705"

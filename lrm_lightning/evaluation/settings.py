@@ -9,11 +9,11 @@ import torch
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks import PGDAttack, ThreatModel
 from lrm_lightning.checks import check_choice
-from lrm_lightning.config import conf_dir
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.identity import conf_dir
 
 # A run directory may come from anybody, so it names data of ours or they are refused.
 TRUSTED = "lrm_lightning.data."
@@ -37,7 +37,7 @@ def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAtt
 
     Args:
         trained: The configuration of its training; may be empty.
-        given: ``norm``, ``eps``, ``step_size``; ``None`` is as trained or, for a network that was
+        given: ``norm``, ``eps``, ``step_size``, ``engine``; ``None`` is as trained or, for a network
             not trained here, the paper's. The step is the paper's for the radius: 0.26 eps.
 
     Returns:
@@ -52,10 +52,8 @@ def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAtt
     step_size = given.get("step_size")
 
     def build() -> PGDAttack:
-        bare = PGDAttack(norm=norm, eps=eps)
-        ratio = PGDAttack.step_size / PGDAttack.eps
-        size = round(bare.eps * ratio, 12) if step_size is None else step_size
-        return PGDAttack(norm=norm, eps=eps, step_size=size)
+        size = ThreatModel(norm, eps).step_size if step_size is None else step_size
+        return PGDAttack(norm=norm, eps=eps, step_size=size, engine=given.get("engine", "auto"))
 
     return checked("attack.", build)
 

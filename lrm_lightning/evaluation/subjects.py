@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.record import RECORD, read_record
 from lrm_lightning.evaluation.summary import shown_path
-from lrm_lightning.models.loading import EXPORTED, fill, load_model, read_state, saved_settings
-from lrm_lightning.run_dir import CONFIG
-from lrm_lightning.storage import read_json
+from lrm_lightning.runs.directory import CONFIG
+from lrm_lightning.runs.files import read_json
+from lrm_lightning.runs.networks import EXPORTED, fill, load_model, read_state, saved_settings
+from lrm_lightning.runs.run_record import RECORD, read_record
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrm_lightning.evaluation.intervals import wilson_interval
+from lrm_lightning.runs.intervals import wilson_interval
 
 
 def print_evaluations(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

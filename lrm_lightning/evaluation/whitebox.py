@@ -110,7 +110,7 @@ class PaperSuite:
     def _trajectory(self, bench: Bench, places: np.ndarray) -> Piece:
         x, y = bench.images.rows(places)
         path = bench.threat.trajectory(
-            bench.attacked,
+            bench.network,
             x,
             y,
             range(self.steps + 1),
@@ -130,7 +130,7 @@ class PaperSuite:
         shown = bench.images.shown
         x, y = bench.images.rows(shown)
         start = starts(bench.threat, bench.images, shown, bench.seed, "paper")
-        path = bench.threat.trajectory(bench.attacked, x, y, [self.logits_at], start=start)
+        path = bench.threat.trajectory(bench.network, x, y, [self.logits_at], start=start)
         last = path.iterates[self.logits_at]
         assert last.x_adv is not None
         columns = {

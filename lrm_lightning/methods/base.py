@@ -1,21 +1,27 @@
-"""What every defence shares: the optimiser, the logging and the knobs that regularise logits."""
+"""What every defence shares: its network, knobs that regularise logits, and Lightning's hooks."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
-from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks import Attack, PGDAttack
 from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.data import Batch, ImageDataModule
-from lrm_lightning.data.train_loader import MIXINGS
-from lrm_lightning.engine import ENGINES, Drawn, RecordedStep, Step
+from lrm_lightning.data.mixing import MIXINGS
 from lrm_lightning.losses import logit_squeezing, smooth_targets, soft_cross_entropy
-from lrm_lightning.methods.optimizer import SGDRecipe
+from lrm_lightning.methods.schedules import step_drops
+
+# Section 5.1 of the paper.
+PAPER_OPTIMIZER = partial(SGD, lr=0.1, momentum=0.9, weight_decay=2e-4)
 
 
 class Defense(L.LightningModule, ABC):
@@ -28,7 +34,11 @@ class Defense(L.LightningModule, ABC):
         network: The classifier.
         num_classes: C.
         attack: The attack that adversarial defences train against; the others ignore it.
-        optimizer: SGD and its schedule.
+        optimizer: Makes the optimiser from parameter groups: a torch class, its settings filled in.
+            Its weight decay holds for convolution and linear kernels, never for biases and batch
+            norm.
+        scheduler: Makes the schedule from the optimiser; see
+            :mod:`~lrm_lightning.methods.schedules`.
         name: Short name in records, tables and dashboards.
         epochs: How long the paper trains this defence: the default of the trainer's ``max_epochs``.
         smoothing: Label smoothing s in [0, 1 - 1/C] (Eq. 8); 0 is hard labels.
@@ -36,9 +46,6 @@ class Defense(L.LightningModule, ABC):
             where a defence has them, adversarial (Eq. 10); 0 is none.
         mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
-        engine: How the training attack is computed: see
-            :func:`~lrm_lightning.engine.attack_view`. With ``"fast"`` and one GPU in full precision
-            whole training steps are recorded as CUDA graphs and replayed, not yet run on a GPU.
 
     Raises:
         ValueError: If a value is out of range.
@@ -49,15 +56,15 @@ class Defense(L.LightningModule, ABC):
         network: nn.Module,
         *,
         num_classes: int = 10,
-        attack: PGDAttack | None = None,
-        optimizer: SGDRecipe | None = None,
+        attack: Attack | None = None,
+        optimizer: Callable[..., Optimizer] = PAPER_OPTIMIZER,
+        scheduler: Callable[..., Any] = step_drops,
         name: str = "",
         epochs: int = 200,
         smoothing: float = 0.0,
         squeeze_weight: float = 0.0,
         mixing: str = "none",
         mixing_alpha: float = 1.0,
-        engine: str = "auto",
     ) -> None:
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
@@ -68,20 +75,17 @@ class Defense(L.LightningModule, ABC):
         check_number("squeeze_weight", squeeze_weight, low=0)
         check_choice("mixing", mixing, MIXINGS)
         check_number("mixing_alpha", mixing_alpha, above=0)
-        check_choice("engine", engine, ENGINES)
         # Convolutions run faster on images laid out channels-last, on CPUs and on GPUs.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_classes = num_classes
         self.attack = attack or PGDAttack()
-        self.sgd = optimizer or SGDRecipe()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
         self.name = name or type(self).__name__
         self.smoothing = smoothing
         self.squeeze_weight = squeeze_weight
         self.mixing = mixing
         self.mixing_alpha = mixing_alpha
-        self.engine = engine
-        self._recorded = RecordedStep(self._recorded_terms, self)
-        self._gradients: tuple[Tensor | None, ...] | None = None
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -93,14 +97,6 @@ class Defense(L.LightningModule, ABC):
         Returns:
             Name to scalar; each is logged as ``train/loss/<name>``.
         """
-
-    def draw(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What :meth:`loss_terms` takes from :meth:`drawn`: all that is random, none by default.
-
-        For steps that are recorded, where it has to be drawn before. A defence that draws in
-        :meth:`loss_terms` itself trains just as well, but its steps are not recorded.
-        """
-        return ()
 
     # ------------------------------------------------------------------ what subclasses build on
 
@@ -119,10 +115,6 @@ class Defense(L.LightningModule, ABC):
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
         return {"squeezing": self.squeeze_weight * squeezed}
 
-    def drawn(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What :meth:`draw` gives for this batch: drawn now, or before a recorded step."""
-        return batch.draws.tensors if isinstance(batch.draws, Drawn) else self.draw(batch)
-
     def over_ranks(self, *values: Tensor) -> Tensor:
         """Mean of each scalar over all processes, shape ``(len(values),)``, without a gradient."""
         means = torch.stack([value.detach() for value in values])
@@ -135,8 +127,6 @@ class Defense(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Tell the DataModule how this defence mixes images."""
-        self._recorded.forget()  # another fit's; a test needs the memory
-        self._gradients = None
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
             datamodule.augmentation = datamodule.augmentation._replace(
@@ -156,32 +146,12 @@ class Defense(L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of :meth:`loss_terms`."""
-        terms = self.step_terms(batch)
+        terms = self.loss_terms(batch)
         loss = torch.stack(list(terms.values())).sum()
         logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, batch_size=len(batch.x), sync_dist=False)
         self.log("train/loss", loss.detach(), batch_size=len(batch.x), prog_bar=True)
         return loss
-
-    def step_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """:meth:`loss_terms`, called or replayed; :meth:`backward` knows which.
-
-        Also for loops without a Trainer.
-        """
-        x = batch.x.contiguous(memory_format=torch.channels_last)  # as the kernels are laid out
-        batch = batch._replace(x=x)
-        step = self._replayed_step(batch)
-        self._gradients = None if step is None else step.gradients
-        return self.loss_terms(batch) if step is None else step.terms
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Gradients of ``loss``; those of a replayed step are there already."""
-        if self._gradients is None:
-            super().backward(loss, *args, **kwargs)
-            return
-        # Assigned at every step, since each recording has its own.
-        for parameter, gradient in zip(self.parameters(), self._gradients, strict=True):
-            parameter.grad = gradient
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Cross-entropy on clean images; accuracies are the RobustAccuracy callback's."""
@@ -196,14 +166,24 @@ class Defense(L.LightningModule, ABC):
         self.log(key, loss, batch_size=len(batch.x), on_epoch=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of six types)
-        """SGD with its schedule, stepped every batch."""
-        optimizer = self.sgd.optimizer(self.network)
-        epochs = self.trainer.max_epochs or 1
-        factor = self.sgd.lr_factor(self._steps_per_epoch(), epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        """The optimiser, with decay on kernels (two axes or more) alone, and its schedule."""
+        kernels = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        length = {}
+        if {"epochs", "steps_per_epoch"} <= inspect.signature(self.scheduler).parameters.keys():
+            length = {
+                "epochs": self.trainer.max_epochs or 1,
+                "steps_per_epoch": self._steps_per_epoch(),
+            }
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+            "lr_scheduler": {
+                "scheduler": self.scheduler(optimizer, **length),
+                "interval": "step" if length else "epoch",
+                "name": "lr",
+            },
         }
 
     def _steps_per_epoch(self) -> int:
@@ -217,28 +197,3 @@ class Defense(L.LightningModule, ABC):
         limit = self.trainer.limit_train_batches
         batches = int(steps * limit) if isinstance(limit, float) else min(steps, limit or 1)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
-
-    # ------------------------------------------------------------------ recorded steps
-
-    def _replayed_step(self, batch: Batch) -> Step | None:
-        """The step as a replay, or ``None`` where it isn't one."""
-        if self.engine != "fast" or not self._recorded.ready(batch.x.device):
-            return None
-        # No step that communicates, and none whose loss is scaled or gradients are added up.
-        distributed = dist.is_available() and dist.is_initialized()
-        mixed = torch.is_autocast_enabled(batch.x.device.type)
-        trainer = self._trainer  # none in a loop of somebody's own
-        if distributed or mixed or (trainer and trainer.accumulate_grad_batches != 1):
-            return None
-        return self._recorded(batch.x, batch.targets, batch.y, batch.index, *self.draw(batch))
-
-    def _recorded_terms(
-        self, x: Tensor, targets: Tensor, y: Tensor, index: Tensor, *drawn: Tensor
-    ) -> dict[str, Tensor]:
-        """:meth:`loss_terms` where it can't ask for what a recording would freeze."""
-        draws: Any = Drawn(*drawn)
-        trainer, self._trainer = self._trainer, cast(Any, Drawn())
-        try:
-            return self.loss_terms(Batch(x, targets, y, index, draws))
-        finally:
-            self._trainer = trainer

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
-from lrm_lightning.engine import Drawn, Replayed, attack_view
 from lrm_lightning.losses import soft_cross_entropy
 from lrm_lightning.methods.base import Defense
 
@@ -43,49 +42,37 @@ class PGDTraining(Defense):
         super().__init__(network, epochs=epochs, **shared)
         check_number("alpha", alpha, low=0, high=1)
         self.alpha = alpha
-        self._replayed = Replayed(self._attack, self.network, what="the training attack")
-
-    @property
-    def pairs_logits(self) -> bool:
-        """Whether :meth:`pairing_terms` compares clean with adversarial logits."""
-        return False
 
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """Terms between clean and adversarial logits, ``(B, C)`` each; none for plain PGD."""
+        """Terms between clean and adversarial logits; a subclass that pairs them overrides this.
+
+        Args:
+            logits: Clean logits, shape ``(B, C)``.
+            logits_adv: Logits of the attacked images, shape ``(B, C)``.
+            adversarial_loss: Cross-entropy of the attacked images, a scalar.
+
+        Returns:
+            Name to scalar, already weighted; none for plain PGD.
+        """
         return {}
 
-    def draw(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Where the attack starts, ``(restarts, b, 3, H, W)``, if not at the images.
-
-        Starts are drawn for the whole global batch.
-        """
-        if not self.attack.random_start:
-            return ()
-        shape, device = (batch.draws.size, *batch.x.shape[1:]), batch.x.device
-        generator = batch.draws.generator("attack", device)
-        noise = (
-            self.attack.draw_start(shape, generator=generator, device=device)
-            for _ in range(self.attack.restarts)
-        )
-        return (torch.stack([batch.x + batch.draws.rows(each) for each in noise]),)
+    @property
+    def pairs_logits(self) -> bool:
+        """Whether :meth:`pairing_terms` gives any: true of each subclass that overrides it."""
+        return type(self).pairing_terms is not PGDTraining.pairing_terms
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Attacked images ``(B, 3, H, W)``."""
-        inputs = (batch.x, targets, *self.drawn(batch))
-        # A recorded step contains its attack. Others are: of several processes, which communicate
-        # in their step and not in their attacks, or with the loss alone called.
-        if self.engine == "fast" and not isinstance(batch.draws, Drawn):
-            x_adv = self._replayed(*inputs)
-            if x_adv is not None:
-                return x_adv.clone()
-        return self._attack(*inputs)
-
-    def _attack(self, x: Tensor, targets: Tensor, start: Tensor | None = None) -> Tensor:
-        # Folded batch norm has no batch statistics to attack with.
-        engine = self.engine if self.attack.bn_mode == "eval" else "reference"
-        return self.attack(attack_view(self.network, engine), x, targets, start=start)
+        """Attacked images, shape ``(B, 3, H, W)``; the random start is the global batch's."""
+        draw = batch.draws
+        noise = self.attack.draw_noise(
+            (draw.size, *batch.x.shape[1:]),
+            generator=draw.generator("attack", batch.x.device),
+            device=batch.x.device,
+        )
+        start = None if noise is None else batch.x + noise[:, draw.start : draw.stop]
+        return self.attack(self.network, batch.x, targets, start=start)
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial and clean classification, squeezing and pairing."""

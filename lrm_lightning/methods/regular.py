@@ -1,4 +1,4 @@
-"""Ordinary training: no defence at all."""
+"""Training on clean images: regular, and with the knobs that every defence has."""
 
 from torch import Tensor
 
@@ -8,15 +8,20 @@ from lrm_lightning.methods.base import Defense
 
 
 class Regular(Defense):
-    r"""Cross-entropy on clean images, the undefended baseline.
+    r"""Cross-entropy on clean images.
 
     .. math:: J(x) + \beta \lVert f(x) \rVert_2^2
 
-    With every knob at its default only :math:`J` is left. Arguments are those of
-    :class:`~lrm_lightning.methods.base.Defense`.
+    With every knob at its default only :math:`J` is left, the undefended baseline. Four defences of
+    the paper are this class with one knob turned, each a file in ``conf/method``:
+    ``label_smoothing`` (``smoothing``, Eq. 8), ``logit_squeezing`` (``squeeze_weight``, on the
+    *squared* norm summed over classes; Mosbach et al. 2018, arXiv:1810.12042, weight the norm
+    itself), ``mixup`` and ``vh_mixup`` (``mixing``, section 4).
+
+    Arguments are those of :class:`~lrm_lightning.methods.base.Defense`.
 
     References:
-        Summers & Dinneen, Table 1, row "Regular".
+        Summers & Dinneen, Table 1, rows "Regular" and "Label smoothing", and section 4.
     """
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:

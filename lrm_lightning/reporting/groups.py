@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.records import Evaluation, Run
 from lrm_lightning.reporting.settings import (
@@ -15,6 +14,7 @@ from lrm_lightning.reporting.settings import (
     summary,
     training_settings,
 )
+from lrm_lightning.runs.intervals import wilson_interval
 
 METHOD_TITLES = {
     **{name: row.title for name, row in paper.METHODS.items()},

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from statistics import fmean
 
-from lrm_lightning.run_dir import METRICS
+from lrm_lightning.runs.directory import METRICS
 
 Points = list[tuple[float, float]]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrm_lightning.config import NOT_IDENTIFYING, NOT_IDENTIFYING_IN
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.fields import is_number, printable
+from lrm_lightning.runs.identity import NOT_IDENTIFYING, NOT_IDENTIFYING_IN
 
 # What is measured after training, or how it is watched, doesn't make another training.
 NOT_OF_TRAINING = (

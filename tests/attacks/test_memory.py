@@ -7,8 +7,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.engine import attack_view
 from lrm_lightning.models import ResNet
+from lrm_lightning.models.view import attack_view
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from lrm_lightning.data import EvalLoader, ImageSplit
-from lrm_lightning.draws import Draws
+from lrm_lightning.data.randomness import Draws
 from lrm_lightning.errors import UserError
 
 

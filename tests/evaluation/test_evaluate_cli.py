@@ -14,9 +14,9 @@ from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluate import evaluate
 from lrm_lightning.evaluation.images import pick
-from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.evaluation.journal import Journal
-from lrm_lightning.models.loading import load_model
+from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.networks import load_model
 
 COMMAND = "lrm_lightning.evaluate"
 # Differ from one execution to the next, or say where it was executed.

@@ -7,9 +7,9 @@ from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.evaluation import masking
-from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.evaluation.searches import NEVER, Search
 from lrm_lightning.evaluation.strong import StrongSuite
+from lrm_lightning.runs.intervals import wilson_interval
 
 N = 500
 

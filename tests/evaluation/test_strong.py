@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lrm_lightning.attacks.search import NEVER, search, steps_to_break, targeted_search
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack, trajectory
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.evaluation.gradients import gradient_health
-from lrm_lightning.evaluation.searches import NEVER, search, steps_to_break, targeted_search
 from lrm_lightning.evaluation.strong import StrongSuite
 
 SUITE = StrongSuite(
@@ -94,7 +94,7 @@ def test_targets_are_the_most_likely_wrong_classes(make_bench, images, monkeypat
         aims.append(aim.clone())
         return np.full(len(x), NEVER)
 
-    monkeypatch.setattr("lrm_lightning.evaluation.searches.steps_to_break", remember)
+    monkeypatch.setattr("lrm_lightning.attacks.search.steps_to_break", remember)
     bench = make_bench(nn.Identity(), batch_size=80)
     logits = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
     attack = replace(bench.threat, targeted=True)

@@ -10,7 +10,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.settings import choose_device, data_settings, load_data, threat_model
 from lrm_lightning.evaluation.subjects import find_runs, from_outside, from_run, weights_sha256
 from lrm_lightning.models import ResNet
-from lrm_lightning.models.loading import load_model
+from lrm_lightning.runs.networks import load_model
 
 MODULE = """
 import torch

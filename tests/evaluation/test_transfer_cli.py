@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.intervals import wilson_interval
+from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.transfer import transfer
 
 SMALL = ("n_images=30", "steps=2", "batch_size=20")

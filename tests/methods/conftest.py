@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lrm_lightning.data import Batch
-from lrm_lightning.draws import Draws
+from lrm_lightning.data.randomness import Draws
 
 CLASSES, IMAGES = 4, 6
 

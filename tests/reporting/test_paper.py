@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from lrm_lightning.config import conf_dir
 from lrm_lightning.reporting import paper
+from lrm_lightning.runs.identity import conf_dir
 
 METHODS = list(paper.METHODS)
 

@@ -165,7 +165,7 @@ def server():
     """Forks processes off one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     # without effect if another test has started the server: then a process imports what is missing
-    context.set_forkserver_preload(["lrm_lightning.training", "sklearn.datasets"])
+    context.set_forkserver_preload(["lrm_lightning.training.run", "sklearn.datasets"])
     return context
 
 

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.models.loading import load_model
+from lrm_lightning.runs.networks import load_model
 
 SMOOTHED = "method=label_smoothing"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lrm_lightning.data import DigitsDataModule
-from lrm_lightning.models.loading import load_model
+from lrm_lightning.runs.networks import load_model
 
 ATTACKS = ["clean", "fgsm", "pgd5", "pgd10", "pgd20"]
 

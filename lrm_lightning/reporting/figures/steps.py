@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from lrm_lightning.evaluation.intervals import wilson_interval
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.figures.style import (
     Plot,
@@ -21,6 +20,7 @@ from lrm_lightning.reporting.groups import Group, titled
 from lrm_lightning.reporting.records import Curve, Data, Evaluation
 from lrm_lightning.reporting.sources import SourceBook
 from lrm_lightning.reporting.table import number
+from lrm_lightning.runs.intervals import wilson_interval
 
 TICKS = (0, 5, 10, 20, 50, 100, 150, 200)
 

@@ -1,0 +1,142 @@
+"""What training, the attack callback and the evaluations need of an attack."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrm_lightning.attacks.norms import NORMS
+from lrm_lightning.checks import check_choice, check_number
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """How far an attack may move an image: a ball around it, and the pixels' range [0, 1].
+
+    Attributes:
+        norm: ``"linf"`` or ``"l2"``.
+        eps: Radius of the ball, in pixels of [0, 1], above 0; in L-inf at most 1.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    norm: str = "linf"
+    eps: float = 0.03
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, NORMS)
+        largest = 1.0 if self.norm == "linf" else None
+        why = "radius of the ball, in pixels of [0, 1]"
+        check_number("eps", self.eps, above=0, high=largest, why=why)
+
+    @property
+    def step_size(self) -> float:
+        """The paper's step for this radius, 0.26 eps: 0.0078 where eps is 0.03."""
+        return round(0.26 * self.eps, 12)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Perturbation uniform in the ball of each image, float32.
+
+        It is drawn on the generator's own device, so a CPU generator gives the same on every
+        device; without one, from torch's default generator of ``device``.
+
+        Args:
+            shape: ``(B, C, H, W)``.
+            generator: Source of the numbers.
+            device: Where the result shall be.
+        """
+        source = torch.device(device) if generator is None else generator.device
+        return NORMS[self.norm].draw(torch.Size(shape), self.eps, generator, source).to(device)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Direction of norm 1 for each image of ``gradient``, 0 where the gradient is 0."""
+        return NORMS[self.norm].steepest(gradient)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The image of the threat model that is nearest to ``x_adv``."""
+        # Clipping last: it moves every pixel towards x, hence never out of the ball.
+        return NORMS[self.norm].project(x_adv, x, self.eps).clamp_(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Searches for adversarial images within a threat model; to be subclassed, one attack a file.
+
+    Attributes:
+        norm: As of :class:`ThreatModel`.
+        eps: As of :class:`ThreatModel`.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    norm: str = "linf"
+    eps: float = 0.03
+
+    def __post_init__(self) -> None:
+        _ = self.threat  # checks its ranges, so that a mistake shows before anything is trained
+
+    @property
+    def threat(self) -> ThreatModel:
+        """How far the attack may move an image."""
+        return ThreatModel(self.norm, self.eps)
+
+    def draw_noise(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor | None:
+        """What training adds to clean images to get the attack's start.
+
+        Training draws it for the global batch and takes the rows of its own process.
+
+        Args:
+            shape: ``(B, C, H, W)``.
+            generator: Source; the numbers are drawn on its device, then moved to ``device``.
+            device: Where the result shall be.
+
+        Returns:
+            Shape ``(searches, *shape)``, one noise a search; ``None``, as here, for an attack that
+            begins at the clean images.
+        """
+        return None
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Attacked images.
+
+        Args:
+            model: Network that takes pixels in [0, 1] and returns logits ``(B, C)``. Nothing of it
+                may be changed: :func:`~lrm_lightning.attacks.context.attack_mode` sees to that.
+            x: Clean images in [0, 1], shape ``(B, C, H, W)``.
+            y: Labels ``(B,)`` or, while training, distributions over classes ``(B, C)``.
+            start: Where its searches begin, ``x`` plus :meth:`draw_noise`; ``None``: it draws.
+            generator: Source of its random numbers.
+
+        Returns:
+            ``x_adv``, shape of ``x``, in the ball and in [0, 1].
+        """
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings that determine what the attack finds, as plain values."""
+        return asdict(self)

@@ -1,0 +1,101 @@
+"""The run directory: fresh, half done, finished, or somebody else's."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.files import write_text
+from lrm_lightning.runs.run_record import RECORD, read_record
+
+CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
+LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, "status.json", "correct.npz", "wandb")
+
+
+class RunDir:
+    """One run's directory.
+
+    Args:
+        path: Where; made if absent.
+        identity: What determines the run's result; a directory serves one identity alone.
+
+    Raises:
+        UserError: If it can't be written, or holds a run of another configuration.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.checkpoints = path / CHECKPOINTS
+        self._identity = identity
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = path / ".writable"
+            probe.touch()
+            probe.unlink(missing_ok=True)  # another rank may have been faster
+        except OSError as error:
+            raise UserError(
+                f"run directory {path} cannot be written ({error.strerror});"
+                " choose another with runs_dir=..."
+            ) from error
+        self._refuse_another_run()
+
+    def _refuse_another_run(self) -> None:
+        path = self.path / CONFIG
+        if not path.exists():
+            return
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
+        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path} is damaged; delete {self.path} or choose another run directory"
+            ) from error
+        if found != self._identity:
+            keys = sorted(_differences(found, self._identity))
+            raise UserError(
+                f"run directory {self.path} holds a run of another configuration"
+                f" (differs in {', '.join(keys[:4])}); choose another with hydra.run.dir=..."
+            )
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The finished run's record, if it is finished."""
+        record = read_record(self.path)
+        if record is not None and "score" not in record:
+            path = self.path / RECORD
+            raise UserError(f"{path} is damaged (no score); delete it and start the run again")
+        return record
+
+    def clear(self) -> None:
+        """Forget the run, to train it again."""
+        for name in LEFTOVERS:
+            target = self.path / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def write_config(self, config: dict[str, Any], network: dict[str, Any]) -> None:
+        """Keep the resolved configuration, the run's identity, and how to build its network."""
+        content = {"network": network, "identity": self._identity, "config": config}
+        write_text(self.path / CONFIG, yaml.safe_dump(content, sort_keys=False))
+
+    def resumable(self) -> list[Path]:
+        """Checkpoints to go on from, the newest first."""
+        found = [self.checkpoints / name for name in ("last.ckpt", "interrupted.ckpt")]
+        existing = [path for path in found if path.exists()]
+        return sorted(existing, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _differences(one: Any, other: Any, prefix: str = "") -> list[str]:  # noqa: ANN401
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [prefix or "everything"]
+    return [
+        key_path
+        for key in one.keys() | other.keys()
+        for key_path in _differences(
+            one.get(key), other.get(key), f"{prefix}.{key}" if prefix else str(key)
+        )
+    ]

@@ -1,0 +1,53 @@
+"""The configuration: where it lies, and what of it identifies a run."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# What does not change a run's result: where it writes, who watches, on what it runs.
+NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger")
+NOT_IDENTIFYING_IN = {
+    "data": ("root", "download"),
+    "attack": ("engine",),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
+    "checkpoint": ("every_minutes",),
+}
+
+
+def conf_dir() -> Path:
+    """Folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dicts and lists, without Hydra's own."""
+    with_hydra = {key: value for key, value in cfg.items_ex(resolve=False) if key != "hydra"}
+    bare = OmegaConf.create(with_hydra, flags={"allow_objects": False})
+    resolved = OmegaConf.to_container(bare, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The part of the configuration that determines a run's result."""
+    kept = {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTIFYING}
+    for group, keys in NOT_IDENTIFYING_IN.items():
+        if isinstance(kept.get(group), dict):
+            kept[group] = {key: v for key, v in kept[group].items() if key not in keys}
+    return kept
+
+
+def run_id(cfg: DictConfig) -> str:
+    """Eight hexadecimal digits that name the configuration; equal configurations share them."""
+    canonical = json.dumps(identity(cfg), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+# On import, so that a job that a cluster's launcher unpickles elsewhere knows it too: ${run_id:} is
+# run_id of the whole configuration.
+OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)

@@ -1,0 +1,1 @@
+"""Where metrics go: ``metrics.csv`` always, and the loggers that the user chose."""

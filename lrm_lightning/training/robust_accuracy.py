@@ -1,0 +1,229 @@
+"""The callback that attacks: robust accuracy, logit statistics and pairing diagnostics."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrm_lightning.attacks import Attack, PGDAttack
+from lrm_lightning.checks import check_integer
+from lrm_lightning.data import Batch
+from lrm_lightning.data.loader import laid_out
+from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
+from lrm_lightning.errors import NotFiniteError
+from lrm_lightning.training.correctness import Correctness
+
+SHOWN = 8
+
+
+class Examples(NamedTuple):
+    """A few images and the strongest attack on them, on the CPU."""
+
+    index: Tensor
+    y: Tensor
+    x: Tensor
+    x_adv: Tensor
+    logits: Tensor
+    logits_adv: Tensor
+
+
+class RobustAccuracy(L.Callback):
+    """Logs accuracy on clean, FGSM and PGD-k images, and what the logits look like, every epoch.
+
+    Works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one. One PGD
+    trajectory an image serves all step counts and FGSM. Logged under ``val/`` or ``test/``:
+    ``acc/clean``, ``acc/fgsm``, ``acc/pgd<k>``; ``logits/clean/...`` and ``logits/adv/...``;
+    ``pairing/...`` (Summers & Dinneen, Eq. 4-7). The largest k makes the adversarial logits.
+
+    Random starts depend on the image's place and the seed alone, so every epoch attacks from the
+    same starts. Nothing of the model or of torch's global random state is changed.
+
+    Args:
+        attack: The training attack, whose threat model PGD takes; how it searches is not used.
+        step_size: Length of a PGD step; ``None`` is the paper's for the radius, 0.26 eps.
+        steps: PGD step counts in ``fit`` and ``validate``.
+        every_n_epochs: Attack at every n-th epoch of ``fit``, and at the last.
+        n_images: First images of the validation split to attack; ``None`` is all.
+        test_steps: PGD step counts in ``test``.
+        test_n_images: First images of the test split to attack; ``None`` is all.
+
+    Attributes:
+        correct: After ``test``: attack name to bool array ``(n,)``, a verdict an image.
+        index: After ``test``: position of those images in the split, int64 ``(n,)``.
+        logits: Of the evaluation that runs, or ran last, on this rank: ``"clean"`` and ``"adv"``,
+            ``(n, classes)`` each.
+        examples: Of that evaluation, up to eight of its first images and what became of them.
+        active: Whether the evaluation that runs, or ran last, was attacked.
+        val_metrics: What was logged last under ``val/``; kept in checkpoints.
+
+    Raises:
+        ValueError: If a count is out of range.
+        NotFiniteError: While it runs, if the logits or what they give are not finite.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        *,
+        step_size: float | None = None,
+        steps: Sequence[int] = (10,),
+        every_n_epochs: int = 1,
+        n_images: int | None = 1000,
+        test_steps: Sequence[int] = (5, 10, 20),
+        test_n_images: int | None = None,
+    ) -> None:
+        check_integer("every_n_epochs", every_n_epochs, low=1)
+        for name, counts in (("steps", steps), ("test_steps", test_steps)):
+            if isinstance(counts, (int, str)) or not counts:
+                raise ValueError(
+                    f"{name}={counts!r} must be a list of step counts, e.g. [5, 10, 20]"
+                )
+            for count in counts:
+                check_integer(name, count, low=1)
+        for name, limit in (("n_images", n_images), ("test_n_images", test_n_images)):
+            if limit is not None:
+                check_integer(name, limit, low=1)
+        # The network is tested as it will be used, however batch norm was attacked in training.
+        size = attack.threat.step_size if step_size is None else step_size
+        engine = getattr(attack, "engine", "auto")
+        self.attack = PGDAttack(norm=attack.norm, eps=attack.eps, step_size=size, engine=engine)
+        self.every_n_epochs = every_n_epochs
+        self._settings = {
+            "val": (sorted(set(steps)), n_images),
+            "test": (sorted(set(test_steps)), test_n_images),
+        }
+        self.correct: dict[str, np.ndarray] = {}
+        self.index: np.ndarray = np.zeros(0, np.int64)
+        self.logits: dict[str, Tensor] = {}
+        self.examples: Examples | None = None
+        self.active = False
+        self.val_metrics: dict[str, float] = {}
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest validation's metrics."""
+        return {"val_metrics": self.val_metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know the latest validation's metrics again, should there be no other."""
+        self.val_metrics = state_dict["val_metrics"]
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin counting if this epoch is due."""
+        self.active = not trainer.sanity_checking and self._due(trainer)
+        if self.active:
+            self._begin("val", pl_module)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin counting."""
+        self.active = True
+        self._begin("test", pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack the batch."""
+        if self.active:
+            self._attack(pl_module, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attack the batch."""
+        self._attack(pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log."""
+        if self.active:
+            self._log("val", pl_module)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log, and keep each image's verdict."""
+        self.index, self.correct = self._log("test", pl_module)
+
+    # ------------------------------------------------------------------ one evaluation
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        if trainer.state.fn != "fit":
+            return True
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+
+    def _begin(self, split: str, pl_module: L.LightningModule) -> None:
+        self._steps, self._limit = self._settings[split]
+        assert isinstance(pl_module.network, nn.Module)
+        self._network = pl_module.network
+        names = ["clean", "fgsm", *(f"pgd{count}" for count in self._steps)]
+        self._correctness = Correctness(names).to(pl_module.device)
+        self._clean = LogitStatistics().to(pl_module.device)
+        self._adversarial = LogitStatistics().to(pl_module.device)
+        self._pairing = PairingDiagnostics().to(pl_module.device)
+        self._logits: dict[str, list[Tensor]] = {"clean": [], "adv": []}
+        self.examples = None
+
+    def _attack(self, pl_module: L.LightningModule, batch: Batch) -> None:
+        wanted = torch.ones_like(batch.y, dtype=torch.bool)
+        if self._limit is not None:
+            wanted = batch.index < self._limit
+            if not wanted.any():
+                return
+        x, y, index = laid_out(batch.x[wanted]), batch.y[wanted], batch.index[wanted]
+        noise = self.attack.threat.draw(
+            (batch.draws.size, *x.shape[1:]),
+            generator=batch.draws.generator("robust_accuracy", x.device),
+            device=x.device,
+        )
+        start = x + batch.draws.rows(noise)[wanted]
+        path = self.attack.trajectory(
+            self._network, x, y, self._steps, start=start, keep_images=self.examples is None
+        )
+        logits = [path.logits, path.fgsm.logits]
+        logits += [path.iterates[count].logits for count in self._steps]
+        verdicts = torch.stack([each.argmax(dim=1) == y for each in logits], dim=1)
+        self._correctness.update(index, verdicts)
+        self._clean.update(logits[0])
+        self._adversarial.update(logits[-1])
+        self._pairing.update(logits[0], logits[-1], y)
+        for kind, each in (("clean", logits[0]), ("adv", logits[-1])):
+            self._logits[kind].append(each)
+        if self.examples is None:
+            last = path.iterates[self._steps[-1]]
+            assert last.x_adv is not None
+            shown = (index, y, x, last.x_adv, logits[0], logits[-1])
+            self.examples = Examples(*(each[:SHOWN].detach().cpu() for each in shown))
+
+    def _log(
+        self, split: str, pl_module: L.LightningModule
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        index, correct = self._correctness.compute()
+        self.logits = {kind: torch.cat(each).cpu() for kind, each in self._logits.items() if each}
+        metrics = {f"{split}/acc/{name}": float(each.mean()) for name, each in correct.items()}
+        for kind, statistics in (("clean", self._clean), ("adv", self._adversarial)):
+            for name, value in statistics.compute().items():
+                metrics[f"{split}/logits/{kind}/{name}"] = float(value)
+        for name, value in self._pairing.compute().items():
+            metrics[f"{split}/pairing/{name}"] = float(value)
+        if not all(map(math.isfinite, metrics.values())):
+            raise NotFiniteError(f"the logits of the {split} images are too large or NaN")
+        if split == "val":
+            self.val_metrics = metrics
+        # Synchronised by the metrics above: every rank logs the same numbers.
+        pl_module.log_dict(metrics, sync_dist=False, rank_zero_only=False)
+        return index, correct

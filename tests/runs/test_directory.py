@@ -1,0 +1,149 @@
+"""The run directory: fresh, half done, finished, or somebody else's."""
+
+import os
+import threading
+
+import pytest
+import yaml
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.directory import RunDir
+from lrm_lightning.runs.run_record import write_record
+
+IDENTITY = {"seed": 0, "method": {"name": "alp", "alpha": 0.0}, "optimizer": {"milestones": [1, 2]}}
+NETWORK = {"_target_": "lrm_lightning.models.ResNet", "depth": 1}
+CONFIG = {"seed": 0, "runs_dir": "runs", "checkpoint": {"select": "last"}}
+
+
+def _tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_fresh(tmp_path):
+    run = RunDir(tmp_path / "a" / "b", IDENTITY)
+    assert _tree(tmp_path / "a" / "b") == ["checkpoints"]
+    assert run.record is None
+    assert run.resumable() == []
+
+
+def test_config_is_kept_and_recognised(tmp_path):
+    RunDir(tmp_path, IDENTITY).write_config(CONFIG, NETWORK)
+    kept = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert kept == {"network": NETWORK, "identity": IDENTITY, "config": CONFIG}
+    RunDir(tmp_path, {key: IDENTITY[key] for key in reversed(IDENTITY)})
+
+
+@pytest.mark.parametrize(
+    ("other", "keys"),
+    [
+        (IDENTITY | {"seed": 1}, "seed"),
+        (IDENTITY | {"method": {"name": "alp", "alpha": 0.5}}, "method.alpha"),
+        (IDENTITY | {"method": {"name": "pgd"}}, "method.alpha, method.name"),
+        (IDENTITY | {"extra": 1}, "extra"),
+        ({"seed": 0}, "method, optimizer"),
+        (IDENTITY | {"optimizer": {"milestones": [1, 3]}}, "optimizer.milestones"),
+    ],
+)
+def test_another_configuration_is_refused(other, keys, tmp_path):
+    RunDir(tmp_path, IDENTITY).write_config(CONFIG, NETWORK)
+    with pytest.raises(UserError) as error:
+        RunDir(tmp_path, other)
+    assert str(error.value) == (
+        f"run directory {tmp_path} holds a run of another configuration"
+        f" (differs in {keys}); choose another with hydra.run.dir=..."
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"a: [", b"{}", b"\xff\xfe\x00", b"- 1", b"identity"])
+def test_damaged_config(content, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        RunDir(tmp_path, IDENTITY)
+    assert str(error.value).startswith(f"{tmp_path / 'config.yaml'} is damaged; delete {tmp_path}")
+
+
+def test_config_cannot_run_code(tmp_path):
+    text = f"identity: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n"
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        RunDir(tmp_path, IDENTITY)
+    assert not (tmp_path / "made").exists()
+
+
+def test_file_in_place_of_the_directory(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another with runs_dir="):
+        RunDir(tmp_path / "run", IDENTITY)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_directory_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="Permission denied"):
+            RunDir(tmp_path / "run", IDENTITY)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_ranks_that_start_at_once_do_not_disturb_each_other(tmp_path):
+    problems = []
+
+    def rank():
+        try:
+            for _ in range(50):
+                RunDir(tmp_path, IDENTITY)
+        except BaseException as error:  # told to the main thread
+            problems.append(error)
+
+    threads = [threading.Thread(target=rank) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert _tree(tmp_path) == ["checkpoints"]
+
+
+def test_finished(tmp_path):
+    run = RunDir(tmp_path, IDENTITY)
+    write_record(tmp_path, {"score": 0.5})
+    assert run.record["score"] == 0.5
+
+
+def test_resumable_gives_the_newest_first(tmp_path):
+    run = RunDir(tmp_path, IDENTITY)
+    names = ("last.ckpt", "interrupted.ckpt", "best.ckpt")
+    for order in (names, names[::-1]):
+        for second, name in enumerate(order):
+            (run.checkpoints / name).write_bytes(b"")
+            os.utime(run.checkpoints / name, ns=(second, 1000 + second))
+        wanted = [name for name in order[::-1] if name != "best.ckpt"]
+        assert [path.name for path in run.resumable()] == wanted
+
+
+def test_clear_forgets_the_run_and_nothing_else(tmp_path):
+    run = RunDir(tmp_path, IDENTITY)
+    run.write_config(CONFIG, NETWORK)
+    write_record(tmp_path, {"score": 0.5})
+    (run.checkpoints / "last.ckpt").write_bytes(b"")
+    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    for name in ("metrics.csv", "status.json", "correct.npz", "notes.txt"):
+        (tmp_path / name).write_text("")
+    run.clear()
+    assert _tree(tmp_path) == ["checkpoints", "config.yaml", "notes.txt"]
+    assert run.record is None
+    run.clear()  # nothing left to forget
+
+
+def test_record_goes_first_so_that_half_a_clearing_is_not_a_finished_run(tmp_path, monkeypatch):
+    run = RunDir(tmp_path, IDENTITY)
+    write_record(tmp_path, {"score": 0.5})
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrm_lightning.runs.directory.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.clear()
+    assert run.record is None

@@ -1,0 +1,120 @@
+"""A reader, or a kill, never finds half of a file."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.files import read_json, write_json, write_text
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_written_and_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "first\n")
+    write_text(path, "zweitens: größer\n")
+    assert path.read_bytes() == "zweitens: größer\n".encode()
+    assert _names(tmp_path) == ["a.txt"]
+
+
+def _fails(number):
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("method", ["replace", "write_text"])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_failed_write_leaves_what_was_there(method, number, before, tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    if before is not None:
+        path.write_text(before)
+    monkeypatch.setattr(Path, method, _fails(number))
+    with pytest.raises(UserError) as error:
+        write_text(path, "new")
+    monkeypatch.undo()
+    message = str(error.value)
+    assert message.startswith(f"cannot write {path}: {os.strerror(number)}")
+    assert "\n" not in message
+    assert _names(tmp_path) == ([] if before is None else ["a.txt"])
+    if before is not None:
+        assert path.read_text() == before
+
+
+def test_disk_full_half_way(tmp_path, monkeypatch):
+    def half(self, text, encoding):
+        with self.open("w", encoding=encoding) as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_json(path, {"a": 2})
+    monkeypatch.undo()
+    assert read_json(path) == {"a": 1}
+    assert _names(tmp_path) == ["a.json"]
+
+
+def test_killed_between_writing_and_replacing(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(self, target):
+        raise Killed
+
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    monkeypatch.setattr(Path, "replace", kill)
+    with pytest.raises(Killed):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*No such file or directory"):
+        write_text(tmp_path / "nowhere" / "a.txt", "text")
+
+
+def test_json_comes_back(tmp_path):
+    content = {"b": [1, 2.5, None, True], "a": {"c": "é\n"}}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert list(read_json(tmp_path / "a.json")) == ["b", "a"]
+
+
+def test_json_is_strict(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert _names(tmp_path) == []
+
+
+def test_no_file_is_none(tmp_path):
+    assert read_json(tmp_path / "a.json") is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"a": 1', b"[1]", b"null", b"\xff\xfe", b'{"a": 1}{"b"', b"3"]
+)
+def test_damaged_json(content, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_json(path)
+    assert str(error.value).startswith(f"{path} is damaged (")
+    assert "delete it" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folder_instead_of_a_file(tmp_path):
+    with pytest.raises(UserError, match="is damaged"):
+        read_json(tmp_path)

@@ -1,0 +1,237 @@
+"""From a run directory back to a network, and nothing else: no code of a stranger runs."""
+
+import os
+import pickle
+import re
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import lrm_lightning
+from lrm_lightning.errors import UserError
+from lrm_lightning.models import ResNet
+from lrm_lightning.runs.directory import RunDir
+from lrm_lightning.runs.networks import load_model
+
+SETTINGS = {
+    "_target_": "lrm_lightning.models.ResNet",
+    "depth": 1,
+    "widths": [4, 4, 4, 4],
+    "num_classes": 5,
+}
+
+
+def _network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ResNet(depth=1, widths=(4, 4, 4, 4), num_classes=5)
+        network(torch.rand(8, 3, 8, 8))  # batch norm has seen something
+    return network
+
+
+def _state(network):
+    return {f"network.{name}": value for name, value in network.state_dict().items()}
+
+
+def _save(folder, network, name="last"):
+    state = _state(network) | {"unrelated": torch.zeros(2)}
+    torch.save({"state_dict": state, "epoch": 3}, folder / "checkpoints" / f"{name}.ckpt")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory whose last and best weights differ."""
+    directory = RunDir(tmp_path / "run", {"seed": 0})
+    directory.write_config({"checkpoint": {"select": "last"}}, SETTINGS)
+    _save(directory.path, _network(0), "last")
+    _save(directory.path, _network(1), "best")
+    return directory.path
+
+
+def _edit(run, **network):
+    path = run / "config.yaml"
+    saved = yaml.safe_load(path.read_text())
+    saved["network"] |= network
+    path.write_text(yaml.safe_dump(saved))
+
+
+def _logits(network):
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        return network(x)
+
+
+def _refused(run, **arguments):
+    """The one line that says why."""
+    with pytest.raises(UserError) as error:
+        load_model(run, **arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("checkpoint", "seed"), [(None, 0), ("last", 0), ("best", 1)])
+def test_same_logits_in_eval_mode(checkpoint, seed, run):
+    network = load_model(run, checkpoint=checkpoint)
+    assert not any(module.training for module in network.modules())
+    torch.testing.assert_close(_logits(network), _logits(_network(seed).eval()))
+    assert _logits(network).shape == (4, 5)
+
+
+def test_the_weights_that_were_tested_are_the_default(run):
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    saved["config"]["checkpoint"]["select"] = "best"
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    torch.testing.assert_close(_logits(load_model(str(run))), _logits(_network(1).eval()))
+
+
+def test_is_the_packages_own_function(run):
+    assert lrm_lightning.load_model is load_model
+
+
+def test_network_of_somebody_else(run):
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.linear(x.mean((2, 3)))
+
+    mine = Mine()
+    _edit(run, _target_="mine.Network")
+    _save(run, mine)
+    loaded = load_model(run, network=Mine())
+    torch.testing.assert_close(_logits(loaded), _logits(mine))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.nn.Linear",
+        "lrm_lightning.modelsx.ResNet",
+        "lrm_lightning.methods.PGDTraining",
+        "lrm_lightning.models",
+        "lrm_lightning.models.Nothing",
+        "lrm_lightning.models.",
+        "",
+        # ways from a module of ours into what it imports
+        "lrm_lightning.runs.networks.torch.os.system",
+        "lrm_lightning.runs.networks.load_model",
+        "lrm_lightning.models.resnet.nn.Linear",
+        "lrm_lightning.runs.networks.Path",
+    ],
+)
+def test_untrusted_network_is_refused(target, run):
+    _edit(run, _target_=target)
+    assert f"names the network {target}, which is not this package's" in _refused(run)
+
+
+def test_untrusted_call_is_not_made(run, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "system", lambda *args, **kwargs: calls.append((args, kwargs)))
+    path = run / "config.yaml"
+    whole = yaml.safe_load(path.read_text())
+    call = {"_target_": "os.system", "_args_": ["touch here"], "command": "touch here"}
+    for network in (
+        call,
+        {"_target_": "lrm_lightning.runs.networks.torch.os.system", "command": "touch here"},
+        SETTINGS | {"depth": call},
+        SETTINGS | {"widths": [call] * 4},
+    ):
+        path.write_text(yaml.safe_dump(whole | {"network": network}))
+        _refused(run)
+    assert calls == []
+
+
+def test_yaml_cannot_run_code(run, tmp_path):
+    text = f"network: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n"
+    (run / "config.yaml").write_text(text)
+    assert "is damaged" in _refused(run)
+    assert not (tmp_path / "made").exists()
+
+
+class _Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("way", ["torch", "pickle", "beside the weights"])
+def test_pickle_in_a_checkpoint_is_not_executed(way, run, tmp_path):
+    bomb, path = _Bomb(tmp_path / "made"), run / "checkpoints" / "last.ckpt"
+    if way == "torch":
+        torch.save({"state_dict": bomb}, path)
+    elif way == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": bomb}))
+    else:
+        torch.save({"state_dict": _state(_network()), "callbacks": bomb}, path)
+    assert "is damaged" in _refused(run)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        {"weights": 1},
+        {"state_dict": None},
+        {"state_dict": [1]},
+        {"state_dict": {}},
+        {"state_dict": {"network.stem.weight": 1}},
+        {"state_dict": {1: torch.zeros(1)}},
+        {"state_dict": {"other.stem.weight": torch.zeros(1)}},
+    ],
+    ids=str,
+)
+def test_checkpoint_without_our_weights(content, run):
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    assert str(run / "checkpoints" / "last.ckpt") in _refused(run)
+
+
+def test_damaged_checkpoint(run):
+    path = run / "checkpoints" / "last.ckpt"
+    whole = path.read_bytes()
+    for content in (b"", b"garbage", whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        assert f"checkpoint {path} is damaged" in _refused(run)
+
+
+def test_missing_checkpoint(run):
+    (run / "checkpoints" / "last.ckpt").unlink()
+    assert re.match(r"checkpoint .*last\.ckpt is missing; the run has not", _refused(run))
+    assert "nothing.ckpt is missing" in _refused(run, checkpoint="nothing")
+
+
+def test_weights_of_another_shape(run):
+    _edit(run, num_classes=7)
+    message = _refused(run)
+    assert "last.ckpt does not fit the network" in message
+    assert "linear" in message
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"depth": 0}, {"depth": "two"}, {"widths": 4}, {"colour": "red"}]
+)
+def test_arguments_that_no_network_takes(arguments, run):
+    _edit(run, **arguments)
+    assert "is damaged" in _refused(run)
+
+
+def test_missing_run(tmp_path):
+    assert f"no run in {tmp_path / 'nothing'}" in _refused(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"network: [", b"\xff\xfe\x00", b"[]", b"network: {}", b"network: 3\nconfig: {}",
+     b"network: {a: 1}\nconfig: {}", b"network: {a: 1}\nconfig: {checkpoint: last}"],
+)  # fmt: skip
+def test_damaged_config(content, run):
+    (run / "config.yaml").write_bytes(content)
+    assert "is damaged" in _refused(run)
