@@ -1,0 +1,370 @@
+"""The records that a run leaves, as JSON files: one schema, by which they are written and read.
+
+A record that is read may come from anybody, so every field is checked: accuracies lie in [0, 1],
+numbers are finite, texts are one printable line. Fields that this version does not know are
+ignored, and configurations of older versions are given in today's keys.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.files import write_json
+
+SCHEMA = 1
+LONGEST_TEXT = 400
+DATA_TITLES = {"cifar10": "CIFAR-10", "digits": "Digits"}
+# Keys of the optimiser in configurations of version 0.1, and the schedules' names of today.
+OLD_SCHEDULE_KEYS = ("warmup_epochs", "milestones", "gamma")
+OLD_SCHEDULES = {
+    "step": ("step_drops", OLD_SCHEDULE_KEYS),
+    "one_cycle": ("one_cycle", OLD_SCHEDULE_KEYS[:1]),
+}
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without control or direction characters, at most 400 letters long."""
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return clean if len(clean) <= LONGEST_TEXT else clean[: LONGEST_TEXT - 1] + "…"
+
+
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError("an interval must begin with its lower end")
+    return interval
+
+
+def _upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of version 0.1 in today's keys; one of today as it is."""
+    optimizer = config.get("optimizer")
+    if not isinstance(optimizer, dict) or optimizer.get("schedule") not in OLD_SCHEDULES:
+        return config
+    name, keys = OLD_SCHEDULES[optimizer["schedule"]]
+    scheduler = {"name": name} | {key: optimizer[key] for key in keys if key in optimizer}
+    gone = ("schedule", "_target_", *OLD_SCHEDULE_KEYS)
+    kept = {key: value for key, value in optimizer.items() if key not in gone}
+    upgraded = {key: value for key, value in config.items() if key != "engine"}
+    return upgraded | {"optimizer": kept, "scheduler": scheduler}
+
+
+Text = Annotated[str, AfterValidator(printable)]
+Name = Annotated[str, AfterValidator(printable), Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Interval = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+Settings = dict[Text, JsonValue]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Data(_Part):
+    """Which images; equal fingerprints are the same bytes.
+
+    Attributes:
+        name: Name of the data set.
+        official: Whether the bytes are those that everyone else has under this name.
+        fingerprint: SHA-256 in hex over images and labels of the training and the test set.
+        note: What a reader of a result must know about the data, or nothing.
+        n_train: Number of training images; ``n_val`` and ``n_test`` likewise.
+    """
+
+    name: Name
+    official: bool = False
+    fingerprint: Text = ""
+    note: Text = ""
+    n_train: Count | None = None
+    n_val: Count | None = None
+    n_test: Count | None = None
+
+    @property
+    def title(self) -> str:
+        """Name as a table must show it: data that is not official says so."""
+        title = DATA_TITLES.get(self.name, self.name)
+        return title if self.official else f"{title} ({self.note or 'not the official bytes'})"
+
+
+class Git(_Part):
+    """Commit of the code, and whether it had uncommitted changes; ``None`` where unknown."""
+
+    commit: Text | None = None
+    dirty: bool | None = None
+
+
+class Network(_Part):
+    """The network that an evaluation attacked.
+
+    Attributes:
+        name: The method, or the name that the user gave.
+        label: Tells it from other networks of the name.
+        run_dir: Its run directory, empty if it was not trained here.
+        run_id: Its run's, empty if it was not trained here.
+        checkpoint: Which of its weights.
+        weights_sha256: Over its state, see :func:`~lrm_lightning.runs.networks.weights_sha256`.
+    """
+
+    name: Name
+    label: Text = ""
+    run_dir: Text = ""
+    run_id: Text = ""
+    checkpoint: Text = ""
+    weights_sha256: Text = ""
+
+
+class Curve(_Part):
+    """Accuracy after each number of PGD steps."""
+
+    steps: list[Count]
+    accuracy: list[Share]
+
+    @model_validator(mode="after")
+    def _one_accuracy_a_step(self) -> Self:
+        if len(self.steps) != len(self.accuracy) or not self.steps:
+            raise ValueError("curve must have one accuracy a step")
+        return self
+
+
+class Histogram(_Part):
+    """Distribution of logits: ``len(counts) + 1`` rising edges, and the logits' size."""
+
+    variance: Number
+    range: Number | None = None
+    norm: Number | None = None
+    edges: list[Number]
+    counts: list[Annotated[Number, Field(ge=0)]]
+
+    @model_validator(mode="after")
+    def _edges_fit(self) -> Self:
+        rising = all(low < high for low, high in pairwise(self.edges))
+        if len(self.edges) != len(self.counts) + 1 or not rising or not sum(self.counts) > 0:
+            raise ValueError("a histogram must have rising edges and a count between two of them")
+        return self
+
+
+class Sign(_Part):
+    """One sign of gradient masking: whether it fired, and on what evidence."""
+
+    name: Name
+    fired: bool
+    evidence: Settings = {}
+    explanation: Text = ""
+    source: Text = ""
+
+
+class LossNote(_Part):
+    """How many images PGD on the margin broke that PGD on cross-entropy left."""
+
+    count: Count = 0
+    of: Count = 0
+    share: Share = 0.0
+    interval: Interval | None = None
+    explanation: Text = ""
+
+
+class Masking(_Part):
+    """The verdict, the signs it stands on, and what PGD on cross-entropy alone missed."""
+
+    verdict: Name
+    signs: list[Sign]
+    loss: LossNote = LossNote()
+
+
+class AutoAttackNote(_Part):
+    """What AutoAttack warned of, and SHA-256 in hex of the images it found."""
+
+    flags: list[Text] = []
+    x_adv_sha256: Text = ""
+
+
+class Subset(_Part):
+    """Which images of the split: at most ``n_images`` (``None``: all), drawn with ``seed``."""
+
+    seed: Count | None = None
+    n_images: Count | None = None
+
+
+class Record(_Part):
+    """What every record says: on which data, how many images, and where the numbers came from.
+
+    Attributes:
+        schema_version: Version of this schema, ``schema`` in the file.
+        written: When, in ISO 8601 with the offset of UTC.
+        data: Which images.
+        split: Which part of them.
+        n: Number of images.
+        attack: Settings of the attack, as plain values.
+        wall_s: Seconds that it took.
+        versions: Version of Python and of each package that the numbers depend on.
+        git: The code.
+        hardware: Devices, processor, threads.
+    """
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    written: Text = ""
+    data: Data
+    split: Text = "test"
+    n: Annotated[int, Field(ge=1)]
+    attack: Settings = {}
+    wall_s: Annotated[Number, Field(ge=0)] | None = None
+    versions: Settings = {}
+    git: Git = Git()
+    hardware: Settings = {}
+
+
+class RunRecord(Record):
+    """``record.json``: a finished run. Its presence says that the run is finished.
+
+    Attributes:
+        run_id: The configuration's hash.
+        method: Name of the defence.
+        seed: Seed of the training.
+        training_attack: Settings of the attack that it trained on.
+        checkpoint: Which weights were tested, ``"last"`` or ``"best"``.
+        metrics: Accuracies on the test images by attack.
+        intervals: Their 95% Wilson intervals.
+        test_metrics: Everything logged in the test.
+        config: The resolved configuration.
+        epochs: Epochs trained.
+        global_step: Optimiser's steps taken.
+        score: Robust accuracy on the validation split after training, for sweepers.
+        val_metrics: Everything logged in the last attacked validation.
+    """
+
+    run_id: Text = ""
+    method: Name
+    seed: Count | None = None
+    training_attack: Settings = {}
+    checkpoint: Text = ""
+    metrics: dict[Text, Share]
+    intervals: dict[Text, Interval] = {}
+    test_metrics: dict[Text, Number] = {}
+    config: Annotated[dict[str, JsonValue], AfterValidator(_upgraded)] = {}
+    epochs: Count | None = None
+    global_step: Count | None = None
+    score: Share | None = None
+    val_metrics: dict[Text, Number] = {}
+
+
+class EvaluationRecord(Record):
+    """``evaluations/<suite>.json``: what a suite found of one network; its verdicts lie beside it.
+
+    Attributes:
+        kind: Tells the records of evaluations apart.
+        suite: Name of the suite.
+        evaluation_id: Hash of what determines the result.
+        network: What was attacked, ``model`` in the file.
+        subset: Which images.
+        batch_size: Images attacked at a time.
+        engine: How PGD was computed.
+        metrics: Accuracies by attack.
+        intervals: Their 95% Wilson intervals.
+        curve: Accuracy by number of PGD steps (``suite=paper``).
+        logits: ``clean`` and ``adversarial`` histograms of all logits (``suite=paper``).
+        gallery: A few images and what the network made of them (``suite=paper``).
+        settings: Settings of each attack (``suite=strong``).
+        autoattack: What AutoAttack warned of (``suite=strong``).
+        masking: The verdict on gradient masking (``suite=strong``).
+    """
+
+    kind: Literal["whitebox"]
+    suite: Name
+    evaluation_id: Text = ""
+    network: Network = Field(alias="model")
+    subset: Subset = Subset()
+    batch_size: Count | None = None
+    engine: Text = ""
+    metrics: dict[Text, Share]
+    intervals: dict[Text, Interval] = {}
+    curve: Curve | None = None
+    logits: dict[Text, Histogram] = {}
+    gallery: list[dict[Text, Count]] = []
+    settings: Settings = {}
+    autoattack: AutoAttackNote | None = None
+    masking: Masking | None = None
+
+
+class TransferRecord(Record):
+    """``transfer.json``: accuracy of each target on the adversarial images of each source.
+
+    Attributes:
+        kind: Tells the records of evaluations apart.
+        evaluation_id: Hash of what determines the result.
+        sources: Networks that the images were made on, a column each.
+        targets: Networks that they were scored on, a row each.
+        subset: Which images.
+        engine: How PGD was computed.
+        accuracy: A row a target, a number a source.
+        intervals: Their 95% Wilson intervals, in the same shape, or nothing.
+        same_network: Where source and target are one network, in the same shape, or nothing.
+    """
+
+    kind: Literal["blackbox"]
+    evaluation_id: Text = ""
+    sources: list[Network]
+    targets: list[Network]
+    subset: Subset = Subset()
+    engine: Text = ""
+    accuracy: list[list[Share]]
+    intervals: list[list[Interval]] = []
+    same_network: list[list[bool]] = []
+
+    @model_validator(mode="after")
+    def _matrices_fit(self) -> Self:
+        shape = [len(self.sources)] * len(self.targets)
+        for name in ("accuracy", "intervals", "same_network"):
+            rows = getattr(self, name)
+            if [len(row) for row in rows] != shape and (rows or name == "accuracy"):
+                raise ValueError(f"{name} must have one row a target and one entry a source")
+        return self
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Replace ``path`` by the record in one step; fields that were not given are left out.
+
+    Raises:
+        UserError: If it can't be written (no permission, disk full).
+    """
+    content = record.model_dump(mode="json", exclude_unset=True)
+    write_json(path, {"schema": SCHEMA} | content)
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The record at ``path``.
+
+    Args:
+        path: The file.
+        kind: Which record it must be.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        UserError: If it can't be read, or is not such a record; one line that names the field.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = printable(f"{where}: {first['msg']}" if where else first["msg"])
+        raise UserError(f"{path} is no {kind.__name__} of this version ({problem})") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
