@@ -1,4 +1,4 @@
-"""Imports run one way: commands -> methods, callbacks -> attacks, losses, data -> torch."""
+"""Imports run down, from the commands to the checks, without an exception."""
 
 import ast
 import subprocess
@@ -8,119 +8,119 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "lrm_lightning"
-COMMANDS = ("train", "evaluate", "transfer", "report", "export", "dashboard", "cli")
-SHARED = ("checks", "errors", "draws", "storage")
-
-# part of the package -> the parts that it may import, besides itself
-ALLOWED = {
-    "__init__": ("models",),
-    "checks": (),
-    "errors": (),
-    "draws": (),
-    "storage": ("errors",),
-    "losses": ("checks",),
-    "diagnostics": ("checks",),
-    "attacks": ("checks", "errors"),
-    "data": SHARED,
-    "models": (*SHARED, "run_dir"),
-    "engine": ("checks", "models"),
-    "methods": (*SHARED, "engine", "attacks", "data", "losses", "diagnostics"),
-    "callbacks": (*SHARED, "engine", "attacks", "data", "losses", "diagnostics"),
-    "loggers": SHARED,
-    "run_dir": (*SHARED, "evaluation"),
-    "config": (*SHARED, "engine", "attacks", "data"),
-}
+PACKAGE = "lrm_lightning"
+# From the bottom to the top: a room may import what lies below it, and itself.
+LAYERS = (
+    {"checks", "errors"},
+    {"runs", "losses", "diagnostics"},
+    {"models"},
+    {"attacks", "data"},
+    {"evaluation", "methods", "tracking"},
+    {"reporting", "training"},
+    {"cli"},
+    {"dashboard", "evaluate", "export", "report", "train", "transfer", ""},
+)
+HEAVY = {"torch", "lightning", "torchmetrics", "wandb"}
 
 
-def _imports(path):
-    """What a file imports anywhere, and what at its top alone."""
+def _files():
+    """Dotted name of each module of the package to its file."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+FILES = _files()
+
+
+def _imports(path, *, lazy):
+    """Dotted names that a file imports: with ``lazy`` anywhere, else when it is imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    everywhere, top = set(), set()
-    lazy = {
+    later = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"))
         for inner in ast.walk(node)
     }
+    names = set()
     for node in ast.walk(tree):
+        if node in later and not lazy:
+            continue
         if isinstance(node, ast.Import):
-            names = {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-        else:
-            continue
-        everywhere |= names
-        if node not in lazy:
-            top |= names
-    return everywhere, top
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def _is_type_checking(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+def _modules(names):
+    """The package's modules that these names need, packages on the way included."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == PACKAGE:
+            prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+            found |= prefixes & FILES.keys()
+    return found
 
 
-def _parts(names):
-    """The parts of the package among dotted names: ``lrm_lightning.data.batch`` is ``data``."""
-    dotted = [name.split(".") for name in names]
-    return {each[1] for each in dotted if each[0] == "lrm_lightning" and len(each) > 1}
+def _reached(start):
+    """Every module of the package that importing ``start`` imports, itself included."""
+    reached, todo = set(), _modules({start})
+    while todo:
+        module = todo.pop()
+        reached.add(module)
+        todo |= _modules(_imports(FILES[module], lazy=False)) - reached
+    return reached
 
 
-def _files(part):
-    path = PACKAGE / part
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+def _room(module):
+    return [*module.split("."), ""][1]
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_a_part_imports_only_what_lies_below_it(part):
-    files = _files(part)
-    assert files
-    for path in files:
-        everywhere, _ = _imports(path)
-        assert _parts(everywhere) <= {part, *ALLOWED[part], "__version__"}, path
+def _layer(room):
+    (number,) = [number for number, rooms in enumerate(LAYERS) if room in rooms]
+    return number
 
 
-def test_nothing_imports_a_command():
-    for path in PACKAGE.rglob("*.py"):
-        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if own not in COMMANDS:
-            everywhere, _ = _imports(path)
-            assert not _parts(everywhere) & set(COMMANDS), path
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_its_own_room_and_what_lies_below(module):
+    room = _room(module)
+    # `lrm_lightning/__init__.py` names what the package offers; importing it imports nothing.
+    others = {_room(each) for each in _modules(_imports(FILES[module], lazy=True)) if _room(each)}
+    above = {each for each in others - {room} if _layer(each) >= _layer(room)}
+    assert not above, f"{module} imports {', '.join(sorted(above))}"
 
 
-def test_what_lies_below_does_not_know_lightning():
-    for part in ("checks", "errors", "draws", "storage", "losses", "attacks", "models"):
-        for path in _files(part):
-            everywhere, _ = _imports(path)
-            assert not {name for name in everywhere if name.split(".")[0] == "lightning"}, path
+@pytest.mark.parametrize(
+    "module", [each for each in FILES if _room(each) in ("reporting", "report")]
+)
+def test_a_report_needs_no_network(module):
+    for reached in _reached(module):
+        names = {name.split(".")[0] for name in _imports(FILES[reached], lazy=False)}
+        assert not names & HEAVY, f"{module} reaches {reached}, which imports {names & HEAVY}"
 
 
-def test_evaluation_does_not_train():
-    for path in _files("evaluation"):
-        everywhere, _ = _imports(path)
-        assert not _parts(everywhere) & {"methods", "callbacks", "loggers", "train"}, path
+@pytest.mark.parametrize("room", ["checks", "errors", "losses", "attacks", "models", "runs"])
+def test_what_lies_below_does_not_know_lightning(room):
+    for module in FILES:
+        if _room(module) == room:
+            names = {name.split(".")[0] for name in _imports(FILES[module], lazy=True)}
+            assert "lightning" not in names, module
 
 
-def test_report_makes_no_network_and_no_attack():
-    paths = [*_files("report"), *_files("reporting")]
-    assert all(path.exists() for path in paths)
-    for path in paths:
-        everywhere, _ = _imports(path)
-        heavy = {"torch", "lightning", "torchmetrics", "wandb"}
-        assert not {name.split(".")[0] for name in everywhere} & heavy, path
-        parts = _parts(everywhere)
-        assert not parts & {"methods", "callbacks", "loggers", "attacks", "models", "losses"}, path
-
-
-def test_the_launcher_imports_the_package_only_when_it_is_used():
+def test_the_launcher_imports_nothing_heavy_before_it_is_used():
     files = sorted((ROOT / "hydra_plugins").rglob("*.py"))
     assert files
     for path in files:
-        everywhere, top = _imports(path)
-        assert _parts(top) <= {"checks", "errors", "evaluation"}, path
-        assert not {name.split(".")[0] for name in top} & {"torch", "lightning", "wandb"}, path
-        assert not _parts(everywhere) & {"train", "methods", "callbacks", "data", "attacks"}, path
+        names = _imports(path, lazy=False)
+        rooms = {_room(each) for each in _modules(names)} - {""}
+        assert rooms <= {"checks", "errors", "runs", "evaluation"}, path
+        assert not {name.split(".")[0] for name in names} & HEAVY, path
 
 
 def test_hydra_demands_a_namespace():
@@ -128,10 +128,14 @@ def test_hydra_demands_a_namespace():
 
 
 @pytest.mark.slow
-def test_importing_the_package_or_the_launcher_is_light():
+@pytest.mark.parametrize(
+    "modules",
+    ["lrm_lightning, hydra_plugins.lrm_process_launcher.launcher", "lrm_lightning.report"],
+)
+def test_importing_them_is_light(modules):
     code = (
-        "import sys, lrm_lightning, hydra_plugins.lrm_process_launcher;"
-        "heavy = {'torch', 'lightning', 'wandb', 'sklearn'} & set(sys.modules);"
+        f"import sys, {modules};"
+        f"heavy = {HEAVY | {'sklearn', 'scipy'}} & set(sys.modules);"
         "sys.exit(' '.join(heavy) or 0)"
     )
     done = subprocess.run(
