@@ -12,9 +12,8 @@ from omegaconf import DictConfig, ListConfig
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.summary import shown_path
 from lrm_lightning.runs import identity
-from lrm_lightning.runs.files import write_text
+from lrm_lightning.runs.files import shown_path, write_text
 
 PAGE, TEXT = "index.html", "report.md"
 

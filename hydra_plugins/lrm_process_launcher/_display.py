@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hydra_plugins.lrm_process_launcher._job import Job, State, differing_overrides
-from lrm_lightning.evaluation.summary import print_summary, shown_path
+from lrm_lightning.evaluation.summary import print_summary
+from lrm_lightning.runs.files import shown_path
 
 # Which jobs stay in sight longest on a terminal with too few lines.
 URGENCY = (

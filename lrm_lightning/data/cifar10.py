@@ -11,6 +11,7 @@ from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.cifar10_files import Records, fetch, find_layout, read_folder
 from lrm_lightning.data.datamodule import CommonSettings, ImageDataModule
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.records import CLASS_NAMES
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -31,18 +32,7 @@ class CIFAR10DataModule(ImageDataModule):
 
     name = "cifar10"
     num_classes = 10
-    class_names = (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    )
+    class_names = CLASS_NAMES["cifar10"]
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.datamodule import CommonSettings, ImageDataModule
 from lrm_lightning.data.randomness import generator
 from lrm_lightning.data.split import hold_out
+from lrm_lightning.runs.records import CLASS_NAMES
 
 TEST_SIZE = 360
 
@@ -26,7 +27,7 @@ class DigitsDataModule(ImageDataModule):
 
     name = "digits"
     num_classes = 10
-    class_names = tuple("0123456789")
+    class_names = CLASS_NAMES["digits"]
 
     def __init__(
         self,

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.summary import shown_path
 from lrm_lightning.runs.directory import CONFIG
-from lrm_lightning.runs.files import read_json
+from lrm_lightning.runs.files import read_json, shown_path
 from lrm_lightning.runs.networks import EXPORTED, fill, load_model, read_state, saved_settings
 from lrm_lightning.runs.run_record import RECORD, read_record
 

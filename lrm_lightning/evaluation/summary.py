@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrm_lightning.runs.files import shown_path
+
 HEADINGS = {"clean": "clean %", "fgsm": "FGSM %", "pgd20": "PGD-20 %"}
 
 Row = tuple[str, Mapping[str, Any], Path]
@@ -60,14 +62,6 @@ def print_summary(records: Sequence[Row], console: Console | None = None) -> Non
     console.print(table, highlight=False)
     for note in _notes(records):
         console.print(Text(note), soft_wrap=True)
-
-
-def shown_path(path: Path) -> str:
-    """The path as short as it can be typed from here."""
-    absolute = path.absolute()
-    return str(
-        absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
-    )
 
 
 def _accuracy(record: Mapping[str, Any], key: str) -> str:

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lrm_lightning.data import CIFAR10DataModule, DigitsDataModule
 from lrm_lightning.reporting.groups import Group
 from lrm_lightning.reporting.records import Evaluation
 from lrm_lightning.reporting.sources import SourceBook
+from lrm_lightning.runs.records import CLASS_NAMES
 
-CLASS_NAMES = {source.name: source.class_names for source in (CIFAR10DataModule, DigitsDataModule)}
 AMPLIFICATION = 10
 ARRAYS = ("index", "y", "clean", "adversarial", "x", "x_adv")
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lrm_lightning.evaluation.summary import shown_path
 from lrm_lightning.reporting.black_box import table_2
 from lrm_lightning.reporting.discovery import Records
 from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right, is_figure_2
@@ -20,6 +19,7 @@ from lrm_lightning.reporting.sources import SourceBook, evaluate_command
 from lrm_lightning.reporting.strong import Verdict, strong_table, verdicts
 from lrm_lightning.reporting.table import Table
 from lrm_lightning.reporting.white_box import other_configurations, table_1
+from lrm_lightning.runs.files import shown_path
 
 
 @dataclass(frozen=True)

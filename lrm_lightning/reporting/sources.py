@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrm_lightning.evaluation.summary import shown_path
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.discovery import Records
 from lrm_lightning.reporting.fields import printable
@@ -17,6 +16,7 @@ from lrm_lightning.reporting.settings import (
     shown,
     training_settings,
 )
+from lrm_lightning.runs.files import shown_path
 
 Facts = tuple[tuple[str, str], ...]
 NOT_RECORDED = "not recorded"

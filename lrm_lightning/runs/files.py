@@ -11,6 +11,14 @@ from typing import Any
 from lrm_lightning.errors import UserError
 
 
+def shown_path(path: Path) -> str:
+    """The path as short as it can be typed from here."""
+    absolute = path.absolute()
+    return str(
+        absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+    )
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` in one step.
 

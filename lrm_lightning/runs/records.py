@@ -25,6 +25,22 @@ from lrm_lightning.runs.files import write_json
 SCHEMA = 1
 LONGEST_TEXT = 400
 DATA_TITLES = {"cifar10": "CIFAR-10", "digits": "Digits"}
+# Names of the classes in the order of the labels.
+CLASS_NAMES = {
+    "cifar10": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    "digits": tuple("0123456789"),
+}
 # Keys of the optimiser in configurations of version 0.1, and the schedules' names of today.
 OLD_SCHEDULE_KEYS = ("warmup_epochs", "milestones", "gamma")
 OLD_SCHEDULES = {
