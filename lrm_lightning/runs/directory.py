@@ -11,7 +11,9 @@ from lrm_lightning.runs.files import write_text
 from lrm_lightning.runs.run_record import RECORD, read_record
 
 CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
-LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, "status.json", "correct.npz", "wandb")
+STATUS = "status.json"  # the latest progress, for whoever started the run
+JOB_LOG = "job.log"  # what a sweep's job prints
+LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, "correct.npz", "wandb")
 
 
 class RunDir:

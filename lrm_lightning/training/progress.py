@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from lrm_lightning.runs.directory import STATUS
 from lrm_lightning.runs.files import write_json
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
@@ -25,7 +26,7 @@ class Progress(L.Callback):
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._status = run_dir / "status.json"
+        self._status = run_dir / STATUS
         self._earlier_s = 0.0
         self._started = time.monotonic()
         self._steps = 0
