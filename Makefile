@@ -54,7 +54,7 @@ demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digit
 test: $(VENV)/.installed-dev  ## Every test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
-bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="--quick" or "--lines 1,2"
+bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="--quick" or "training-step table-row"
 	$(PY) -m benchmarks $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Format, lint and types

@@ -1,1 +1,1 @@
-"""How fast this project is, measured against other implementations of the same attacks."""
+"""How fast this project is, as ratios against other implementations in the same run."""

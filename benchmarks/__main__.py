@@ -1,73 +1,106 @@
-"""Measure, print a table of ratios, write JSON: ``python -m benchmarks --help``."""
+"""Measure, print tables of ratios, write JSON: ``python -m benchmarks --help``."""
 
-import copy
+import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from statistics import median
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from benchmarks import convolutions, entrants, growth, peers, profile
-from benchmarks.lines import MEASUREMENTS, WORKLOADS
-from benchmarks.report import show
-from benchmarks.result import Result
+from benchmarks import peers
+from benchmarks.attacks import autoattack, step_curve, table_row
+from benchmarks.commands import startup, sweep, trainer
 from benchmarks.same_work import DifferentWorkError
-from benchmarks.settings import Settings, parse
-from benchmarks.subject import Subject, prepare
+from benchmarks.subject import QUICK, Settings, Subject, admit, prepare
+from benchmarks.timing import Result
+from benchmarks.training_step import training_step
 from lrm_lightning.allocator import keep_freed_memory
 from lrm_lightning.runs import provenance
 from lrm_lightning.runs.files import write_json
+from lrm_lightning.runs.identity import conf_dir
+
+BENCHMARKS: dict[str, Callable[[Subject, Settings], list[Result]]] = {
+    "training-step": training_step,
+    "table-row": table_row,
+    "step-curve": step_curve,
+    "autoattack": autoattack,
+    "trainer": trainer,
+    "sweep": sweep,
+    "startup": startup,
+}
+COMPETITIONS = {"training-step", "table-row", "step-curve"}
+TEST_IMAGES = 360  # of the embedded digits
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ``arguments`` are those of the command line."""
-    settings = parse(arguments)
+    names, settings = parse(arguments)
     torch.set_num_threads(settings.threads)
     keep_freed_memory()  # as our commands do; else who frees memory decides how long others take
     warnings.simplefilter("ignore")  # of peers, older than the torch they run on
     console = Console(width=100)
     about = _about(settings)
-    hardware = about["hardware"]
     console.print(
-        f"{settings.model}, batch {settings.batch}, {settings.rounds} rounds, {hardware['name']}, "
-        f"{hardware['threads']} threads, commit {about['git']['commit']}"
+        f"{settings.model}, batch {settings.batch}, {settings.rounds} rounds, "
+        f"{about['hardware']['name']}, {settings.threads} threads, commit {about['git']['commit']}"
     )
-    for name in entrants.missing():
-        console.print(
-            f"{name} is not installed and left out; make bench installs the extra \\[bench]"
-        )
+    for name in peers.PEERS.keys() - peers.installed().keys():
+        console.print(f"{name} is not installed and left out; make bench installs it")
     subject = prepare(settings)
-    refused: dict[str, str] = {}
-    if set(settings.lines) & WORKLOADS.keys():
-        refused = entrants.admit(subject.network, subject.x, subject.y, settings)
-        for name, why in refused.items():
-            console.print(f"{name} is left out, it does different work: {why}")
-    names = [name for name in entrants.names() if name not in refused]
-    subject = subject._replace(entrants=names)
+    refused = admit(subject, settings) if COMPETITIONS & set(names) else {}
+    for name, why in refused.items():
+        console.print(f"{name} is left out, because it does different work: {why}")
+    subject = subject._replace(peers=[name for name in subject.peers if name not in refused])
     found: dict[str, Any] = {}
-    failed: list[int] = []
-    for line in settings.lines:
+    failed = False
+    for name in names:
         try:
-            results = MEASUREMENTS[line](subject, settings)
+            results = BENCHMARKS[name](subject, settings)
         except DifferentWorkError as difference:
-            failed.append(line)
-            console.print(f"line {line} compares nothing: {difference}")
+            failed = True
+            console.print(f"{name} compares nothing: {difference}")
             continue
-        if line in WORKLOADS:
-            _measure_beside(line, results, subject, settings)
         for result in results:
-            show(result, console)
-        found[str(line)] = [result.as_dict() for result in results]
-        # After every line: what an interrupted benchmark has measured is kept.
+            result.show(console)
+        found[name] = [result.as_dict() for result in results]
+        # After every benchmark: what an interrupted command has measured is kept.
         settings.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(settings.out, about | {"refused": refused, "lines": found})
+        write_json(settings.out, about | {"refused": refused, "benchmarks": found})
     console.print(f"written to {settings.out}")
     if failed:
         raise SystemExit(1)
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Settings]:
+    """Benchmarks and sizes of a command line; exits with one line where it is wrong."""
+    default = Settings()
+    models = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--rounds", type=_positive, help=f"default {default.rounds}")
+    parser.add_argument("--images", type=_positive, help=f"of table-row, default {default.images}")
+    parser.add_argument("--batch", type=_positive, help=f"default {default.batch}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default cpu")
+    parser.add_argument("--model", choices=models, metavar="MODEL", help="a file of conf/model")
+    parser.add_argument("--out", type=Path, help=f"default {default.out}")
+    parser.add_argument("--threads", type=_positive, help="default: as torch chooses")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    chosen = vars(parser.parse_args(arguments))
+    names, quick = chosen.pop("names"), chosen.pop("quick")
+    given = {name: value for name, value in chosen.items() if value is not None}
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"{unknown[0]} is unknown; choose of {', '.join(BENCHMARKS)}")
+    if given.get("images", 1) > TEST_IMAGES:
+        parser.error(f"--images {given['images']}: there are {TEST_IMAGES} test images")
+    if given.get("device") == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device")
+    sizes = {"threads": torch.get_num_threads(), **(QUICK if quick else {}), **given}
+    return names or list(BENCHMARKS), Settings(**sizes)
 
 
 def _about(settings: Settings) -> dict[str, Any]:
@@ -81,35 +114,11 @@ def _about(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _measure_beside(line: int, results: list[Result], subject: Subject, settings: Settings) -> None:
-    """The share of the possible that ours reach, and how their cost grows."""
-    images = min(settings.batch, settings.fewer_images if line == 3 else settings.images)
-    batch = subject.batches["none"].x if line == 1 else subject.x[:images]
-    limit = convolutions.limit(subject.network, batch, repeats=settings.repeats)
-    for result in results:
-        seconds = median(result.seconds[result.base])
-        result.details["limit"] = limit.reached(
-            result.details["passes"], images=result.images, seconds=seconds
-        )
-        result.details["limit"] |= ceiling(result, limit, subject.entrants)
-    work = WORKLOADS[line]
-    y = subject.batches["none"].y if line == 1 else subject.y[:images]
-    results[0].details["profile"] = profile.shares(
-        lambda: work(copy.deepcopy(subject.network), batch, y, settings.attack.steps)
-    )
-    results[0].details["growth"] = growth.cost(work, subject, settings)
-    results[0].details["memory"] = growth.memory(line, settings)
-
-
-def ceiling(result: Result, limit: convolutions.Limit, peers: Sequence[str]) -> dict[str, Any]:
-    """How far ahead of the fastest peer we'd be if attacks were nothing but their convolutions."""
-    details = result.details
-    seconds = {name: median(each) for name, each in result.seconds.items()}
-    best = limit.floor(details.get("attack_passes", details["passes"]), images=result.images)
-    best += seconds.get(details.get("beside_attack", ""), 0.0)
-    rivals = [name for name in peers if name in seconds]
-    fastest = min(rivals, key=seconds.__getitem__)
-    return {"fastest_peer": fastest, "ceiling": seconds[fastest] / best}
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+    return number
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""The network that everyone attacks or trains, and the images."""
+"""The sizes of a measurement, the network that everyone attacks or trains, and the images."""
 
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -8,10 +11,83 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.settings import Settings
-from lrm_lightning.attacks import pgd
+from benchmarks import peers
+from benchmarks.same_work import DifferentWorkError, check_ball, check_gain, check_verdicts
+from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch, DigitsDataModule
 from lrm_lightning.runs.identity import conf_dir
+
+OURS, REFERENCE = "ours", "ours, reference engine"
+ENGINES = {OURS: "fast", REFERENCE: "reference"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes of the measurements; the defaults take about fifteen minutes on two quiet cores.
+
+    Attributes:
+        rounds: Interleaved rounds, of which medians are taken.
+        images: Images of the table's row; the long attacks take a quarter of them.
+        batch: Images that a network sees at a time.
+        device: ``"cpu"`` or ``"cuda"``.
+        model: A file of ``conf/model``.
+        out: Where the JSON goes.
+        threads: Of torch, and cores of the processes that are started.
+        pretraining: Training steps before anything is measured, so that accuracies mean something.
+        pretraining_lr: Adam's rate in them.
+        curve_steps: Length of the step curve.
+        apgd_steps: Iterations of AutoAttack's first attack.
+        trainer_steps: Training steps of ``trainer``.
+        runs: Runs of the sweep.
+    """
+
+    rounds: int = 3
+    images: int = 128
+    batch: int = 128
+    device: str = "cpu"
+    model: str = "resnet_simple"
+    out: Path = Path(".benchmarks/bench.json")
+    threads: int = 1
+    pretraining: int = 60
+    pretraining_lr: float = 3e-3
+    curve_steps: int = 200
+    apgd_steps: int = 100
+    trainer_steps: int = 32
+    runs: int = 8
+
+    @property
+    def attack(self) -> PGDAttack:
+        """The paper's training attack: eps 0.03, ten steps of 0.0078."""
+        return PGDAttack()
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The same attack as every peer's arguments."""
+        attack = self.attack
+        return {"eps": attack.eps, "step_size": attack.step_size, "steps": attack.steps}
+
+    @property
+    def fewer_images(self) -> int:
+        """Images of the long attacks."""
+        return max(8, self.images // 4)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the JSON."""
+        return asdict(self) | {"out": str(self.out), "attack": self.attack.as_dict()}
+
+
+# Tiny sizes, to see whether it runs at all; a smaller network takes larger steps.
+QUICK: dict[str, Any] = {
+    "rounds": 1,
+    "images": 32,
+    "batch": 32,
+    "model": "resnet_tiny",
+    "pretraining_lr": 1e-2,
+    "curve_steps": 20,
+    "apgd_steps": 3,
+    "trainer_steps": 2,
+    "runs": 2,
+}
 
 
 class Subject(NamedTuple):
@@ -22,49 +98,33 @@ class Subject(NamedTuple):
         x: Test images, shape ``(n, 3, 32, 32)``, channels-last.
         y: Their labels.
         batches: A training batch by how it was mixed: ``"none"`` and ``"vh_mixup"``.
-        entrants: Who competes, ours excluded.
+        peers: Names of those who compete with us.
     """
 
     network: nn.Module
     x: Tensor
     y: Tensor
     batches: dict[str, Batch]
-    entrants: list[str]
-
-
-def model_arguments(settings: Settings) -> dict[str, Any]:
-    """The chosen file of ``conf/model``."""
-    file = conf_dir() / "model" / f"{settings.model}.yaml"
-    return {str(key): value for key, value in OmegaConf.load(file).items()}
-
-
-def build_network(settings: Settings, *, width: int = 1) -> nn.Module:
-    """The chosen network with fresh weights, its layers ``width`` times as wide.
-
-    Raises:
-        KeyError: If it has no ``widths`` and ``width`` is not 1.
-    """
-    arguments = model_arguments(settings)
-    if width != 1:
-        arguments["widths"] = [width * each for each in arguments["widths"]]
-    network = get_object(arguments.pop("_target_"))(**arguments, num_classes=10)
-    return network.to(settings.device, memory_format=torch.channels_last).eval()
+    peers: list[str]
 
 
 def prepare(settings: Settings) -> Subject:
     """Train for a moment on the embedded digits, without a download.
 
-    On FGSM from a random start, so that attacks break some images and not all: there has to be
-    something to agree on.
+    The network trains on FGSM from a random start, so that attacks break some images and not all:
+    there has to be something to agree on.
     """
     torch.manual_seed(0)
-    network = build_network(settings)
+    arguments = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"model/{settings.model}.yaml"))
+    assert isinstance(arguments, dict)
+    network = get_object(arguments.pop("_target_"))(**arguments, num_classes=10)
+    network = network.to(settings.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.pretraining_lr)
-    network.train()
+    eps = settings.attack.eps
+    attack = PGDAttack(eps=eps, step_size=eps, steps=1)
     for batch in _batches(32, settings.pretraining):
-        x, y = _laid_out(batch.x, settings), batch.y.to(settings.device)
-        eps = settings.attack.eps
-        x_adv = pgd(network, x, y, eps=eps, step_size=eps, steps=1)
+        x, y = batch.x.to(settings.device), batch.y.to(settings.device)
+        x_adv = attack(network, x, y)
         optimizer.zero_grad()
         F.cross_entropy(network(x_adv), y).backward()
         optimizer.step()
@@ -72,13 +132,57 @@ def prepare(settings: Settings) -> Subject:
     datamodule = DigitsDataModule(eval_batch_size=settings.images)
     datamodule.setup()
     test = next(iter(datamodule.test_dataloader()))
-    return Subject(
-        network.eval(),
-        _laid_out(test.x, settings),
-        test.y.to(settings.device),
-        {mixing: _training_batch(mixing, settings) for mixing in ("none", "vh_mixup")},
-        [],
-    )
+    batches = {mixing: _training_batch(mixing, settings) for mixing in ("none", "vh_mixup")}
+    x, y = test.x.to(settings.device), test.y.to(settings.device)
+    return Subject(network.eval(), x, y, batches, list(peers.installed()))
+
+
+def admit(subject: Subject, settings: Settings) -> dict[str, str]:
+    """Have everyone attack the same batch once, which also warms them up.
+
+    Returns:
+        By name why a peer did different work; empty if nobody did.
+
+    Raises:
+        DifferentWorkError: If our own fast engine differs from our reference.
+    """
+    network, x, y = subject.network, subject.x, subject.y
+    clean = _logits(network, x)
+    reference = _logits(network, PGDAttack(engine="reference")(network, x, y))
+
+    def check(x_adv: Tensor) -> None:
+        logits = _logits(network, x_adv)
+        check_ball(x_adv, x, settings.attack.eps)
+        check_verdicts(logits.argmax(dim=1) == y, reference.argmax(dim=1) == y)
+        losses = [F.cross_entropy(each, y, reduction="none") for each in (logits, reference, clean)]
+        check_gain(*losses)
+
+    check(PGDAttack(engine="fast")(network, x, y))
+    refused = {}
+    for name in subject.peers:
+        peer = peers.PEERS[name]
+        own = copy_for(name, network)
+        try:
+            check(peer.attack(own, x.contiguous(memory_format=peer.layout), y, **settings.sizes))
+        except DifferentWorkError as difference:
+            refused[name] = str(difference)
+    return refused
+
+
+def copy_for(name: str, network: nn.Module) -> nn.Module:
+    """A copy of ``network`` in a peer's layout, whose gradients and modes it may change."""
+    layout = peers.PEERS[name].layout
+    return copy.deepcopy(network).to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Which images are classified correctly, bool ``(B,)``: an accuracy pass."""
+    return _logits(network, x).argmax(dim=1) == y
+
+
+def _logits(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(x)
 
 
 def _batches(size: int, steps: int) -> list[Batch]:
@@ -94,13 +198,7 @@ def _training_batch(mixing: str, settings: Settings) -> Batch:
     datamodule = DigitsDataModule(batch_size=settings.batch, mixing=mixing)
     datamodule.setup()
     batch = next(iter(datamodule.train_dataloader()))
-    return batch._replace(
-        x=_laid_out(batch.x, settings),
-        targets=batch.targets.to(settings.device),
-        y=batch.y.to(settings.device),
-        index=batch.index.to(settings.device),
-    )
-
-
-def _laid_out(x: Tensor, settings: Settings) -> Tensor:
-    return x.to(settings.device, memory_format=torch.channels_last)
+    moved = {
+        name: getattr(batch, name).to(settings.device) for name in ("x", "targets", "y", "index")
+    }
+    return batch._replace(**moved)

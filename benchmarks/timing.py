@@ -1,18 +1,21 @@
-"""Wall time of several contestants, in turn, round after round."""
+"""Wall time of several contestants, in turn, round after round, and their ratios."""
 
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 T = TypeVar("T")
 
 
 class Ratio(NamedTuple):
-    """How many times as long as the base a contestant takes.
+    """How many times as long as ours a contestant takes.
 
     Attributes:
         median: Ratio of the medians.
@@ -25,18 +28,12 @@ class Ratio(NamedTuple):
     high: float
 
 
-def order(names: Sequence[str], rounds: int) -> list[list[str]]:
-    """Who runs when: everyone once a round, and each round begins with another."""
-    shifts = [number % len(names) for number in range(rounds)]
-    return [[*names[shift:], *names[:shift]] for shift in shifts]
-
-
 def elapsed(run: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
     """Seconds that ``run`` takes, and what it returns."""
-    wait(device)
+    _wait(device)
     begin = time.perf_counter()
     outcome = run()
-    wait(device)
+    _wait(device)
     return time.perf_counter() - begin, outcome
 
 
@@ -46,28 +43,82 @@ def interleaved(
     """Time contestants in turn, so that a slow spell of the machine hits all of them.
 
     Returns:
-        Seconds of each round, and the last outcome, by name.
+        Seconds of each round, and the last outcome, by name. Each round begins with another one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     outcomes: dict[str, T] = {}
-    for names in order(list(contestants), rounds):
-        gc.collect()  # not while somebody is timed
-        for name in names:
+    names = list(contestants)
+    for number in range(rounds):
+        gc.collect()  # not while a contestant is timed
+        first = number % len(names)
+        for name in [*names[first:], *names[:first]]:
             taken, outcomes[name] = elapsed(contestants[name], device)
             seconds[name].append(taken)
     return seconds, outcomes
 
 
-def ratios(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, Ratio]:
-    """Each contestant's time over that of ``base``, round by round."""
+def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, Ratio]:
+    """Each contestant's time over that of the first, round by round."""
+    ours = next(iter(seconds.values()))
     found = {}
-    for name, own in seconds.items():
-        each = [mine / other for mine, other in zip(own, seconds[base], strict=True)]
-        found[name] = Ratio(median(own) / median(seconds[base]), min(each), max(each))
+    for name, theirs in seconds.items():
+        each = [mine / other for mine, other in zip(theirs, ours, strict=True)]
+        found[name] = Ratio(median(theirs) / median(ours), min(each), max(each))
     return found
 
 
-def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+@dataclass
+class Result:
+    """Times of several contestants that did the same work.
+
+    Attributes:
+        title: What was done.
+        seconds: Of each round, by contestant; the first is ours, to which ratios refer.
+        images: Images of one time, or 0 if there are none to count.
+        refused: Contestants that did different work, and what; their times are left out.
+        details: More for the JSON.
+    """
+
+    title: str
+    seconds: dict[str, list[float]]
+    images: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def refuse(self, refused: Mapping[str, str]) -> None:
+        """Leave contestants out, with the reason."""
+        self.refused |= refused
+        self.seconds = {name: each for name, each in self.seconds.items() if name not in refused}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the JSON."""
+        return {
+            "title": self.title,
+            "images": self.images,
+            "seconds": self.seconds,
+            "ratios": {name: each._asdict() for name, each in ratios(self.seconds).items()},
+            "refused": self.refused,
+            **self.details,
+        }
+
+    def show(self, console: Console) -> None:
+        """Print times and ratios, and who was left out."""
+        table = Table(title=self.title, title_justify="left", title_style="bold")
+        table.add_column("", no_wrap=True)
+        for heading in ("median s", "images/s", "time / ours", "of a round"):
+            table.add_column(heading, justify="right")
+        for name, ratio in ratios(self.seconds).items():
+            seconds = median(self.seconds[name])
+            rate = f"{self.images / seconds:.1f}" if self.images else ""
+            spread = f"{ratio.low:.2f} to {ratio.high:.2f}"
+            table.add_row(name, f"{seconds:.3f}", rate, f"{ratio.median:.2f}", spread)
+        console.print(table)
+        for name, why in self.refused.items():
+            line = f"{name} is left out, because it did different work: {why}"
+            console.print(line, highlight=False, markup=False)
+        console.print()
+
+
+def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)

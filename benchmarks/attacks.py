@@ -1,0 +1,185 @@
+"""Attacks on a trained network: a row of Table 1, a step curve, and AutoAttack's adapter."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.peers import PEERS, PLAIN
+from benchmarks.same_work import DifferentWorkError, check_verdicts
+from benchmarks.subject import ENGINES, OURS, Settings, Subject, copy_for, correct
+from benchmarks.timing import Result, interleaved
+from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks.autoattack import attack_batch
+
+STEPS = (5, 10, 20)
+NAMES = ("natural", "FGSM", *(f"PGD-{steps}" for steps in STEPS))
+REUSED = f"{PLAIN}, its logits counted"
+
+
+def table_row(subject: Subject, settings: Settings) -> list[Result]:
+    """One trajectory an image against five attacks with an accuracy pass each."""
+
+    def ours(engine: str) -> Tensor:
+        attack = PGDAttack(engine=engine)
+
+        def row(x: Tensor, y: Tensor) -> Tensor:
+            path = attack.trajectory(subject.network, x, y, STEPS, keep_images=False)
+            logits = [path.logits, path.fgsm.logits, *(path.iterates[k].logits for k in STEPS)]
+            return torch.stack([each.argmax(dim=1) == y for each in logits])
+
+        return _in_batches(row, subject, settings)
+
+    def theirs(name: str) -> Tensor:
+        peer, network = PEERS[name], copy_for(name, subject.network)
+        eps, step_size = settings.attack.eps, settings.attack.step_size
+        attacks = [{"step_size": eps, "steps": 1, "random_start": False}]
+        attacks += [{"step_size": step_size, "steps": steps} for steps in STEPS]
+
+        def row(x: Tensor, y: Tensor) -> Tensor:
+            x = x.contiguous(memory_format=peer.layout)
+            found = [peer.attack(network, x, y, eps=eps, **sizes) for sizes in attacks]
+            return torch.stack([correct(network, each, y) for each in (x, *found)])
+
+        return _in_batches(row, subject, settings)
+
+    contestants = {name: partial(ours, engine) for name, engine in ENGINES.items()}
+    contestants |= {name: partial(theirs, name) for name in subject.peers}
+    seconds, rows = interleaved(contestants, settings.rounds, settings.device)
+    images = len(subject.x)
+    result = Result(f"row of Table 1, {images} images", seconds, images)
+    _compare(result, rows, NAMES)
+    return [result]
+
+
+def step_curve(subject: Subject, settings: Settings) -> list[Result]:
+    """One trajectory against attacks of a single step, each with an accuracy pass."""
+    images, steps = settings.fewer_images, settings.curve_steps
+    subject = subject._replace(x=subject.x[:images], y=subject.y[:images])
+    eps, step_size = settings.attack.eps, settings.attack.step_size
+
+    def ours(engine: str) -> Tensor:
+        attack = PGDAttack(engine=engine)
+
+        def curve(x: Tensor, y: Tensor) -> Tensor:
+            path = attack.trajectory(subject.network, x, y, range(steps + 1), keep_images=False)
+            return torch.stack([each.logits.argmax(dim=1) == y for each in path.iterates.values()])
+
+        return _in_batches(curve, subject, settings)
+
+    def pieces(name: str) -> Tensor:
+        """The curve through a library's public interface.
+
+        None of them hands out the iterates on the way. An attack of k steps for every k would cost
+        steps^2 / 2; the cheapest is one step at a time, which is FGSM from the former iterate, its
+        result put back into the ball here, and an accuracy pass.
+        """
+        peer, network = PEERS[name], copy_for(name, subject.network)
+        one = {"eps": step_size, "step_size": step_size, "steps": 1, "random_start": False}
+
+        def curve(x: Tensor, y: Tensor) -> Tensor:
+            x = x.contiguous(memory_format=peer.layout)
+            x_adv = _start(x, eps)
+            rows = [correct(network, x_adv, y)]
+            for _ in range(steps):
+                x_adv = _back(peer.attack(network, x_adv, y, **one), x, eps)
+                rows.append(correct(network, x_adv, y))
+            return torch.stack(rows)
+
+        return _in_batches(curve, subject, settings)
+
+    def one_loop() -> Tensor:
+        """The plain loop in which the pass that gives the gradient gives the verdict too."""
+        network = copy_for(PLAIN, subject.network)
+
+        def curve(x: Tensor, y: Tensor) -> Tensor:
+            x_adv, rows = _start(x, eps), []
+            for _ in range(steps):
+                x_adv.requires_grad_()
+                logits = network(x_adv)
+                rows.append(logits.detach().argmax(dim=1) == y)
+                F.cross_entropy(logits, y).backward()
+                assert x_adv.grad is not None
+                x_adv = _back(x_adv.detach() + step_size * x_adv.grad.sign(), x, eps)
+            return torch.stack([*rows, correct(network, x_adv, y)])
+
+        return _in_batches(curve, subject, settings)
+
+    contestants = {name: partial(ours, engine) for name, engine in ENGINES.items()}
+    contestants |= {name: partial(pieces, name) for name in subject.peers} | {REUSED: one_loop}
+    seconds, curves = interleaved(contestants, settings.rounds, settings.device)
+    result = Result(f"step curve to {steps}, {images} images", seconds, images)
+    # Neighbouring points share their images; a few of them tell as much as all.
+    chosen = [0, steps // 20, steps // 4, steps]
+    rows = {name: curve[chosen] for name, curve in curves.items()}
+    _compare(result, rows, [f"PGD-{step}" for step in chosen])
+    return [result]
+
+
+def autoattack(subject: Subject, settings: Settings) -> list[Result]:
+    """APGD-CE by the official code, through our adapter and without it."""
+    network, eps, steps = subject.network, settings.attack.eps, settings.apgd_steps
+    right = correct(network, subject.x, subject.y)
+    x, y = (each[right][: settings.fewer_images] for each in (subject.x, subject.y))
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def adapted() -> Tensor:
+        piece = attack_batch(
+            network, x, y, "apgd-ce", eps=eps, norm="linf", seed=0, classes=10, iterations=steps
+        )
+        return torch.from_numpy(piece["broken"])
+
+    def direct() -> Tensor:
+        official = AutoAttack(network, norm="Linf", eps=eps, seed=0, device=x.device)
+        official.attacks_to_run = [cast(Any, "apgd-ce")]
+        official.apgd.n_iter = steps
+        _, y_adv = official.run_standard_evaluation(x, y, batch_size=len(x))
+        return (y_adv != y).cpu()
+
+    logger = logging.getLogger("auto-attack")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        contestants = {"our adapter": adapted, "pyautoattack": direct}
+        seconds, broken = interleaved(contestants, settings.rounds, settings.device)
+    finally:
+        logger.setLevel(level)
+    if not torch.equal(*broken.values()):
+        raise DifferentWorkError("the adapter breaks other images than the official code")
+    return [Result(f"APGD-CE, {steps} iterations, {len(x)} images", seconds, len(x))]
+
+
+def _in_batches(
+    row: Callable[[Tensor, Tensor], Tensor], subject: Subject, settings: Settings
+) -> Tensor:
+    """Verdicts, bool ``(attacks, n)``, a batch at a time."""
+    batches = zip(subject.x.split(settings.batch), subject.y.split(settings.batch), strict=True)
+    return torch.cat([row(x, y) for x, y in batches], dim=1)
+
+
+def _compare(result: Result, rows: dict[str, Tensor], columns: Any) -> None:  # noqa: ANN401
+    """Refuse contestants whose verdicts differ from ours, and keep the accuracies."""
+    refused = {}
+    for name, verdicts in rows.items():
+        try:
+            check_verdicts(verdicts, rows[OURS])
+        except DifferentWorkError as difference:
+            if name in ENGINES:
+                raise
+            refused[name] = str(difference)
+    result.refuse(refused)
+    accuracies = {name: each.float().mean(dim=1).tolist() for name, each in rows.items()}
+    result.details = {"columns": list(columns), "accuracies": accuracies}
+
+
+def _start(x: Tensor, eps: float) -> Tensor:
+    return (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
+
+
+def _back(moved: Tensor, x: Tensor, eps: float) -> Tensor:
+    return torch.clamp(x + (moved - x).clamp(-eps, eps), 0, 1)
