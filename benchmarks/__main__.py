@@ -18,7 +18,7 @@ from benchmarks.same_work import DifferentWorkError
 from benchmarks.subject import QUICK, Settings, Subject, admit, prepare
 from benchmarks.timing import Result
 from benchmarks.training_step import training_step
-from lrm_lightning.allocator import keep_freed_memory
+from lrm_lightning.cli import keep_freed_memory
 from lrm_lightning.runs import provenance
 from lrm_lightning.runs.files import write_json
 from lrm_lightning.runs.identity import conf_dir

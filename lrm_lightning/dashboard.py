@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import hydra
 from omegaconf import DictConfig
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs import identity
 from lrm_lightning.tracking.wandb_client import quietly
 
 if TYPE_CHECKING:
@@ -168,20 +166,13 @@ def save(entity: str | None, project: str, name: str) -> str:
         ) from error
 
 
-@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="dashboard")
-def _app(cfg: DictConfig) -> None:
+@cli.command("dashboard")
+def main(cfg: DictConfig) -> None:
+    """Entry point of ``python -m lrm_lightning.dashboard``."""
     for key in ("project", "name"):
         if not isinstance(cfg[key], str) or not cfg[key]:
-            cli.fail(UserError(f"{key}={cfg[key]!r} must be a text"))
-    try:
-        print(f"created {save(cfg.entity, cfg.project, cfg.name)}")  # noqa: T201
-    except UserError as error:
-        cli.fail(error)
-
-
-def main() -> None:
-    """Entry point of ``python -m lrm_lightning.dashboard``."""
-    cli.run(_app)
+            raise UserError(f"{key}={cfg[key]!r} must be a text")
+    print(f"created {save(cfg.entity, cfg.project, cfg.name)}")  # noqa: T201
 
 
 if __name__ == "__main__":

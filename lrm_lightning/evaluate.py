@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 
@@ -185,17 +184,10 @@ def _with_sources(
     return replace(suite, sources=networks), hashes
 
 
-@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="evaluate")
-def _app(cfg: DictConfig) -> None:
-    try:
-        evaluate(cfg)
-    except UserError as error:
-        cli.fail(error)
-
-
-def main() -> None:
+@cli.command("evaluate")
+def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.evaluate``."""
-    cli.run(_app)
+    evaluate(cfg)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ can execute anything, and no path of the machine that trained is in them.
 from pathlib import Path
 from typing import Any
 
-import hydra
 import safetensors.torch
 import yaml
 from omegaconf import DictConfig
@@ -87,21 +86,14 @@ def _identity(run_dir: Path) -> dict[str, Any]:
     return dict(content["identity"])
 
 
-@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="export")
-def _app(cfg: DictConfig) -> None:
-    try:
-        given = identity.plain(cfg)
-        if given["run"] is None or given["out"] is None:
-            raise UserError("give run=<run directory> and out=<folder>")
-        out = export_model(given["run"], given["out"], checkpoint=given["checkpoint"])
-        print(f"exported to {out}: load it with lrm_lightning.load_model({str(out)!r})")  # noqa: T201
-    except UserError as error:
-        cli.fail(error)
-
-
-def main() -> None:
+@cli.command("export")
+def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.export``."""
-    cli.run(_app)
+    given = identity.plain(cfg)
+    if given["run"] is None or given["out"] is None:
+        raise UserError("give run=<run directory> and out=<folder>")
+    out = export_model(given["run"], given["out"], checkpoint=given["checkpoint"])
+    print(f"exported to {out}: load it with lrm_lightning.load_model({str(out)!r})")  # noqa: T201
 
 
 if __name__ == "__main__":

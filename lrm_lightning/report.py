@@ -7,12 +7,10 @@ python -m lrm_lightning.report runs_dir=[runs,elsewhere/*] out=report
 import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, ListConfig
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs import identity
 from lrm_lightning.runs.files import shown_path, write_text
 
 PAGE, TEXT = "index.html", "report.md"
@@ -70,21 +68,13 @@ def _folders(value: object) -> list[str]:
     return [str(each) for each in folders]
 
 
-@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="report")
-def _app(cfg: DictConfig) -> None:
-    try:
-        if not isinstance(cfg.out, str) or not cfg.out:
-            raise UserError(f"out={cfg.out!r} must be a folder")
-        written = report(_folders(cfg.runs_dir), Path(cfg.out))
-    except UserError as error:
-        cli.fail(error)
-    else:
-        print(f"wrote {shown_path(written)}, {TEXT} and figures/ beside it")  # noqa: T201
-
-
-def main() -> None:
+@cli.command("report")
+def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.report``."""
-    cli.run(_app)
+    if not isinstance(cfg.out, str) or not cfg.out:
+        raise UserError(f"out={cfg.out!r} must be a folder")
+    written = report(_folders(cfg.runs_dir), Path(cfg.out))
+    print(f"wrote {shown_path(written)}, {TEXT} and figures/ beside it")  # noqa: T201
 
 
 if __name__ == "__main__":

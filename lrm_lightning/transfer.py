@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
 from lrm_lightning import cli
@@ -164,17 +163,10 @@ def _common_data(subjects: Sequence[Subject], given: Mapping[str, Any]) -> dict[
     return settings[0]
 
 
-@hydra.main(version_base="1.3", config_path=str(identity.conf_dir()), config_name="transfer")
-def _app(cfg: DictConfig) -> None:
-    try:
-        transfer(cfg)
-    except UserError as error:
-        cli.fail(error)
-
-
-def main() -> None:
+@cli.command("transfer")
+def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.transfer``."""
-    cli.run(_app)
+    transfer(cfg)
 
 
 if __name__ == "__main__":

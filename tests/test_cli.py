@@ -1,4 +1,4 @@
-"""What is freed is kept, unless the user has tuned the allocator."""
+"""What every command shares: freed memory is kept, unless the user has tuned the allocator."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import pytest
 # Takes and frees 64 MiB again and again; prints how many pages of it the system had to give.
 CHURN = """
 import resource, sys
-from lrm_lightning.allocator import keep_freed_memory
+from lrm_lightning.cli import keep_freed_memory
 changed = keep_freed_memory() if "keep" in sys.argv else False
 def churn():
     bytearray(64 << 20)
