@@ -1,6 +1,11 @@
 """The run directory: fresh, half done, finished, or somebody else's."""
 
+import fcntl
+import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ from lrm_lightning.runs.run_record import RECORD, read_record
 CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
 STATUS = "status.json"  # the latest progress, for whoever started the run
 JOB_LOG = "job.log"  # what a sweep's job prints
+LOCK = ".lock"  # held by the process that trains here; says which it is
 LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, "correct.npz", "wandb")
 
 
@@ -68,6 +74,32 @@ class RunDir:
             path = self.path / RECORD
             raise UserError(f"{path} is damaged (no score); delete it and start the run again")
         return record
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """A context in which at most one process is at a time; the kernel ends a killed one's.
+
+        Where the file system has no locks, nobody is refused.
+
+        Raises:
+            UserError: If another process is in it; the message says which, and where it runs.
+        """
+        # Opened for appending: the holder's name must not go when another process opens the file.
+        with (self.path / LOCK).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UserError(
+                    f"{file.read() or 'another process'} is training in {self.path};"
+                    " wait until it ends, or end it"
+                ) from error
+            except OSError:
+                pass
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
 
     def clear(self) -> None:
         """Forget the run, to train it again."""

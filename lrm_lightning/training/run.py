@@ -1,6 +1,7 @@
 """One run: build, fit, test, and write the record."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,14 @@ def train(cfg: DictConfig, path: Path) -> float:
             rest.publish(_published(cfg, run_dir))
             rest.close()
         return float(record["score"])
+    with run_dir.locked() if rank_zero_only.rank == 0 else nullcontext():
+        return _train(cfg, run_dir)
+
+
+def _train(cfg: DictConfig, run_dir: RunDir) -> float:
+    path = run_dir.path
     if cfg.rerun and rank_zero_only.rank == 0:
         run_dir.clear()
-
     torch.manual_seed(cfg.seed)
     datamodule = build.build_datamodule(cfg)
     network = build.build_network(cfg, datamodule.num_classes)

@@ -1,13 +1,17 @@
 """The run directory: fresh, half done, finished, or somebody else's."""
 
+import errno
 import os
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
 import yaml
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.directory import RunDir
+from lrm_lightning.runs.directory import LOCK, RunDir
 from lrm_lightning.runs.run_record import write_record
 
 IDENTITY = {"seed": 0, "method": {"name": "alp", "alpha": 0.0}, "optimizer": {"milestones": [1, 2]}}
@@ -147,3 +151,43 @@ def test_record_goes_first_so_that_half_a_clearing_is_not_a_finished_run(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run.clear()
     assert run.record is None
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from lrm_lightning.runs.directory import LOCK, RunDir
+with RunDir(Path(sys.argv[1]), {}).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_who_is_at_work(tmp_path):
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert first.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError) as error, RunDir(tmp_path, {}).locked():
+            pass
+        assert str(error.value) == (
+            f"process {first.pid} on {platform.node()} is training in {tmp_path};"
+            " wait until it ends, or end it"
+        )
+    finally:
+        first.kill()
+        first.communicate()
+    with RunDir(tmp_path, {}).locked():  # what a killed process has left is no obstacle
+        assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {platform.node()}"
+    with RunDir(tmp_path, {}).locked():
+        pass
+
+
+def test_nobody_is_refused_where_there_are_no_locks(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("lrm_lightning.runs.directory.fcntl.flock", flock)
+    with RunDir(tmp_path, {}).locked(), RunDir(tmp_path, {}).locked():
+        pass
