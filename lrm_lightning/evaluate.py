@@ -13,10 +13,11 @@ import torch
 from omegaconf import DictConfig
 
 from lrm_lightning import cli
+from lrm_lightning.attacks.context import exact_arithmetic
 from lrm_lightning.checks import check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.bench import Bench, exact_arithmetic, predict
+from lrm_lightning.evaluation.bench import Bench, predict
 from lrm_lightning.evaluation.images import pick
 from lrm_lightning.evaluation.journal import Journal
 from lrm_lightning.evaluation.progress import Progress

@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from lrm_lightning import cli
 from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks.context import exact_arithmetic
 from lrm_lightning.checks import check_flag, check_integer
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.bench import exact_arithmetic, predict
+from lrm_lightning.evaluation.bench import predict
 from lrm_lightning.evaluation.blackbox import transfer_matrix
 from lrm_lightning.evaluation.images import pick
 from lrm_lightning.evaluation.journal import Journal

@@ -87,6 +87,11 @@ class Attack(ABC):
         _ = self.threat  # checks its ranges, so that a mistake shows before anything is trained
 
     @property
+    def name(self) -> str:
+        """What it is called in metrics and records: its class, in lower case."""
+        return type(self).__name__.lower()
+
+    @property
     def threat(self) -> ThreatModel:
         """How far the attack may move an image."""
         return ThreatModel(self.norm, self.eps)

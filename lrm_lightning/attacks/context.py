@@ -56,3 +56,25 @@ def attack_mode(model: nn.Module, bn_mode: str = "eval") -> Generator[None]:
             module.training = training
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def exact_arithmetic() -> Generator[None]:
+    """Full float32 and repeatable kernels, on a GPU too: less rounds small gradients away.
+
+    Inside, autocast is off, matrix products and convolutions make no use of TF32, and cuDNN chooses
+    deterministic kernels without trying which is fastest.
+    """
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)

@@ -1,7 +1,6 @@
 """One network on the test bench: what every suite works with."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -125,17 +124,3 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     if not logits.isfinite().all():
         raise ValueError("the model returned logits that are NaN or infinite")
     return logits
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Full float32 and repeatable kernels on a GPU too: TF32 rounds small gradients away."""
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import pgd
-from lrm_lightning.attacks.context import attack_mode
+from lrm_lightning.attacks.context import attack_mode, exact_arithmetic
 
 ATTACK = {"eps": 0.05, "step_size": 0.02, "steps": 2}
 
@@ -120,3 +120,23 @@ def test_unknown_bn_mode(network):
         attack_mode(network, "batch"),
     ):
         pass
+
+
+def test_exact_arithmetic_holds_inside_and_is_left_as_it_was_found():
+    def settings():
+        cudnn = torch.backends.cudnn
+        matmul = torch.get_float32_matmul_precision()
+        return matmul, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = settings()
+        with pytest.raises(KeyError), torch.autocast("cpu", dtype=torch.bfloat16):
+            with exact_arithmetic():
+                assert settings() == ("highest", False, False, True)
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+                raise KeyError
+            pytest.fail("swallowed the exception")
+        assert settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
