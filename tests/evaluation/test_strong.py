@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lrm_lightning.attacks.search import NEVER, search, steps_to_break, targeted_search
 from torch import nn
 
-from lrm_lightning.attacks import PGDAttack, trajectory
+from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
+from lrm_lightning.attacks.pgd import NEVER
 from lrm_lightning.evaluation.gradients import gradient_health
+from lrm_lightning.evaluation.searches import search, targeted_search
 from lrm_lightning.evaluation.strong import StrongSuite
 
 SUITE = StrongSuite(
@@ -37,41 +38,22 @@ def noisy(images, eps, seed=0):
 def test_steps_to_break_are_those_of_the_trajectory(robust, images, make_bench, loss):
     attack = replace(make_bench(robust).threat, steps=25, loss=loss)
     start = noisy(images, attack.eps)
-    needed = steps_to_break(robust, attack, images.x, images.y, start=start)
-    path = trajectory(
-        robust,
-        images.x,
-        images.y,
-        eps=attack.eps,
-        step_size=attack.step_size,
-        steps=range(26),
-        loss=loss,
-        start=start,
-        keep_images=False,
-    )
+    needed = attack.steps_to_break(robust, images.x, images.y, start=start)
+    path = attack.trajectory(robust, images.x, images.y, range(26), start=start)
     wrong = torch.stack([each.logits.argmax(1) != images.y for each in path.iterates.values()])
-    expected = torch.where(wrong.any(dim=0), wrong.int().argmax(dim=0), int(NEVER)).numpy()
-    assert (needed == expected).mean() > 0.98  # batches shrink, and with them sums are rounded anew
-    assert len(set(expected)) > 3
+    expected = torch.where(wrong.any(dim=0), wrong.int().argmax(dim=0), NEVER)
+    # batches shrink, and with them sums are rounded anew
+    assert (needed == expected).float().mean() > 0.98
+    assert len(set(expected.tolist())) > 3
 
 
 def test_targeted_steps_count_any_misclassification(robust, images, make_bench):
     attack = replace(make_bench(robust).threat, steps=15, targeted=True)
-    aim = (images.y + 1) % 4
-    needed = steps_to_break(robust, attack, images.x, images.y, start=images.x, aim=aim)
-    path = trajectory(
-        robust,
-        images.x,
-        aim,
-        eps=attack.eps,
-        step_size=attack.step_size,
-        steps=range(16),
-        targeted=True,
-        start=images.x,
-        keep_images=False,
-    )
+    target = (images.y + 1) % 4
+    needed = attack.steps_to_break(robust, images.x, images.y, start=images.x, target=target)
+    path = attack.trajectory(robust, images.x, target, range(16), start=images.x)
     wrong = torch.stack([each.logits.argmax(1) != images.y for each in path.iterates.values()])
-    assert ((needed < NEVER) == wrong.any(dim=0).numpy()).all()
+    assert ((needed < NEVER) == wrong.any(dim=0)).all()
     assert 0 < (needed < NEVER).sum() < 80
 
 
@@ -90,11 +72,11 @@ def test_restarts_only_take_away(make_bench, robust):
 def test_targets_are_the_most_likely_wrong_classes(make_bench, images, monkeypatch):
     aims = []
 
-    def remember(network, attack, x, y, *, start, aim):
-        aims.append(aim.clone())
-        return np.full(len(x), NEVER)
+    def remember(self, network, x, y, *, start, target):
+        aims.append(target.clone())
+        return torch.full((len(x),), NEVER)
 
-    monkeypatch.setattr("lrm_lightning.attacks.search.steps_to_break", remember)
+    monkeypatch.setattr(PGDAttack, "steps_to_break", remember)
     bench = make_bench(nn.Identity(), batch_size=80)
     logits = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
     attack = replace(bench.threat, targeted=True)
