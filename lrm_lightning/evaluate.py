@@ -33,7 +33,7 @@ from lrm_lightning.evaluation.subjects import Subject, find_runs, from_outside, 
 from lrm_lightning.evaluation.suite_table import print_evaluations
 from lrm_lightning.evaluation.whitebox import PaperSuite
 from lrm_lightning.runs import identity, suite_record
-from lrm_lightning.runs.run_record import accuracies
+from lrm_lightning.runs.intervals import accuracies
 
 SUITES = {"paper": PaperSuite, "strong": StrongSuite}
 

@@ -17,18 +17,17 @@ from torch import nn
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import identity
-from lrm_lightning.runs.directory import CONFIG
+from lrm_lightning.runs.directory import CONFIG, finished_run
 from lrm_lightning.runs.files import write_json
 from lrm_lightning.runs.networks import EXPORTED, EXPORTED_WEIGHTS, load_model, saved_settings
-from lrm_lightning.runs.run_record import read_record
 
 FORMAT = 1
 INPUT = "pixels in [0, 1], float32, shape (B, 3, H, W); normalisation is inside the network"
 # Of a run's record, what a reader of the network needs.
-TRAINING = (
+TRAINING = {
     "run_id", "method", "seed", "epochs", "data", "split", "n", "metrics", "intervals", "attack",
     "versions", "git", "written",
-)  # fmt: skip
+}  # fmt: skip
 
 
 def export_model(
@@ -55,7 +54,7 @@ def export_model(
     run_dir, out = Path(run_dir), Path(out)
     saved = saved_settings(run_dir)
     network = load_model(run_dir, checkpoint=checkpoint, network=network)
-    record = read_record(run_dir)
+    record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
     select = checkpoint or saved["select"]
@@ -66,7 +65,7 @@ def export_model(
         "input": INPUT,
         "network": saved["network"],
         "config": identity,
-        "training": {key: record[key] for key in TRAINING if key in record},
+        "training": record.model_dump(mode="json", include=TRAINING, exclude_unset=True),
     }
     state = {name: each.contiguous() for name, each in network.state_dict().items()}
     partial = out / f"{EXPORTED_WEIGHTS}.partial"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hydra_plugins.lrm_process_launcher._job import Job, State, differing_overrides
-from lrm_lightning.evaluation.summary import print_summary
+from lrm_lightning.evaluation.tables import print_runs
 from lrm_lightning.runs.files import shown_path
 
 # Which jobs stay in sight longest on a terminal with too few lines.
@@ -140,7 +140,7 @@ def summarise(jobs: Sequence[Job]) -> None:
         if job.state in (State.DONE, State.EARLIER) and (record := job.record()) is not None
     ]
     if results:
-        print_summary(results, console)
+        print_runs(results, console)
     for job in own:
         if job.state is State.FAILED:
             say(console, f"\njob {job.number} failed: {job.message} ({' '.join(job.overrides)})")

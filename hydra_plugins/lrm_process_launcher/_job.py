@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-RECORD = "record.json"
-STATUS = "status.json"
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.directory import RECORD, STATUS, finished_run
+from lrm_lightning.runs.records import RunRecord
 
 
 class State(StrEnum):
@@ -83,12 +84,15 @@ class Job:
     @property
     def score(self) -> float | None:
         """What a sweeper optimises: ``score`` of the run's record."""
-        score = (self.record() or {}).get("score")
-        return None if score is None else float(score)
+        record = self.record()
+        return None if record is None else record.score
 
-    def record(self) -> dict[str, Any] | None:
-        """Content of the run's ``record.json``, or None where there is no finished one."""
-        return read_object(self.directory / RECORD)
+    def record(self) -> RunRecord | None:
+        """The run's record, or None where it is not finished or its record is damaged."""
+        try:
+            return finished_run(self.directory)
+        except UserError:
+            return None
 
     def progress(self) -> dict[str, Any]:
         """Content of ``status.json``, which the run rewrites as it goes; empty if there is none."""

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.directory import CONFIG
+from lrm_lightning.runs.directory import CONFIG, RECORD, finished_run
 from lrm_lightning.runs.files import read_json, shown_path
 from lrm_lightning.runs.networks import EXPORTED, fill, load_model, read_state, saved_settings
-from lrm_lightning.runs.run_record import RECORD, read_record
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,15 @@ def from_run(folder: Path, checkpoint: str | None = None) -> Subject:
     saved = saved_settings(folder)
     network = load_model(folder, checkpoint=checkpoint)
     exported = read_json(folder / EXPORTED)
-    training = (exported.get("training") if exported else read_record(folder)) or {}
+    record = finished_run(folder)
+    training = (exported or {}).get("training") or {}
     return Subject(
         network=network,
         home=folder,
         name=str((saved["config"].get("method") or {}).get("name", folder.name)),
         label=folder.resolve().name,
         run_dir=shown_path(folder),
-        run_id=str(training.get("run_id", "")),
+        run_id=record.run_id if record else str(training.get("run_id", "")),
         checkpoint=checkpoint or saved["select"],
         trained=saved["config"],
     )

@@ -13,8 +13,8 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.reporting.fields import FieldError, printable
 from lrm_lightning.reporting.parsing import parse_evaluation, parse_run, parse_transfer
 from lrm_lightning.reporting.records import Evaluation, Run, Transfer
+from lrm_lightning.runs.directory import RECORD
 from lrm_lightning.runs.files import read_json
-from lrm_lightning.runs.run_record import RECORD
 
 EVALUATIONS, TRANSFER = "evaluations", "transfer.json"
 # Large or foreign folders of a run directory without records.

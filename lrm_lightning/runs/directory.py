@@ -13,13 +13,28 @@ import yaml
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.files import write_text
-from lrm_lightning.runs.run_record import RECORD, read_record
+from lrm_lightning.runs.records import RunRecord, read_record
 
+RECORD, CORRECT = "record.json", "correct.npz"  # of a finished run, and its verdict an image
 CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
 STATUS = "status.json"  # the latest progress, for whoever started the run
 JOB_LOG = "job.log"  # what a sweep's job prints
 LOCK = ".lock"  # held by the process that trains here; says which it is
-LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, "correct.npz", "wandb")
+LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, CORRECT, "wandb")
+
+
+def finished_run(folder: Path) -> RunRecord | None:
+    """The record of a finished run, ``None`` of an unfinished one.
+
+    Raises:
+        UserError: If the record is damaged.
+    """
+    try:
+        return read_record(folder / RECORD, RunRecord)
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        raise UserError(f"{error}; it may be damaged: delete it and start the run again") from error
 
 
 class RunDir:
@@ -67,13 +82,9 @@ class RunDir:
             )
 
     @property
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> RunRecord | None:
         """The finished run's record, if it is finished."""
-        record = read_record(self.path)
-        if record is not None and "score" not in record:
-            path = self.path / RECORD
-            raise UserError(f"{path} is damaged (no score); delete it and start the run again")
-        return record
+        return finished_run(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -3,10 +3,12 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lrm_lightning.errors import UserError
 
@@ -19,25 +21,34 @@ def shown_path(path: Path) -> str:
     )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place in one step at the context's end.
 
     Raises:
         UserError: If it can't be written (no permission, disk full).
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
         raise UserError(
-            f"cannot write {path}: {error.strerror}; free it or choose another directory"
+            f"cannot write {path}: {error.strerror}; free space or choose another directory"
         ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step; raises as :func:`replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace ``path`` by ``content`` as JSON in one step; raises as :func:`write_text`."""
+    """Replace ``path`` by ``content`` as JSON in one step; raises as :func:`replacing`."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -58,6 +69,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object); delete it and start the run again")
     return content
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Replace ``path``, an ``.npz``, by ``arrays`` in one step; raises as :func:`replacing`."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager

@@ -1,27 +1,25 @@
-"""Confidence interval of an accuracy."""
+"""Accuracies and their confidence intervals."""
 
-import math
-from statistics import NormalDist
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from lrm_lightning.checks import check_integer
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    r"""Wilson's score interval of a proportion; sound at 0% and 100%, where robust accuracies live.
-
-    .. math::
-        \frac{\hat p + \frac{z^2}{2n} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4n^2}}}
-        {1 + \frac{z^2}{n}}
+    """Wilson's score interval of a proportion; sound at 0% and 100%, where robust accuracies live.
 
     It speaks of the images' sampling alone, not of the spread between training runs.
 
     Args:
         correct: Successes, in ``[0, total]``.
-        total: Trials ``n``, at least 1.
+        total: Trials, at least 1.
         confidence: Coverage, in (0, 1).
 
     Returns:
-        Lower and upper end, fractions in [0, 1].
+        Lower and upper end, fractions in [0, 1]; exactly 0 at no and exactly 1 at all successes.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -29,18 +27,28 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     References:
         Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
+    from scipy.stats import binomtest  # its import takes a second
+
     check_integer("total", total, low=1)
     check_integer("correct", correct, low=0)
     if correct > total:
         raise ValueError(f"correct={correct} must be at most total={total}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r} must be a number > 0 and < 1")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    rate = correct / total
-    centre = rate + z * z / (2 * total)
-    half = z * math.sqrt(rate * (1 - rate) / total + (z / (2 * total)) ** 2)
-    scale = 1 + z * z / total
-    # The ends are exact at no and at all successes; the formula reaches them within rounding only.
-    low = 0.0 if correct == 0 else (centre - half) / scale
-    high = 1.0 if correct == total else (centre + half) / scale
-    return low, high
+    low, high = binomtest(int(correct), int(total)).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)
+
+
+def accuracies(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Accuracy and 95% Wilson interval of each attack from its verdicts, bool ``(n,)`` each.
+
+    Returns:
+        ``n``, ``metrics`` (name to accuracy in [0, 1]) and ``intervals`` (name to [low, high]).
+    """
+    (n,) = {len(each) for each in correct.values()}
+    counts = {name: int(each.sum()) for name, each in correct.items()}
+    return {
+        "n": n,
+        "metrics": {name: count / n for name, count in counts.items()},
+        "intervals": {name: list(wilson_interval(count, n)) for name, count in counts.items()},
+    }

@@ -3,13 +3,27 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb", "numpy")
+PACKAGES = (
+    "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb", "numpy", "scipy",
+    "pyautoattack",
+)  # fmt: skip
+
+
+def stamp(device: torch.device, devices: int = 1) -> dict[str, Any]:
+    """When and by what a number was made: fields of a record."""
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git": git_state(),
+        "hardware": hardware(device, devices),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -15,11 +15,13 @@ from omegaconf import DictConfig
 
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.summary import print_summary
+from lrm_lightning.evaluation.tables import print_runs
 from lrm_lightning.methods import Defense
 from lrm_lightning.runs import identity, provenance
-from lrm_lightning.runs.directory import METRICS, RunDir
-from lrm_lightning.runs.run_record import accuracies, write_record, write_verdicts
+from lrm_lightning.runs.directory import CORRECT, METRICS, RECORD, RunDir
+from lrm_lightning.runs.files import write_arrays
+from lrm_lightning.runs.intervals import accuracies
+from lrm_lightning.runs.records import RunRecord, write_record
 from lrm_lightning.tracking.metrics_csv import MetricsCSV, SavedBeforeCheckpoints
 from lrm_lightning.tracking.wandb import RunLogger, uploads_rest, wandb_logger
 from lrm_lightning.tracking.wandb_media import WandbMedia
@@ -33,7 +35,7 @@ from lrm_lightning.training.ranks import RankWatch
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 
-def train(cfg: DictConfig, path: Path) -> float:
+def train(cfg: DictConfig, path: Path) -> float | None:
     """Train, test and record one run; go on if it was interrupted, skip it if it is finished.
 
     Args:
@@ -51,17 +53,17 @@ def train(cfg: DictConfig, path: Path) -> float:
     record = None if cfg.rerun else run_dir.record
     if record is not None:
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
-        print_summary([("", record, path)])
+        print_runs([("", record, path)])
         rest = uploads_rest(*_tracked(cfg, path)) if cfg.logger.wandb else None
         if rest is not None:
             rest.publish(_published(cfg, run_dir))
             rest.close()
-        return float(record["score"])
+        return record.score
     with run_dir.locked() if rank_zero_only.rank == 0 else nullcontext():
         return _train(cfg, run_dir)
 
 
-def _train(cfg: DictConfig, run_dir: RunDir) -> float:
+def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
     path = run_dir.path
     if cfg.rerun and rank_zero_only.rank == 0:
         run_dir.clear()
@@ -84,18 +86,18 @@ def _train(cfg: DictConfig, run_dir: RunDir) -> float:
             epochs, steps = trainer.current_epoch, trainer.global_step
             _test(trainer, defense, datamodule, cfg, run_dir)
         score = attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}")
-        record = {
+        record = RunRecord(
             **_record(cfg, trainer, defense, datamodule, attacker),
-            "epochs": epochs,
-            "global_step": steps,
-            "score": score,
-            "val_metrics": attacker.val_metrics,
-            "wall_s": round(progress.elapsed_s, 1),
-        }
+            epochs=epochs,
+            global_step=steps,
+            score=score,
+            val_metrics=attacker.val_metrics,
+            wall_s=round(progress.elapsed_s, 1),
+        )
         if trainer.is_global_zero:
-            write_verdicts(path, attacker.index, attacker.correct)
-            write_record(path, record)
-            print_summary([("", record, path)])
+            write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
+            write_record(path / RECORD, record)
+            print_runs([("", record, path)])
         if tracker is not None:
             tracker.publish(_published(cfg, run_dir))
     finally:
@@ -225,7 +227,5 @@ def _record(
         **accuracies(attacker.correct),
         "test_metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "config": identity.plain(cfg),
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
-        "hardware": provenance.hardware(trainer.strategy.root_device, trainer.world_size),
+        **provenance.stamp(trainer.strategy.root_device, trainer.world_size),
     }

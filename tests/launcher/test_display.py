@@ -80,7 +80,9 @@ def test_summary_of_a_failed_and_a_finished_job(job, capsys):
         job(0, ["method=alp", "s=0"], state=State.DONE),
         job(1, ["method=pgd", "s=1"], state=State.FAILED, message="exit code 1"),
     )
-    (done.directory / "record.json").write_text('{"method": "alp", "metrics": {"clean": 0.5}}')
+    (done.directory / "record.json").write_text(
+        '{"method": "alp", "data": {"name": "digits"}, "n": 4, "metrics": {"clean": 0.5}}'
+    )
     summarise([done, failed])
     printed = capsys.readouterr().out
     assert "alp      s=0      50.0" in printed

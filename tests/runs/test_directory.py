@@ -12,10 +12,11 @@ import yaml
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import LOCK, RunDir
-from lrm_lightning.runs.run_record import write_record
+from lrm_lightning.runs.records import RunRecord, write_record
 
 IDENTITY = {"seed": 0, "method": {"name": "alp", "alpha": 0.0}, "optimizer": {"milestones": [1, 2]}}
 NETWORK = {"_target_": "lrm_lightning.models.ResNet", "depth": 1}
+FINISHED = RunRecord(method="alp", data={"name": "digits"}, n=4, metrics={"clean": 0.5}, score=0.25)
 CONFIG = {"seed": 0, "runs_dir": "runs", "checkpoint": {"select": "last"}}
 
 
@@ -111,8 +112,8 @@ def test_ranks_that_start_at_once_do_not_disturb_each_other(tmp_path):
 
 def test_finished(tmp_path):
     run = RunDir(tmp_path, IDENTITY)
-    write_record(tmp_path, {"score": 0.5})
-    assert run.record["score"] == 0.5
+    write_record(tmp_path / "record.json", FINISHED)
+    assert run.record == FINISHED
 
 
 def test_resumable_gives_the_newest_first(tmp_path):
@@ -129,7 +130,7 @@ def test_resumable_gives_the_newest_first(tmp_path):
 def test_clear_forgets_the_run_and_nothing_else(tmp_path):
     run = RunDir(tmp_path, IDENTITY)
     run.write_config(CONFIG, NETWORK)
-    write_record(tmp_path, {"score": 0.5})
+    write_record(tmp_path / "record.json", FINISHED)
     (run.checkpoints / "last.ckpt").write_bytes(b"")
     (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
     for name in ("metrics.csv", "status.json", "correct.npz", "notes.txt"):
@@ -142,7 +143,7 @@ def test_clear_forgets_the_run_and_nothing_else(tmp_path):
 
 def test_record_goes_first_so_that_half_a_clearing_is_not_a_finished_run(tmp_path, monkeypatch):
     run = RunDir(tmp_path, IDENTITY)
-    write_record(tmp_path, {"score": 0.5})
+    write_record(tmp_path / "record.json", FINISHED)
 
     def killed(path):
         raise KeyboardInterrupt

@@ -5,10 +5,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import read_json, write_json, write_text
+from lrm_lightning.runs.files import read_json, write_arrays, write_json, write_text
 
 
 def _names(folder):
@@ -90,6 +91,28 @@ def test_json_comes_back(tmp_path):
     write_json(tmp_path / "a.json", content)
     assert read_json(tmp_path / "a.json") == content
     assert list(read_json(tmp_path / "a.json")) == ["b", "a"]
+
+
+def test_arrays_come_back(tmp_path):
+    arrays = {"index": np.array([0, 2, 5]), "clean": np.array([True, True, False])}
+    write_arrays(tmp_path / "correct.npz", arrays)
+    with np.load(tmp_path / "correct.npz", allow_pickle=False) as found:
+        assert set(found) == set(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            assert found[name].tolist() == array.tolist()
+    assert _names(tmp_path) == ["correct.npz"]
+
+
+def test_failed_write_leaves_the_old_arrays(tmp_path, monkeypatch):
+    path = tmp_path / "correct.npz"
+    write_arrays(path, {"clean": np.array([True, False])})
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "replace", _fails(errno.ENOSPC))
+    with pytest.raises(UserError, match=r"^cannot write .*correct\.npz: No space left on device"):
+        write_arrays(path, {"clean": np.array([False, False])})
+    assert path.read_bytes() == before
+    assert _names(tmp_path) == ["correct.npz"]
 
 
 def test_json_is_strict(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from datetime import datetime
 
 import torch
 
@@ -44,11 +45,15 @@ def test_git_that_is_missing_or_hangs(monkeypatch, tmp_path):
     assert provenance._git(tmp_path, "status") is None
 
 
-def test_hardware_is_plain():
-    found = provenance.hardware(torch.device("cpu"), 2)
+def test_stamp_is_plain():
+    stamp = provenance.stamp(torch.device("cpu"), 2)
+    json.dumps(stamp)
+    assert datetime.fromisoformat(stamp["written"]).utcoffset().total_seconds() == 0
+    assert stamp["versions"]["pyautoattack"] == "0.2.0"
+    assert stamp["git"].keys() == {"commit", "dirty"}
+    found = stamp["hardware"]
     assert found["device"] == "cpu"
     assert found["devices"] == 2
     assert found["threads"] == torch.get_num_threads()
     assert found["cores"] >= 1
     assert found["name"]
-    json.dumps(found)

@@ -1,0 +1,69 @@
+"""Tables in the terminal."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lrm_lightning.evaluation.tables import print_runs
+from lrm_lightning.runs.records import RunRecord
+
+DATA = {"name": "cifar10", "official": True}
+RECORD = RunRecord(
+    method="alp",
+    n=10000,
+    metrics={"clean": 0.7401, "fgsm": 0.5, "pgd5": 0.4, "pgd10": 0.4, "pgd20": 1.0},
+    intervals={"clean": (0.7314, 0.7486), "fgsm": (0.49, 0.51), "pgd20": (0.9996, 1.0)},
+    data=DATA,
+)
+
+
+def printed(function, *arguments, **console):
+    file = io.StringIO()
+    function(*arguments, Console(file=file, **console))
+    return file.getvalue()
+
+
+def test_accuracies_of_runs_are_percent_with_their_intervals():
+    lines = printed(print_runs, [("s=0.1", RECORD, Path("/runs/a"))]).splitlines()
+    assert " ".join(lines[1].split()) == "method run clean % FGSM % PGD-20 % directory"
+    cells = "alp s=0.1 74.0 [73.1, 74.9] 50.0 [49.0, 51.0] 100.0 [100.0, 100.0] /runs/a"
+    assert lines[3].split() == cells.split()
+    assert lines[-1] == "95% intervals over 10,000 test images of CIFAR-10"
+
+
+def test_what_is_missing_is_a_dash():
+    record = RunRecord(method="pgd", n=4, data=DATA, metrics={"clean": 0.5})
+    text = printed(print_runs, [("", record, Path("/runs/a"))])
+    assert text.splitlines()[3].split() == ["pgd", "50.0", "-", "-", "/runs/a"]
+    assert " run " not in text  # no label, no column for it
+
+
+def test_unofficial_data_are_named_once():
+    unofficial = RunRecord.model_validate(RECORD.model_dump() | {"data": {"name": "cifar10"}})
+    rows = [("a", unofficial, Path("a")), ("b", RECORD, Path("b"))]
+    text = printed(print_runs, [*rows, rows[0]])
+    assert text.count("CIFAR-10 (not the official bytes)") == 1
+    assert "not the official" not in printed(print_runs, [rows[1]])
+
+
+@pytest.mark.parametrize("width", [20, 300])
+def test_a_file_gets_the_whole_table_whatever_the_width(width):
+    label, path = "model.widths=[16,16,32,64] " * 4, Path("/runs") / ("x" * 120)
+    text = printed(print_runs, [(label, RECORD, path)], width=width)
+    assert label.strip() in text
+    assert str(path) in text
+    assert len({len(line) for line in text.splitlines()[:4]}) == 1
+
+
+def test_a_narrow_terminal_wraps_and_loses_nothing():
+    rows = [("s=0.1", RECORD, Path("/runs") / ("x" * 60))]
+    text = printed(print_runs, rows, width=60, force_terminal=True, color_system=None)
+    assert max(map(len, text.splitlines())) <= 60
+    assert text.count("x") == 60
+
+
+def test_paths_are_relative_to_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert " runs/a" in printed(print_runs, [("", RECORD, tmp_path / "runs" / "a")])
