@@ -8,14 +8,16 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from lrm_lightning.attacks import Attack, PGDAttack
+from lrm_lightning.attacks.context import attack_mode, exact_arithmetic
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import Batch
 from lrm_lightning.data.loader import laid_out
 from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
 from lrm_lightning.errors import NotFiniteError
-from lrm_lightning.training.correctness import Correctness
 
 SHOWN = 8
 
@@ -31,19 +33,66 @@ class Examples(NamedTuple):
     logits_adv: Tensor
 
 
-class RobustAccuracy(L.Callback):
-    """Logs accuracy on clean, FGSM and PGD-k images, and what the logits look like, every epoch.
-
-    Works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one. One PGD
-    trajectory an image serves all step counts and FGSM. Logged under ``val/`` or ``test/``:
-    ``acc/clean``, ``acc/fgsm``, ``acc/pgd<k>``; ``logits/clean/...`` and ``logits/adv/...``;
-    ``pairing/...`` (Summers & Dinneen, Eq. 4-7). The largest k makes the adversarial logits.
-
-    Random starts depend on the image's place and the seed alone, so every epoch attacks from the
-    same starts. Nothing of the model or of torch's global random state is changed.
+class Correctness(Metric):
+    """Which images each attack left correctly classified, gathered exactly over processes.
 
     Args:
-        attack: The training attack, whose threat model PGD takes; how it searches is not used.
+        names: The attacks, in the order of the columns given to :meth:`update`.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    verdicts: list[Tensor]
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.add_state("index", default=[], dist_reduce_fx="cat")
+        self.add_state("verdicts", default=[], dist_reduce_fx="cat")
+        # A rank that gets no image still has to bring states of the right shape to the gathering.
+        self.update(torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names)))
+
+    def update(self, index: Tensor, verdicts: Tensor) -> None:
+        """Add images.
+
+        Args:
+            index: Their positions in the split, int64 ``(B,)``.
+            verdicts: Whether each is still classified correctly, bool ``(B, attacks)``.
+        """
+        self.index.append(index)
+        self.verdicts.append(verdicts.to(torch.uint8))
+
+    def compute(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Positions ``(n,)`` in rising order, and attack name to bool ``(n,)``.
+
+        Raises:
+            RuntimeError: If an image was counted twice, which would make every accuracy wrong.
+        """
+        index = dim_zero_cat(self.index).cpu().numpy()
+        verdicts = dim_zero_cat(self.verdicts).cpu().numpy().astype(bool)
+        order = np.argsort(index)
+        index, verdicts = index[order], verdicts[order]
+        if len(np.unique(index)) != len(index):
+            raise RuntimeError("an image was evaluated twice; accuracies would be wrong")
+        return index, {name: verdicts[:, column] for column, name in enumerate(self.names)}
+
+
+class RobustAccuracy(L.Callback):
+    """Logs accuracy on clean, FGSM and PGD-k images, and statistics of the logits, every epoch.
+
+    It works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one. One
+    PGD trajectory an image serves all step counts and FGSM. Logged under ``val/`` or ``test/``:
+    ``acc/clean``, ``acc/fgsm``, ``acc/pgd<k>``, and ``acc/<name>`` of a training attack that is no
+    PGD; ``logits/clean/...`` and ``logits/adv/...``; ``pairing/...`` (Summers & Dinneen, Eq. 4-7).
+    The largest k makes the adversarial logits.
+
+    Random starts depend on the image's place and the seed alone, so every epoch attacks from the
+    same starts. Nothing of the model or of torch's global random state is changed. ``test`` computes
+    in full float32, or float64, in whatever precision the Trainer works.
+
+    Args:
+        attack: The training attack, whose threat model PGD takes. How it searches is used only if
+            it is no :class:`~lrm_lightning.attacks.PGDAttack`: then its own accuracy is logged too.
         step_size: Length of a PGD step; ``None`` is the paper's for the radius, 0.26 eps.
         steps: PGD step counts in ``fit`` and ``validate``.
         every_n_epochs: Attack at every n-th epoch of ``fit``, and at the last.
@@ -52,6 +101,7 @@ class RobustAccuracy(L.Callback):
         test_n_images: First images of the test split to attack; ``None`` is all.
 
     Attributes:
+        attack: PGD as it attacks here.
         correct: After ``test``: attack name to bool array ``(n,)``, a verdict an image.
         index: After ``test``: position of those images in the split, int64 ``(n,)``.
         logits: Of the evaluation that runs, or ran last, on this rank: ``"clean"`` and ``"adv"``,
@@ -91,6 +141,7 @@ class RobustAccuracy(L.Callback):
         size = attack.threat.step_size if step_size is None else step_size
         engine = getattr(attack, "engine", "auto")
         self.attack = PGDAttack(norm=attack.norm, eps=attack.eps, step_size=size, engine=engine)
+        self._other = None if isinstance(attack, PGDAttack) else attack
         self.every_n_epochs = every_n_epochs
         self._settings = {
             "val": (sorted(set(steps)), n_images),
@@ -106,21 +157,17 @@ class RobustAccuracy(L.Callback):
     # ------------------------------------------------------------------ Lightning's hooks
 
     def state_dict(self) -> dict[str, Any]:
-        """The latest validation's metrics."""
         return {"val_metrics": self.val_metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know the latest validation's metrics again, should there be no other."""
         self.val_metrics = state_dict["val_metrics"]
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin counting if this epoch is due."""
         self.active = not trainer.sanity_checking and self._due(trainer)
         if self.active:
             self._begin("val", pl_module)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin counting."""
         self.active = True
         self._begin("test", pl_module)
 
@@ -133,7 +180,6 @@ class RobustAccuracy(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Attack the batch."""
         if self.active:
             self._attack(pl_module, batch)
 
@@ -146,16 +192,14 @@ class RobustAccuracy(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Attack the batch."""
-        self._attack(pl_module, batch)
+        with exact_arithmetic():
+            self._attack(pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log."""
         if self.active:
             self._log("val", pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log, and keep each image's verdict."""
         self.index, self.correct = self._log("test", pl_module)
 
     # ------------------------------------------------------------------ one evaluation
@@ -168,9 +212,9 @@ class RobustAccuracy(L.Callback):
 
     def _begin(self, split: str, pl_module: L.LightningModule) -> None:
         self._steps, self._limit = self._settings[split]
-        assert isinstance(pl_module.network, nn.Module)
-        self._network = pl_module.network
         names = ["clean", "fgsm", *(f"pgd{count}" for count in self._steps)]
+        if self._other is not None:
+            names.append(self._other.name)
         self._correctness = Correctness(names).to(pl_module.device)
         self._clean = LogitStatistics().to(pl_module.device)
         self._adversarial = LogitStatistics().to(pl_module.device)
@@ -179,34 +223,48 @@ class RobustAccuracy(L.Callback):
         self.examples = None
 
     def _attack(self, pl_module: L.LightningModule, batch: Batch) -> None:
+        network = pl_module.network
+        assert isinstance(network, nn.Module)
         wanted = torch.ones_like(batch.y, dtype=torch.bool)
         if self._limit is not None:
             wanted = batch.index < self._limit
             if not wanted.any():
                 return
         x, y, index = laid_out(batch.x[wanted]), batch.y[wanted], batch.index[wanted]
-        noise = self.attack.threat.draw(
-            (batch.draws.size, *x.shape[1:]),
-            generator=batch.draws.generator("robust_accuracy", x.device),
-            device=x.device,
-        )
-        start = x + batch.draws.rows(noise)[wanted]
+
+        def start(attack: Attack, purpose: str) -> Tensor | None:
+            # Drawn for the global batch, of which each process takes the rows of its own images.
+            generator = batch.draws.generator(purpose, x.device)
+            shape = (batch.draws.size, *x.shape[1:])
+            noise = attack.draw_noise(shape, generator=generator, device=x.device)
+            rows = slice(batch.draws.start, batch.draws.stop)
+            return None if noise is None else x + noise[:, rows][:, wanted]
+
         path = self.attack.trajectory(
-            self._network, x, y, self._steps, start=start, keep_images=self.examples is None
+            network,
+            x,
+            y,
+            self._steps,
+            start=start(self.attack, "robust_accuracy"),
+            keep_images=self.examples is None,
         )
+        last = path.iterates[self._steps[-1]]
         logits = [path.logits, path.fgsm.logits]
         logits += [path.iterates[count].logits for count in self._steps]
+        if self._other is not None:
+            x_adv = self._other(network, x, y, start=start(self._other, self._other.name))
+            with attack_mode(network), torch.no_grad():
+                logits.append(network(x_adv))
         verdicts = torch.stack([each.argmax(dim=1) == y for each in logits], dim=1)
         self._correctness.update(index, verdicts)
-        self._clean.update(logits[0])
-        self._adversarial.update(logits[-1])
-        self._pairing.update(logits[0], logits[-1], y)
-        for kind, each in (("clean", logits[0]), ("adv", logits[-1])):
+        self._clean.update(path.logits)
+        self._adversarial.update(last.logits)
+        self._pairing.update(path.logits, last.logits, y)
+        for kind, each in (("clean", path.logits), ("adv", last.logits)):
             self._logits[kind].append(each)
         if self.examples is None:
-            last = path.iterates[self._steps[-1]]
             assert last.x_adv is not None
-            shown = (index, y, x, last.x_adv, logits[0], logits[-1])
+            shown = (index, y, x, last.x_adv, path.logits, last.logits)
             self.examples = Examples(*(each[:SHOWN].detach().cpu() for each in shown))
 
     def _log(
