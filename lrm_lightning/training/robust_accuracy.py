@@ -87,8 +87,8 @@ class RobustAccuracy(L.Callback):
     The largest k makes the adversarial logits.
 
     Random starts depend on the image's place and the seed alone, so every epoch attacks from the
-    same starts. Nothing of the model or of torch's global random state is changed. ``test`` computes
-    in full float32, or float64, in whatever precision the Trainer works.
+    same starts. Nothing of the model or of torch's global random state is changed. ``test``
+    computes in full float32, or float64, whatever the Trainer's precision.
 
     Args:
         attack: The training attack, whose threat model PGD takes. How it searches is used only if

@@ -1,15 +1,17 @@
 """The attack callback in a real Trainer, against a direct computation with the attacks."""
 
 import copy
+import socket
+from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 
-from lrm_lightning.attacks import PGDAttack, fgsm, pgd
+from lrm_lightning.attacks import Attack, PGDAttack, fgsm, pgd
 from lrm_lightning.methods import Regular
-from lrm_lightning.training.robust_accuracy import RobustAccuracy
+from lrm_lightning.training.robust_accuracy import Correctness, RobustAccuracy
 
 ATTACK = PGDAttack(eps=0.02, step_size=0.008, steps=7, restarts=3, bn_mode="train")
 NAMES = ("variance", "range", "norm")
@@ -24,13 +26,11 @@ def _direct(network, loader, counts, limit, attack=ATTACK):
         kept = batch.index < limit
         if not kept.any():
             continue
-        noise = torch.zeros(batch.x.shape)
-        if attack.random_start:
-            generator = batch.draws.generator("robust_accuracy")
-            noise = torch.rand(batch.x.shape, generator=generator) * 2 * attack.eps - attack.eps
+        generator = batch.draws.generator("robust_accuracy")
+        noise = torch.rand(batch.x.shape, generator=generator) * 2 * attack.eps - attack.eps
         x, y, noise = batch.x[kept], batch.y[kept], noise[kept]
         x = x.contiguous(memory_format=torch.channels_last)
-        budget = {"eps": attack.eps, "step_size": attack.step_size}
+        budget = {"eps": attack.eps, "step_size": 0.26 * attack.eps}
         attacked = {"clean": x, "fgsm": fgsm(network, x, y, eps=attack.eps)}
         for k in counts:
             attacked[f"pgd{k}"] = pgd(
@@ -151,21 +151,6 @@ def test_every_n_epochs_and_the_last(every, attacked, network, digits, make_trai
     assert epochs.attacked[-1]
 
 
-def test_fgsm_has_no_random_start_and_pgd_has(network, digits, make_trainer):
-    found = []
-    for attack in (ATTACK, PGDAttack(eps=0.02, step_size=0.02, steps=1, random_start=False)):
-        callback = RobustAccuracy(attack, test_steps=[1])
-        digits.eval_batch_size = 80
-        make_trainer(callback, limit_test_batches=1).test(
-            Regular(network), datamodule=digits, verbose=False
-        )
-        found.append(callback.correct)
-    random_start, from_the_image = found
-    assert np.array_equal(random_start["fgsm"], from_the_image["fgsm"])
-    assert np.array_equal(from_the_image["fgsm"], from_the_image["pgd1"])
-    assert not np.array_equal(random_start["fgsm"], random_start["pgd1"])
-
-
 def test_starts_depend_on_the_seed_alone(network, digits, make_trainer):
     scales = []
     for seed, draw_before in ((0, 0), (0, 5), (1, 0)):
@@ -255,7 +240,7 @@ def test_ranks_start_from_their_rows_of_the_global_noise(network, digits, monkey
     (whole, *_), starts = digits.val_dataloader(), []
 
     def trajectory(self, model, x, y, steps, *, start, keep_images):
-        starts.append(start - x)
+        starts.append(start[0] - x)
         return real(self, model, x, y, steps, start=start, keep_images=keep_images)
 
     real = PGDAttack.trajectory
@@ -278,19 +263,55 @@ def test_ranks_start_from_their_rows_of_the_global_noise(network, digits, monkey
     assert torch.equal(torch.cat(starts[1:]), starts[0])
 
 
-def test_start_is_made_on_the_device_of_the_images(network, digits, monkeypatch):
-    digits.setup()
-    (batch, *_), asked = digits.val_dataloader(), []
+@dataclass(frozen=True, kw_only=True)
+class Shift(Attack):
+    """Adds its noise, or the same to every pixel where there is none."""
 
-    def draw_start(self, shape, *, generator, device):
-        asked.append((tuple(shape), str(generator.device), str(device)))
-        return torch.zeros(shape)
+    noisy: bool = True
 
-    monkeypatch.setattr(PGDAttack, "draw_start", draw_start)
-    callback = RobustAccuracy(ATTACK, steps=[1])
-    callback._begin("val", Regular(network))
-    callback._attack(Regular(network), batch)
-    assert asked == [((16, 3, 32, 32), "cpu", "cpu")]
+    def draw_noise(self, shape, *, generator=None, device="cpu"):
+        if not self.noisy:
+            return None
+        assert str(generator.device) == str(device)
+        return self.threat.draw(shape, generator=generator, device=device)[None]
+
+    def __call__(self, model, x, y, *, start=None, generator=None):
+        return (x + self.eps if start is None else start[0]).clamp(0, 1)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_a_training_attack_that_is_no_pgd_is_measured_too(noisy, network, digits, make_trainer):
+    attack = Shift(eps=0.4, noisy=noisy)
+    callback = RobustAccuracy(attack, steps=[1], n_images=20, test_steps=[1], test_n_images=20)
+    trainer = make_trainer(callback, limit_test_batches=2)
+    trainer.test(Regular(network), datamodule=digits, verbose=False)
+
+    expected, network = [], network.eval()
+    for batch in digits.test_dataloader():
+        generator = batch.draws.generator("shift")
+        noise = torch.rand(batch.x.shape, generator=generator) * 0.8 - 0.4 if noisy else 0.4
+        with torch.no_grad():
+            expected += (network((batch.x + noise).clamp(0, 1)).argmax(dim=1) == batch.y).tolist()
+    assert list(callback.correct) == ["clean", "fgsm", "pgd1", "shift"]
+    assert callback.correct["shift"].tolist() == expected[:20]
+    assert 0 < callback.correct["shift"].sum() != callback.correct["clean"].sum()
+    shown = float(trainer.callback_metrics["test/acc/shift"])
+    assert shown == pytest.approx(np.mean(expected[:20]))
+    trainer.validate(Regular(network), datamodule=digits, verbose=False)
+    assert "val/acc/shift" in trainer.callback_metrics
+
+
+def test_a_test_computes_in_float32_whatever_the_trainer_trains_in(network, digits, make_trainer):
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        callback = RobustAccuracy(ATTACK, test_steps=[2], test_n_images=16)
+        trainer = make_trainer(callback, limit_test_batches=1, precision=precision)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # as a foreign loop might
+            trainer.test(Regular(copy.deepcopy(network)), datamodule=digits, verbose=False)
+        found.append(callback.logits)
+    for kind, logits in found[0].items():
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, found[1][kind])
 
 
 @pytest.mark.parametrize(
@@ -311,3 +332,59 @@ def test_settings_out_of_range(setting, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
         RobustAccuracy(PGDAttack(), **setting)
     assert str(error.value) == message
+
+
+# ---------------------------------------------------------------------- verdicts
+
+
+def test_verdicts_come_in_the_order_of_the_split():
+    metric = Correctness(["clean", "fgsm"])
+    metric.update(torch.tensor([4, 1]), torch.tensor([[True, True], [True, False]]))
+    metric.update(torch.tensor([0]), torch.tensor([[False, True]]))
+    index, correct = metric.compute()
+    assert index.tolist() == [0, 1, 4]
+    assert {name: each.tolist() for name, each in correct.items()} == {
+        "clean": [False, True, True],
+        "fgsm": [True, False, True],
+    }
+    assert all(each.dtype == np.bool_ for each in correct.values())
+
+
+@pytest.mark.parametrize("batches", [[[0, 1], [1, 2]], [[3, 3]]])
+def test_an_image_counted_twice_is_an_error(batches):
+    metric = Correctness(["clean"])
+    for index in batches:
+        metric.update(torch.tensor(index), torch.ones(len(index), 1, dtype=torch.bool))
+    with pytest.raises(RuntimeError, match="evaluated twice"):
+        metric.compute()
+
+
+def _rank(rank, port, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    metric = Correctness(["clean", "fgsm"])
+    if rank == 0:  # the other rank's images are all beyond n_images
+        metric.update(torch.tensor([1, 0]), torch.tensor([[True, False], [True, True]]))
+    index, correct = metric.compute()
+    np.savez(folder / f"{rank}.npz", index=index, **correct)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_rank_without_images(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, args=(port, tmp_path), nprocs=2)
+    for rank in (0, 1):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            assert found["index"].tolist() == [0, 1]
+            assert found["clean"].tolist() == [True, True]
+            assert found["fgsm"].tolist() == [True, False]
+
+
+def test_states_have_their_shape_before_the_first_image():
+    metric = Correctness(["clean", "fgsm", "pgd5"])
+    assert [tuple(each.shape) for each in metric.verdicts] == [(0, 3)]
+    assert [each.dtype for each in metric.index] == [torch.int64]
