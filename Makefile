@@ -14,7 +14,7 @@ REPORT := $(PY) -m lrm_lightning.report
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo bench report table1 table2 figures dashboard test lint format wheel clean
+.PHONY: help install install-dev demo bench report picture table1 table2 figures dashboard test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ figures: $(VENV)/.installed  ## The same for the figures: sweeps of smoothing an
 	  $(RUN) --config-dir sweeps --config-name $$sweep runs_dir=$(RUNS) $(ARGS) || exit 1; done
 	$(EVALUATE)
 	$(REPORT) runs_dir=$(RUNS)
+
+picture: $(VENV)/.installed  ## The picture of the README, from the records in results/
+	$(PY) docs/make_picture.py
 
 dashboard: $(VENV)/.installed-dashboards  ## The W&B workspace of the runs, created from code
 	$(PY) -m lrm_lightning.dashboard $(ARGS)
