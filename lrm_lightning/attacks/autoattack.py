@@ -1,10 +1,10 @@
 """AutoAttack through pyautoattack, the official code, one attack on one batch at a time.
 
-The official ``run_standard_evaluation`` can resume from a file, but then puts other images into a
-batch than an undisturbed run, whose random numbers the whole batch shares. Here every (attack,
-batch) is one call of it with the images that an undisturbed run has there, so what is found does
-not depend on where it was interrupted, and equals bit for bit what a single call finds on all
-images.
+The official ``run_standard_evaluation`` can resume from a file, but then it puts other images into
+a batch than an undisturbed run does, and the images of a batch share random numbers. Here each
+attack on each batch is one call of it, with the images that an undisturbed run has there: what is
+found does not depend on interruptions and equals, bit for bit, what a single call on all images
+finds.
 """
 
 import logging
@@ -39,7 +39,7 @@ Once = Callable[[str, Callable[[], Piece]], Piece]
 
 
 class Ensemble(NamedTuple):
-    """What AutoAttack found.
+    """Result of AutoAttack.
 
     Attributes:
         x_adv: Images, shape of ``x``: attacked where an attack succeeded, clean elsewhere.
@@ -86,7 +86,7 @@ def autoattack(
         done: Told ``(attack, images, of)``: no images as an attack begins, then each batch's.
 
     Returns:
-        The outcome. With fewer than ten classes, the targeted attacks try all that there are.
+        The result. With fewer than ten classes the targeted attacks try all of them.
 
     Raises:
         ValueError: If a setting is out of range, an image is not in ``[0, 1]``, or the model
@@ -95,7 +95,9 @@ def autoattack(
     References:
         Croce & Hein 2020, arXiv:2003.01690.
     """
-    _check(eps=eps, norm=norm, seed=seed, batch_size=batch_size)
+    ThreatModel(norm, eps)  # checks both
+    check_integer("seed", seed, low=0)
+    check_integer("batch_size", batch_size, low=1)
     classes, predicted = _predict(model, x, batch_size)
     labels = y.cpu().numpy()
     robust, y_adv, x_adv = predicted == labels, predicted, x.clone()
@@ -181,12 +183,6 @@ def attack_batch(
         "y_adv": y_adv[broken].cpu().numpy(),
         "flags": np.array(sorted(flags), dtype=np.str_),
     }
-
-
-def _check(*, eps: float, norm: str, seed: int, batch_size: int) -> None:
-    ThreatModel(norm, eps)  # checks both
-    check_integer("seed", seed, low=0)
-    check_integer("batch_size", batch_size, low=1)
 
 
 def _predict(model: nn.Module, x: Tensor, batch_size: int) -> tuple[int, np.ndarray]:

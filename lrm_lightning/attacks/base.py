@@ -24,8 +24,8 @@ class ThreatModel:
         ValueError: If a value is out of range.
     """
 
-    norm: str = "linf"
-    eps: float = 0.03
+    norm: str
+    eps: float
 
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, NORMS)

@@ -1,15 +1,15 @@
-"""The state a model is put in while it is attacked, and got back from whatever happens."""
+"""The state of a model while it is attacked, and its restoration whatever happens."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from lrm_lightning.checks import check_choice
 
 BN_MODES = ("eval", "train")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def attack_mode(model: nn.Module, bn_mode: str = "eval") -> Generator[None]:
     tracking = [
         (module, module.track_running_stats)
         for module in model.modules()
-        if bn_mode == "train" and isinstance(module, _BatchNorm)
+        if bn_mode == "train" and isinstance(module, BATCH_NORMS)
     ]
     try:
         for parameter in trainable:

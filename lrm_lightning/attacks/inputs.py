@@ -1,4 +1,4 @@
-"""What an attack accepts; each mistake is one line that says what is wrong and where."""
+"""Checks of the tensors that an attack is given; each mistake is one line."""
 
 import torch
 from torch import Tensor

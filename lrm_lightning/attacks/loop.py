@@ -12,7 +12,7 @@ from lrm_lightning.attacks.objectives import hard_labels
 
 
 class Problem:
-    """What is attacked and how far an image may move. Lives inside ``attack_mode``.
+    """What is attacked and how far an image may move; to be used inside ``attack_mode``.
 
     Args:
         model: Network that takes pixels in ``[0, 1]`` and returns logits ``(B, C)``.
@@ -36,8 +36,7 @@ class Problem:
         targeted: bool,
         start: Tensor | None,
     ) -> None:
-        """Check the shapes; the values are checked with the first forward."""
-        check_shapes(x, y, start)
+        check_shapes(x, y, start)  # the values are checked with the first forward
         self.x = _usable(x)
         y = _usable(y)
         self._y = y.long() if y.ndim == 1 else y
@@ -88,15 +87,19 @@ class Problem:
         self._total = self._total + values.detach().sum()
 
     def finish(self) -> None:
-        """Raise :class:`ValueError` if a loss or gradient on the way was not finite."""
+        """Raise :class:`NotFiniteError` if a loss or gradient on the way was not finite."""
         check_finite(self._total)
 
 
 class Point:
-    """Images on the way. The model sees them when logits or gradient are first asked for, once."""
+    """Images on the way. The model sees them when logits or gradient are first asked for, once.
+
+    Args:
+        problem: What is attacked.
+        x_adv: Images that obey its bounds, shape ``(B, C, H, W)``.
+    """
 
     def __init__(self, problem: Problem, x_adv: Tensor) -> None:
-        """Images ``x_adv``, shape ``(B, C, H, W)``, that obey the bounds of ``problem``."""
         self.x_adv = x_adv
         self._problem = problem
 
@@ -143,5 +146,5 @@ def ascend(problem: Problem, point: Point, *, step_size: float, steps: int) -> I
 
 
 def _usable(tensor: Tensor) -> Tensor:
-    """Without graph; copied if made in inference mode, because autograd can't save such tensors."""
+    """``tensor`` without its graph; a copy if inference mode made it: autograd can't save such."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()

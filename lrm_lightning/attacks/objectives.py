@@ -1,11 +1,11 @@
-"""What an attack raises: one loss an example, so that the images of a batch do not interact."""
+"""Losses that an attack raises, one value an image: those of a batch do not interact."""
 
 import torch
 from torch import Tensor, nn
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    r"""Cross-entropy of every example: :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
+    r"""Cross-entropy of each image: :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
 
     Args:
         logits: Shape ``(B, C)``.
@@ -24,8 +24,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     r"""How far the best wrong class is ahead of the label: :math:`\max_{c \ne y} z_c - z_y`.
 
-    Positive exactly where the example is misclassified. Unlike cross-entropy, its gradient does not
-    vanish on a confident network.
+    It is positive exactly where the image is misclassified. Unlike the gradient of cross-entropy,
+    its gradient does not vanish on a confident network.
 
     Args:
         logits: Shape ``(B, C)`` with ``C >= 2``.

@@ -7,7 +7,7 @@ fp32: in fp16 small gradients vanish, and with them the attack.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ from lrm_lightning.checks import check_choice, check_flag, check_integer, check_
 from lrm_lightning.models.view import ENGINES, attack_view
 
 KEEPS = ("final", "best")
-# The number of steps that says: never misclassified.
+# Number of steps of an image that is never misclassified.
 NEVER = torch.iinfo(torch.int16).max
-# Images that are broken leave an early-stopping search after so many steps.
+# Number of steps after which a search goes on without the images that it has broken.
 SEGMENT = 20
 
 
@@ -64,7 +64,7 @@ class PGDAttack(Attack):
 
     Attributes:
         norm: ``"linf"`` or ``"l2"`` (steps along the gradient divided by its norm).
-        eps: Radius of the ball, in pixels of [0, 1], above 0.
+        eps: Radius of the ball, in pixels of [0, 1], above 0; in L-inf at most 1.
         step_size: Length of a step in ``norm``, in pixels, above 0.
         steps: Number of steps, at least 1.
         random_start: Begin uniformly in the ball instead of at the clean images.
@@ -157,10 +157,10 @@ class PGDAttack(Attack):
             ``x_adv``, shape of ``x``, in the ball and in [0, 1] (to fp32 rounding).
         """
         with self._attacking(model, x, y, start) as problem:
-            begins = problem.starts(random_start=self.random_start, generator=generator)
+            starts = problem.starts(random_start=self.random_start, generator=generator)
             paths = (
                 ascend(problem, Point(problem, begin), step_size=self.step_size, steps=self.steps)
-                for begin in islice(begins, self.restarts)
+                for begin in islice(starts, self.restarts)
             )
             return _worst(_candidates(paths, keep=self.keep))
 
@@ -211,8 +211,8 @@ class PGDAttack(Attack):
             fgsm_iterate = iterate(problem.move(natural, self.eps))
             iterates: dict[int, Iterate] = {}
             if steps:
-                begins = problem.starts(random_start=self.random_start, generator=generator)
-                begin = next(begins)
+                starts = problem.starts(random_start=self.random_start, generator=generator)
+                begin = next(starts)
                 point = natural if begin is problem.x else Point(problem, begin)
                 path = ascend(problem, point, step_size=self.step_size, steps=max(steps))
                 iterates = {k: iterate(point) for k, point in enumerate(path) if k in steps}
@@ -235,35 +235,22 @@ class PGDAttack(Attack):
             int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
         """
         needed = torch.full((len(x),), NEVER, device=x.device)
-        alive, x_adv = torch.arange(len(x), device=x.device), start
+        x_adv, aim = start.to(x).clone(), y if target is None else target
         for begin in range(0, self.steps, SEGMENT):
-            segment = replace(self, steps=min(SEGMENT, self.steps - begin))
-            aim = y if target is None else target
-            after, x_adv = segment._until_broken(model, x[alive], y[alive], aim[alive], x_adv)
-            broken = after < NEVER
-            needed[alive[broken]] = begin + after[broken]
-            alive, x_adv = alive[~broken], x_adv[~broken]
-            if not len(alive):
+            rows = (needed == NEVER).nonzero()[:, 0]
+            if not len(rows):
                 break
+            with self._attacking(model, x[rows], aim[rows], x_adv[rows]) as problem:
+                point = Point(problem, next(problem.starts(random_start=False, generator=None)))
+                steps = min(SEGMENT, self.steps - begin)
+                path = ascend(problem, point, step_size=self.step_size, steps=steps)
+                for step, point in enumerate(path, start=begin):
+                    broken = rows[point.logits.argmax(dim=1) != y[rows]]
+                    needed[broken] = needed[broken].clamp(max=step)
+                    if bool((needed[rows] < NEVER).all()):
+                        break
+                x_adv[rows] = point.x_adv
         return needed
-
-    def _until_broken(
-        self, model: nn.Module, x: Tensor, y: Tensor, aim: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Steps until misclassification or ``NEVER``, shape ``(B,)``, and the last images."""
-        after = torch.full((len(x),), NEVER, device=x.device)
-        x_adv = start
-        with self._attacking(model, x, aim, start) as problem:
-            begin = next(problem.starts(random_start=False, generator=None))
-            path = ascend(
-                problem, Point(problem, begin), step_size=self.step_size, steps=self.steps
-            )
-            for step, point in enumerate(path):
-                x_adv = point.x_adv
-                after[(point.logits.argmax(dim=1) != y) & (after == NEVER)] = step
-                if bool((after < NEVER).all()):
-                    break
-        return after, x_adv
 
     @contextmanager
     def _attacking(

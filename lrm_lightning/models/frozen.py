@@ -1,10 +1,15 @@
-"""A pre-activation residual unit whose weights stand still, differentiated for its input by hand.
+"""Parts of a network's frozen twin, which attacks see instead of the network.
 
-A CPU spends more than half of such a network's time outside its convolutions, moving activations.
-So a unit is one node of the graph: it keeps the two tensors that its backward pass needs, works on
-gradients where they lie, and leaves batch norm's scale to the weights wherever it can.
+While an attack searches, the weights stand still and only the gradient of the images is wanted.
+Batch norm is then a scale and a shift, which belong into the weights of the next convolution before
+it, and a residual unit is one node of the graph: it keeps the two tensors that its own backward
+pass needs and changes gradients in place. On a CPU that pays, because such a network spends more
+than half of its time outside its convolutions, moving activations.
+
+Each family builds its twin from these parts in a function ``frozen``, beside the network.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +17,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Layer = Callable[[Tensor], Tensor]
+
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 _convolution_backward = torch.ops.aten.convolution_backward
 
 
-class Affine:
-    """Batch norm in eval mode, with its weights as they are now.
+class FrozenNetwork(nn.Module):
+    """Layers without parameters, one after another.
 
     Args:
-        bn: With running statistics.
+        layers: First to last; each chooses the type that it computes in.
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of pixels ``(B, 3, H, W)``."""
+        with torch.autocast(x.device.type, enabled=False):
+            for layer in self.layers:
+                x = layer(x)
+        return x
+
+
+class Affine:
+    """Batch norm in eval mode, as it is now: ``scale * x + shift``.
+
+    Args:
+        bn: Batch norm with running statistics.
 
     Attributes:
         scale: Shape ``(1, C, 1, 1)``.
@@ -38,8 +64,7 @@ class Affine:
         """``leaky_relu(scale * x + shift)``, shape and type of ``x``."""
         if x.dtype == self.scale.dtype:
             return F.leaky_relu_(torch.addcmul(self.shift, x, self.scale), slope)
-        # The one operation that takes images in bfloat16 with a scale in float32, and the faster
-        # one for them by far.
+        # Batch norm is the one operation that takes images in bfloat16 with a scale in float32.
         scale, shift = self.scale.flatten(), self.shift.flatten()
         mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
         return F.leaky_relu_(F.batch_norm(x, mean, variance, scale, shift, eps=0.0), slope)
@@ -49,35 +74,33 @@ class Convolution:
     """A convolution with its weights as they are now.
 
     Args:
-        conv: Equal strides and an odd kernel, the same in both directions, padded to keep the size
-            but for the stride; no dilation or groups, no bias.
-        before: What scales its input, in the gradient alone.
-        after: What follows it, folded into it.
-        mirrored: Whether the images it sees are turned by half a circle. Padding that ``conv``
-            leaves to somebody else below and to the right of an image of even size, as TensorFlow
-            pads for a stride of 2, lies above and to the left then: where torch begins to pad by
-            itself, with no padded copy of the image.
-        dtype: What it computes in.
+        conv: Convolution with an odd kernel, the same in both directions, padded to keep the size
+            but for the stride; no dilation, groups or bias.
+        dtype: Type that it computes in.
+        input_norm: Batch norm before it. :meth:`backward` multiplies by its scale.
+        output_norm: Batch norm after it, which becomes part of the weights and of a bias.
+        turned: Whether its images are turned by half a circle. Padding below and to the right,
+            which TensorFlow adds at a stride of 2, is then above and to the left, where torch's own
+            padding counts, so that no padded copy is made.
     """
 
     def __init__(
         self,
         conv: nn.Conv2d,
-        *,
-        before: Affine | None = None,
-        after: Affine | None = None,
-        mirrored: bool = False,
         dtype: torch.dtype,
+        *,
+        input_norm: Affine | None = None,
+        output_norm: Affine | None = None,
+        turned: bool = False,
     ) -> None:
         weight, self._bias = conv.weight.detach().clone(), None
-        if after is not None:
-            weight = weight * after.scale.view(-1, 1, 1, 1)
-            self._bias = after.shift.flatten().to(dtype)
-        if mirrored:
+        if output_norm is not None:
+            weight = weight * output_norm.scale.view(-1, 1, 1, 1)
+            self._bias = output_norm.shift.flatten().to(dtype)
+        if turned:
             weight = weight.flip(2, 3)
         self._stride, self._padding = list(conv.stride), [size // 2 for size in conv.kernel_size]
-        # What multiplies the gradient afterwards may as well multiply the weights before.
-        backward = weight if before is None else weight * before.scale
+        backward = weight if input_norm is None else weight * input_norm.scale
         self._weight, self._weight_backward = (
             each.to(dtype).contiguous(memory_format=torch.channels_last)
             for each in (weight, backward)
@@ -88,38 +111,32 @@ class Convolution:
         return F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
 
     def backward(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """Gradient of the input, of which ``x`` has the shape, times the scale before it."""
+        """Gradient of the input ``x``, times the scale of the batch norm before it."""
+        weight, stride, padding = self._weight_backward, self._stride, self._padding
+        dilation, transposed, output_padding, groups = [1, 1], False, [0, 0], 1
+        wanted = [True, False, False]  # of the input alone, not of the weight and the bias
         return _convolution_backward(
-            gradient,
-            x,
-            self._weight_backward,
-            None,
-            self._stride,
-            self._padding,
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [True, False, False],
+            *(gradient, x, weight, None, stride, padding),
+            *(dilation, transposed, output_padding, groups, wanted),
         )[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenUnit:
-    """Affine, leaky ReLU, convolution, leaky ReLU, convolution, and a shortcut around them.
+    """Residual unit: batch norm, leaky ReLU, convolution, leaky ReLU, convolution, and a shortcut.
 
     Attributes:
-        before: Batch norm of the input.
-        first: First convolution, the following batch norm folded in; scaled by ``before``.
+        input_norm: Batch norm of the input.
+        first: First convolution, with ``input_norm`` before it and its own batch norm after it.
         second: Second convolution.
-        slope: Of both leaky ReLUs, ``>= 0``; 0 is ReLU.
-        shortcut_active: The shortcut begins after the first leaky ReLU.
+        slope: Slope of both leaky ReLUs below 0; 0 is ReLU.
+        shortcut_active: Whether the shortcut begins after the first leaky ReLU, not at the input.
         pool: Size of the windows whose mean the shortcut takes.
         new_channels: Channels of zeros that the shortcut adds, half on each side.
-        projection: Convolution in the shortcut, scaled by ``before``.
+        projection: Convolution in the shortcut, with ``input_norm`` before it.
     """
 
-    before: Affine
+    input_norm: Affine
     first: Convolution
     second: Convolution
     slope: float
@@ -130,11 +147,11 @@ class FrozenUnit:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, C', H', W')``."""
-        return _Unit.apply(x, self)  # type: ignore[no-any-return]
+        return _UnitFunction.apply(x, self)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The result, and what :meth:`backward` needs: both activations."""
-        active = self.before.activated(x, self.slope)
+        """The result, and both activations, which :meth:`backward` needs."""
+        active = self.input_norm.activated(x, self.slope)
         hidden = F.leaky_relu_(self.first(active), self.slope)
         result = self.second(hidden)
         result += self._shortcut(active if self.shortcut_active else x)
@@ -168,10 +185,23 @@ class FrozenUnit:
         gradient = gradient[:, half : gradient.shape[1] - half]
         if self.pool > 1:
             gradient = F.interpolate(gradient * self.pool**-2, scale_factor=self.pool)
-        return gradient * self.before.scale.to(gradient) if self.shortcut_active else gradient
+        return gradient * self.input_norm.scale.to(gradient) if self.shortcut_active else gradient
 
 
-class _Unit(torch.autograd.Function):
+def frozen_head(bn: nn.BatchNorm2d, linear: nn.Linear, slope: float) -> Layer:
+    """Batch norm, leaky ReLU, mean over the pixels, linear layer; in the type of the weights."""
+    affine = Affine(bn)
+    weight, bias = linear.weight.detach().clone(), linear.bias.detach().clone()
+
+    def layer(x: Tensor) -> Tensor:
+        x = x.to(weight.dtype)
+        active = F.leaky_relu(torch.addcmul(affine.shift, x, affine.scale), slope)
+        return F.linear(active.mean(dim=(2, 3)), weight, bias)
+
+    return layer
+
+
+class _UnitFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, unit: FrozenUnit) -> Tensor:  # noqa: ANN401
         result, active, hidden = unit.forward(x)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrm_lightning.checks import check_integer
+from lrm_lightning.models.frozen import Affine, Convolution, FrozenNetwork, FrozenUnit, frozen_head
 from lrm_lightning.models.standardize import ChannelNormalization
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -102,3 +104,30 @@ class PreActResNet(nn.Module):
         """
         features = self.stages(self.stem(self.normalize(x)))
         return self.linear(F.relu(self.bn(features)).mean(dim=(2, 3)))
+
+
+def frozen(network: PreActResNet, dtype: torch.dtype) -> FrozenNetwork:
+    """The network in eval mode with its weights as they are now; see :mod:`.frozen`.
+
+    Args:
+        network: Its weights are copied.
+        dtype: Type of the activations between the first convolution and the last. Logits and the
+            gradient of the images have the type of the weights.
+    """
+    stem = Convolution(network.stem, dtype)
+    blocks = (_frozen(each, dtype) for each in network.modules() if isinstance(each, PreActBlock))
+    head = frozen_head(network.bn, network.linear, 0.0)
+    return FrozenNetwork(lambda x: stem(network.normalize(x).to(dtype)), *blocks, head)
+
+
+def _frozen(block: PreActBlock, dtype: torch.dtype) -> FrozenUnit:
+    before, after = Affine(block.bn1), Affine(block.bn2)
+    changed = block.shortcut
+    return FrozenUnit(
+        input_norm=before,
+        first=Convolution(block.conv1, dtype, input_norm=before, output_norm=after),
+        second=Convolution(block.conv2, dtype),
+        slope=0.0,
+        shortcut_active=changed is not None,
+        projection=None if changed is None else Convolution(changed, dtype, input_norm=before),
+    )

@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrm_lightning.checks import check_integer
+from lrm_lightning.models.frozen import Affine, Convolution, FrozenNetwork, FrozenUnit, frozen_head
 from lrm_lightning.models.standardize import ImageStandardization
 
 SLOPE = 0.1
@@ -128,6 +130,37 @@ class ResNet(nn.Module):
         """
         features = self.stages(self.stem(self.standardize(x)))
         return self.linear(F.leaky_relu(self.bn(features), SLOPE).mean(dim=(2, 3)))
+
+
+def frozen(network: ResNet, dtype: torch.dtype) -> FrozenNetwork:
+    """The network in eval mode with its weights as they are now; see :mod:`.frozen`.
+
+    Args:
+        network: Its weights are copied.
+        dtype: Type of the activations between the first convolution and the last. Logits and the
+            gradient of the images have the type of the weights.
+    """
+    stem = Convolution(network.stem, dtype, turned=True)
+
+    def first(x: Tensor) -> Tensor:
+        # Images are turned once, for the padding at a stride of 2; the mean at the end undoes it.
+        return stem(network.standardize(x).flip(2, 3).to(dtype))
+
+    units = (_frozen(unit, dtype) for unit in network.modules() if isinstance(unit, Unit))
+    return FrozenNetwork(first, *units, frozen_head(network.bn, network.linear, SLOPE))
+
+
+def _frozen(unit: Unit, dtype: torch.dtype) -> FrozenUnit:
+    before, after = Affine(unit.bn1), Affine(unit.bn2)
+    return FrozenUnit(
+        input_norm=before,
+        first=Convolution(unit.conv1, dtype, input_norm=before, output_norm=after, turned=True),
+        second=Convolution(unit.conv2, dtype, turned=True),
+        slope=SLOPE,
+        shortcut_active=unit.activate_shortcut,
+        pool=unit.stride,
+        new_channels=unit.new_channels,
+    )
 
 
 def _checked_widths(widths: Sequence[int]) -> tuple[int, ...]:

@@ -20,9 +20,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not recording or not dist.is_available() or not dist.is_initialized():
             return super().forward(x)
         dims, ranks = (0, 2, 3), dist.get_world_size()
-        mean = _sum_over_ranks(x.mean(dim=dims)) / ranks
+        mean = _SumOverRanks.apply(x.mean(dim=dims)) / ranks
         centred = x - mean.view(1, -1, 1, 1)
-        variance = _sum_over_ranks(centred.square().mean(dim=dims)) / ranks
+        variance = _SumOverRanks.apply(centred.square().mean(dim=dims)) / ranks
         self._record(mean.detach(), variance.detach(), count=ranks * x.numel() // x.shape[1])
         scale = (variance + self.eps).rsqrt().view(1, -1, 1, 1)
         assert self.weight is not None
@@ -42,22 +42,19 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
 
 
-def _sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum over all processes; its gradient is the sum of all processes' gradients."""
-    return _SumOverRanks.apply(values)  # type: ignore[no-any-return]
-
-
 class _SumOverRanks(torch.autograd.Function):
+    """Sum over all processes; its gradient is the sum of all processes' gradients.
+
+    The one of ``torch.distributed.nn.functional`` is deprecated, without a public successor that
+    has a gradient.
+    """
+
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ANN401
-        return _summed(values)
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
-        return _summed(gradient)
-
-
-def _summed(values: Tensor) -> Tensor:
-    total = values.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
+        return _SumOverRanks.forward(None, gradient)

@@ -1,57 +1,60 @@
 """The one switch between the plain computation of attacks and the fast one."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from lrm_lightning.checks import check_choice
-from lrm_lightning.models.folding import folded
+from lrm_lightning.models import preact_resnet, resnet
 
-# "auto" is "fast" where it was seen to give what "reference" gives: on CPUs, so far.
+# "auto" is "fast" where it was seen to be faster with the same results: on CPUs, so far.
 ENGINES = ("auto", "reference", "fast")
-
-
-# What a network may compute in where it is folded; half precision loses small gradients.
-FOLDABLE = (torch.float64, torch.float32, torch.bfloat16)
+# Half precision loses small gradients, so that nothing is frozen in it.
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+FAMILIES: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
+    resnet.ResNet: resnet.frozen,
+    preact_resnet.PreActResNet: preact_resnet.frozen,
+}
 
 
 def attack_view(network: nn.Module, engine: str = "auto") -> nn.Module:
-    """What attacks look at instead of ``network``, for as long as its weights stand still.
-
-    Only for attacks on the network in eval mode.
+    """The network, or its frozen twin, for attacks on it in eval mode.
 
     Args:
         network: Takes pixels in [0, 1] and returns logits.
-        engine: ``"reference"`` is the network itself; ``"fast"`` computes the same logits and input
-            gradients, to rounding, with batch norm folded away; ``"auto"`` is fast on a CPU.
+        engine: ``"reference"`` is the network itself; ``"fast"`` is its frozen twin, which computes
+            the same logits and gradients of the images, to rounding; ``"auto"`` is the twin on a
+            CPU.
 
     Returns:
-        The fast one with copies of the weights: ask again when they have changed. Under autocast to
-        bfloat16 its convolutions are in bfloat16, as the network's would be. The network itself
-        where ``engine`` says so, and where it can't be folded: one that isn't ours, that has hooks
-        or lower precision than float32, or under autocast to float16.
+        The twin copies the weights: ask for a new one when they have changed. Under autocast to
+        bfloat16 its convolutions are in bfloat16, as the network's are. Networks without a twin are
+        returned themselves: other classes than those of ``FAMILIES``, their subclasses included,
+        those that have hooks or weights in less than float32, and all under autocast to float16.
 
     Raises:
         ValueError: If ``engine`` is unknown.
     """
     check_choice("engine", engine, ENGINES)
+    frozen = FAMILIES.get(type(network))
     weights = next(network.parameters(), None)
-    if engine == "reference" or weights is None or not _foldable(network, weights):
+    if engine == "reference" or frozen is None or weights is None:
         return network
     if engine == "auto" and weights.device.type != "cpu":
         return network
+    dtype = _computed_in(weights)
+    precise = weights.dtype in (torch.float32, torch.float64) and dtype in DTYPES
+    # Torch has no public way to ask for hooks.
+    if not precise or any(m._forward_hooks or m._forward_pre_hooks for m in network.modules()):
+        return network
     # Tensors made in inference mode, as in a foreign Trainer's validation, let no gradient through.
     with torch.inference_mode(False), torch.no_grad():
-        return folded(network, _dtype(weights))
+        return frozen(network, dtype)
 
 
-def _foldable(network: nn.Module, weights: Tensor) -> bool:
-    precise = weights.dtype in (torch.float32, torch.float64)
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    return precise and not hooked and _dtype(weights) in FOLDABLE
-
-
-def _dtype(weights: Tensor) -> torch.dtype:
-    """What convolutions compute in here."""
+def _computed_in(weights: Tensor) -> torch.dtype:
     device = weights.device.type
     if not torch.is_autocast_enabled(device) or weights.dtype == torch.float64:
         return weights.dtype  # autocast leaves double precision alone

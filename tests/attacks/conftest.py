@@ -33,14 +33,13 @@ def _trained():
             nn.Linear(128, CLASSES),
         )
         generator = torch.Generator().manual_seed(2)
-        parameters = list(network.parameters())
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         for _ in range(60):
             x, y = _images(64, generator)
-            loss = nn.functional.cross_entropy(network(x), y)
-            gradients = torch.autograd.grad(loss, parameters)
-            with torch.no_grad():
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter -= 0.1 * gradient
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        optimizer.zero_grad()
     return network.eval()
 
 
@@ -54,3 +53,20 @@ def network(_trained):
 def batch():
     """Images (48, 3, 8, 8) in [0, 1] and labels."""
     return _images(48, torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def counting():
+    """Function: a network to one that counts its passes in ``forwards``."""
+
+    class Counting(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+            self.forwards = 0
+
+        def forward(self, x):
+            self.forwards += 1
+            return self.network(x)
+
+    return Counting

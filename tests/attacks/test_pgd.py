@@ -1,11 +1,18 @@
+"""PGD, FGSM, and the settings of an attack."""
+
+import copy
+import dataclasses
+import json
+import pickle
+
 import pytest
 import torch
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lrm_lightning.attacks import fgsm, pgd, trajectory
-from lrm_lightning.attacks.norms import NORMS, draw_start
+from lrm_lightning.attacks import PGDAttack, fgsm, pgd
 from lrm_lightning.attacks.objectives import OBJECTIVES
 
 BUDGETS = {
@@ -13,6 +20,7 @@ BUDGETS = {
     "l2": {"norm": "l2", "eps": 0.6, "step_size": 0.2},
 }
 each_norm = pytest.mark.parametrize("norm", BUDGETS)
+each_loss = pytest.mark.parametrize("loss", OBJECTIVES)
 
 
 def generator(seed=0):
@@ -36,23 +44,30 @@ class Linear(nn.Module):
         return torch.stack([torch.zeros_like(score), score], dim=1)
 
 
-class Counting(nn.Module):
-    """Counts the passes through ``network``."""
+def test_defaults_are_the_papers_training_attack():
+    attack = PGDAttack()
+    assert (attack.norm, attack.eps, attack.step_size, attack.steps) == ("linf", 0.03, 0.0078, 10)
+    assert attack.random_start
+    assert attack.loss == "cross_entropy"
 
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-        self.forwards = 0
 
-    def forward(self, x):
-        self.forwards += 1
-        return self.network(x)
+def test_settings_survive_pickle_deepcopy_json_and_hydra():
+    attack = PGDAttack(norm="l2", eps=1, step_size=0.25, steps=7, restarts=2, keep="best")
+    assert pickle.loads(pickle.dumps(attack)) == attack
+    assert copy.deepcopy(attack) == attack
+    plain = json.loads(json.dumps(attack.as_dict()))
+    assert instantiate({"_target_": "lrm_lightning.attacks.PGDAttack", **plain}) == attack
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        attack.eps = 0.1
+
+
+def test_engine_is_no_part_of_what_an_attack_finds():
+    assert PGDAttack(engine="fast").as_dict() == PGDAttack(engine="reference").as_dict()
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
-    norm=st.sampled_from(["linf", "l2"]),
-    eps=st.sampled_from([1e-4, 0.03, 0.5, 1.0, 30.0]),
+    ball=st.sampled_from([("linf", 1e-4), ("linf", 0.03), ("linf", 1.0), ("l2", 0.5), ("l2", 30)]),
     step=st.sampled_from([0.01, 0.3, 1.0, 100.0]),
     steps=st.integers(1, 4),
     pixels=st.sampled_from(["uniform", "corners", "black", "white"]),
@@ -63,8 +78,9 @@ class Counting(nn.Module):
     seed=st.integers(0, 2**31),
 )
 def test_never_leaves_the_ball_nor_the_pixels(
-    norm, eps, step, steps, pixels, scale, loss, keep, random_start, seed
+    ball, step, steps, pixels, scale, loss, keep, random_start, seed
 ):
+    norm, eps = ball
     rng = generator(seed)
     x = torch.rand(3, 3, 4, 4, generator=rng)
     x = {"uniform": x, "corners": x.round(), "black": x * 0, "white": x * 0 + 1}[pixels]
@@ -92,7 +108,7 @@ def test_never_leaves_the_ball_nor_the_pixels(
 
 
 @each_norm
-@pytest.mark.parametrize("loss", OBJECTIVES)
+@each_loss
 def test_reaches_the_optimum_of_a_linear_model(norm, loss):
     weight = torch.randn(3, 4, 4, generator=generator())
     x = 0.3 + 0.4 * torch.rand(5, 3, 4, 4, generator=generator(1))
@@ -127,7 +143,7 @@ def test_linf_optimum_of_a_linear_model_at_the_edge_of_the_pixels():
 
 
 @each_norm
-@pytest.mark.parametrize("loss", OBJECTIVES)
+@each_loss
 @pytest.mark.parametrize("targeted", [False, True])
 def test_fgsm_is_one_step_of_size_eps(network, batch, norm, loss, targeted):
     eps = BUDGETS[norm]["eps"]
@@ -145,7 +161,7 @@ def test_fgsm_by_hand(network, batch):
 
 
 @each_norm
-@pytest.mark.parametrize("loss", OBJECTIVES)
+@each_loss
 def test_attack_fools_a_network(network, batch, norm, loss):
     x, y = batch
     x_adv = pgd(network, x, y, **BUDGETS[norm], steps=10, loss=loss, generator=generator())
@@ -154,7 +170,7 @@ def test_attack_fools_a_network(network, batch, norm, loss):
 
 
 @each_norm
-@pytest.mark.parametrize("loss", OBJECTIVES)
+@each_loss
 def test_targeted_attack_reaches_the_target(network, batch, norm, loss):
     x, y = batch
     target = (y + 1) % 4
@@ -165,7 +181,7 @@ def test_targeted_attack_reaches_the_target(network, batch, norm, loss):
 
 
 @each_norm
-@pytest.mark.parametrize("loss", OBJECTIVES)
+@each_loss
 def test_one_hot_labels_equal_hard_labels(network, batch, norm, loss):
     x, y = batch
     attack = {**BUDGETS[norm], "steps": 3, "loss": loss, "random_start": False}
@@ -201,7 +217,8 @@ def test_best_is_the_worst_of_all_iterates(network, batch, norm, targeted):
     # Steps so long that the attack overshoots and its last iterate is not always its best.
     attack = {**BUDGETS[norm], "step_size": 1.5, "targeted": targeted, "start": x}
     found = pgd(network, x, y, **attack, steps=6, keep="best")
-    path = trajectory(network, x, y, **attack, steps=range(7))
+    start = attack.pop("start")
+    path = PGDAttack(**attack).trajectory(network, x, y, range(7), start=start)
     logits = torch.stack([iterate.logits for iterate in path.iterates.values()])
     losses = torch.stack([OBJECTIVES["cross_entropy"](row, y) for row in logits])
     gains = -losses if targeted else losses
@@ -268,22 +285,25 @@ def test_start_is_put_back_into_the_ball_and_replaces_the_random_start(network, 
 
 
 @each_norm
-def test_several_starts_are_those_of_the_first_searches(network, batch, norm):
+def test_noise_is_what_the_attack_draws_itself(network, batch, norm):
     x, y = batch
-    attack = {**BUDGETS[norm], "eps": BUDGETS[norm]["eps"] / 2, "steps": 2, "restarts": 3}
-    rng = generator()
-    starts = torch.stack(
-        [
-            x + draw_start(NORMS[norm], x.shape, eps=attack["eps"], generator=rng, device=x.device)
-            for _ in range(3)
-        ]
-    )
-    drawn = pgd(network, x, y, **attack, generator=generator())
-    assert torch.equal(pgd(network, x, y, **attack, start=starts), drawn)
-    # fewer than searches: the others' are drawn
+    budget = {**BUDGETS[norm], "eps": BUDGETS[norm]["eps"] / 2}
+    attack = PGDAttack(**budget, steps=2, restarts=3)
+    noise = attack.draw_noise(x.shape, generator=generator())
+    assert noise.shape == (3, *x.shape)
+    expected = attack(network, x, y, generator=generator())
+    assert torch.equal(attack(network, x, y, start=x + noise), expected)
+    # fewer starts than searches: the others' are drawn
     rest = generator()
-    draw_start(NORMS[norm], x.shape, eps=attack["eps"], generator=rest, device=x.device)
-    assert torch.equal(pgd(network, x, y, **attack, start=starts[:1], generator=rest), drawn)
+    first = x + attack.threat.draw(x.shape, generator=rest)
+    assert torch.equal(attack(network, x, y, start=first, generator=rest), expected)
+
+
+def test_no_random_start_has_no_noise():
+    rng = generator()
+    before = rng.get_state()
+    assert PGDAttack(random_start=False).draw_noise((2, 3, 4, 4), generator=rng) is None
+    assert torch.equal(rng.get_state(), before)
 
 
 def test_global_random_state_is_untouched_with_a_generator(network, batch):
@@ -305,10 +325,10 @@ def test_without_a_generator_the_default_one_is_used(network, batch):
     ("extra", "forwards"),
     [({}, 5), ({"keep": "best"}, 6), ({"restarts": 3}, 18), ({"restarts": 3, "keep": "best"}, 18)],
 )
-def test_no_pass_is_wasted(network, batch, extra, forwards):
-    counting = Counting(network)
-    pgd(counting, *batch, **BUDGETS["linf"], steps=5, **extra)
-    assert counting.forwards == forwards
+def test_no_pass_is_wasted(network, batch, counting, extra, forwards):
+    counted = counting(network)
+    pgd(counted, *batch, **BUDGETS["linf"], steps=5, **extra)
+    assert counted.forwards == forwards
 
 
 @each_norm
@@ -319,8 +339,8 @@ def test_works_in_inference_mode(network, batch, norm, labels):
     attack = {**BUDGETS[norm], "steps": 3, "keep": "best"}
     expected = pgd(network, x, y, **attack, generator=generator())
     with torch.inference_mode():
-        for copy in (torch.clone, torch.Tensor.detach, lambda tensor: tensor[:]):
-            x_adv = pgd(network, copy(x), copy(y), **attack, generator=generator())
+        for made in (torch.clone, torch.Tensor.detach, lambda tensor: tensor[:]):
+            x_adv = pgd(network, made(x), made(y), **attack, generator=generator())
             assert torch.equal(x_adv, expected)
         assert not x_adv.is_inference()
         assert torch.is_inference_mode_enabled()
@@ -367,7 +387,8 @@ def test_double_precision_stays_double(network, batch):
 def test_attack_leaves_autocast_as_it_is(network, batch):
     x, y = batch
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        path = trajectory(network, x, y, **BUDGETS["linf"], steps=[3], generator=generator())
+        attack = PGDAttack(**BUDGETS["linf"])
+        path = attack.trajectory(network, x, y, [3], generator=generator())
         assert torch.equal(path.logits, network(x).float())
     assert not torch.equal(path.logits, network(x))
     assert path.iterates[3].x_adv.dtype == path.logits.dtype == torch.float32

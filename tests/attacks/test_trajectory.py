@@ -1,16 +1,21 @@
+"""A trajectory is many attacks in one; a search that stops early is a part of one."""
+
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from lrm_lightning.attacks import fgsm, pgd, trajectory
+from lrm_lightning.attacks import PGDAttack, fgsm, pgd
+from lrm_lightning.attacks.pgd import NEVER
 
 BUDGETS = {
     "linf": {"norm": "linf", "eps": 0.06, "step_size": 0.01},
     "l2": {"norm": "l2", "eps": 0.6, "step_size": 0.1},
 }
+LINF = PGDAttack(**BUDGETS["linf"])
 each_norm = pytest.mark.parametrize("norm", BUDGETS)
 
 
@@ -18,23 +23,12 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-class Counting(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-        self.forwards = 0
-
-    def forward(self, x):
-        self.forwards += 1
-        return self.network(x)
-
-
 @each_norm
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize("bn_mode", ["eval", "train"])
 def test_iterates_are_those_of_separate_runs(network, batch, norm, random_start, bn_mode):
     common = {**BUDGETS[norm], "random_start": random_start, "bn_mode": bn_mode}
-    path = trajectory(network, *batch, **common, steps=[5, 10, 20], generator=generator())
+    path = PGDAttack(**common).trajectory(network, *batch, [5, 10, 20], generator=generator())
     assert list(path.iterates) == [5, 10, 20]
     for steps, iterate in path.iterates.items():
         alone = pgd(network, *batch, **common, steps=steps, generator=generator())
@@ -43,8 +37,9 @@ def test_iterates_are_those_of_separate_runs(network, batch, norm, random_start,
 
 @each_norm
 def test_iterates_of_a_longer_run_are_those_of_a_shorter(network, batch, norm):
+    attack = PGDAttack(**BUDGETS[norm])
     runs = [
-        trajectory(network, *batch, **BUDGETS[norm], steps=steps, generator=generator())
+        attack.trajectory(network, *batch, steps, generator=generator())
         for steps in ([5, 10, 20], [10, 5])
     ]
     for steps in (5, 10):
@@ -55,7 +50,7 @@ def test_iterates_of_a_longer_run_are_those_of_a_shorter(network, batch, norm):
 @each_norm
 def test_logits_belong_to_the_images(network, batch, norm):
     x, y = batch
-    path = trajectory(network, x, y, **BUDGETS[norm], steps=[0, 3])
+    path = PGDAttack(**BUDGETS[norm]).trajectory(network, x, y, [0, 3])
     with torch.no_grad():
         torch.testing.assert_close(path.logits, network(x))
         for iterate in (path.fgsm, *path.iterates.values()):
@@ -69,20 +64,19 @@ def test_logits_belong_to_the_images(network, batch, norm):
 @pytest.mark.parametrize("targeted", [False, True])
 def test_fgsm_is_that_of_its_own_function(network, batch, norm, loss, targeted):
     common = {"norm": norm, "eps": BUDGETS[norm]["eps"], "loss": loss, "targeted": targeted}
-    path = trajectory(network, *batch, **common, step_size=0.01, steps=[1])
+    path = PGDAttack(**common, step_size=0.01).trajectory(network, *batch, [1])
     assert torch.equal(path.fgsm.x_adv, fgsm(network, *batch, **common))
 
 
 def test_iterate_0_is_the_start(network, batch):
     x, y = batch
-    common = {**BUDGETS["linf"], "steps": [0]}
-    clean = trajectory(network, x, y, **common, random_start=False)
+    clean = replace(LINF, random_start=False).trajectory(network, x, y, [0])
     assert torch.equal(clean.iterates[0].x_adv, x)
     assert torch.equal(clean.iterates[0].logits, clean.logits)
     start = (x + 0.03).clamp(0, 1)
-    given = trajectory(network, x, y, **common, start=start)
+    given = LINF.trajectory(network, x, y, [0], start=start)
     assert torch.equal(given.iterates[0].x_adv, start)
-    drawn = trajectory(network, x, y, **common).iterates[0].x_adv
+    drawn = LINF.trajectory(network, x, y, [0]).iterates[0].x_adv
     assert 0 < (drawn - x).abs().max() <= 0.06 + 1e-6
 
 
@@ -90,17 +84,17 @@ def test_iterate_0_is_the_start(network, batch):
     ("steps", "random_start", "forwards"),
     [([5, 10], True, 13), ([5, 10], False, 12), ([0], False, 2), ([0], True, 3), ([], True, 2)],
 )
-def test_no_pass_is_wasted(network, batch, steps, random_start, forwards):
-    counting = Counting(network)
-    path = trajectory(counting, *batch, **BUDGETS["linf"], steps=steps, random_start=random_start)
-    assert counting.forwards == forwards
+def test_no_pass_is_wasted(network, batch, counting, steps, random_start, forwards):
+    counted = counting(network)
+    path = replace(LINF, random_start=random_start).trajectory(counted, *batch, steps)
+    assert counted.forwards == forwards
     assert list(path.iterates) == steps
 
 
 def test_images_are_dropped_on_request(network, batch):
-    common = {**BUDGETS["linf"], "steps": [1, 2], "random_start": False}
-    kept = trajectory(network, *batch, **common)
-    dropped = trajectory(network, *batch, **common, keep_images=False)
+    attack = replace(LINF, random_start=False)
+    kept = attack.trajectory(network, *batch, [1, 2])
+    dropped = attack.trajectory(network, *batch, [1, 2], keep_images=False)
     assert dropped.fgsm.x_adv is None
     assert all(iterate.x_adv is None for iterate in dropped.iterates.values())
     assert torch.equal(dropped.fgsm.logits, kept.fgsm.logits)
@@ -125,7 +119,7 @@ def test_memory_does_not_grow_with_the_steps(network, batch):
     watching = Watching()
     gc.disable()  # What is freed must be freed at once, not at the next collection.
     try:
-        trajectory(watching, *batch, **BUDGETS["linf"], steps=range(13), keep_images=False)
+        LINF.trajectory(watching, *batch, range(13), keep_images=False)
     finally:
         gc.enable()
     assert len(watching.alive) == 15
@@ -133,17 +127,42 @@ def test_memory_does_not_grow_with_the_steps(network, batch):
 
 
 def test_works_in_inference_mode(network, batch):
-    expected = trajectory(network, *batch, **BUDGETS["l2"], steps=[2], generator=generator())
+    attack = PGDAttack(**BUDGETS["l2"])
+    expected = attack.trajectory(network, *batch, [2], generator=generator())
     with torch.inference_mode():
         x, y = (tensor.clone() for tensor in batch)
-        path = trajectory(network, x, y, **BUDGETS["l2"], steps=[2], generator=generator())
+        path = attack.trajectory(network, x, y, [2], generator=generator())
     assert torch.equal(path.iterates[2].logits, expected.iterates[2].logits)
 
 
 def test_logits_on_the_way_lie_in_one_piece(network, batch):
     """Else each holds the memory around it that activations have freed, and it grows with steps."""
-    x, y = batch
-    path = trajectory(network, x, y, eps=0.1, step_size=0.05, steps=[1, 2, 3])
+    path = LINF.trajectory(network, *batch, [1, 2, 3])
     found = [path.fgsm, *path.iterates.values()]
     assert len({each.logits.untyped_storage().data_ptr() for each in found}) == 1
     assert path.logits.untyped_storage().data_ptr() != found[0].logits.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_steps_to_break_are_those_of_the_trajectory(network, batch, loss, targeted):
+    x, y = batch
+    attack = replace(LINF, step_size=0.002, steps=45, loss=loss, targeted=targeted)
+    start = x + attack.threat.draw(x.shape, generator=generator())
+    target = (y + 1) % 4 if targeted else None
+    needed = attack.steps_to_break(network, x, y, start=start, target=target)
+    path = attack.trajectory(network, x, y if target is None else target, range(46), start=start)
+    wrong = torch.stack([each.logits.argmax(1) != y for each in path.iterates.values()])
+    expected = torch.where(wrong.any(dim=0), wrong.int().argmax(dim=0), NEVER)
+    # Broken images leave after 20 steps, and with fewer images sums are rounded anew.
+    assert (needed == expected).float().mean() > 0.95
+    assert len(needed.unique()) > 5
+    assert (needed == NEVER).any()
+
+
+def test_search_ends_with_the_last_image_that_is_broken(network, batch, counting):
+    x, y = batch
+    counted = counting(network)
+    needed = PGDAttack(eps=0.5, step_size=0.03, steps=200).steps_to_break(counted, x, y, start=x)
+    assert 2 < needed.max() < 20
+    assert counted.forwards == needed.max() + 1
