@@ -18,20 +18,23 @@ class AdversarialLogitPairing(PGDTraining):
 
     Args:
         network: The classifier.
-        pairing_weight: The paper's :math:`\lambda`, at least 0. The distance is summed over
-            classes; Google's ALP code averages over them, so theirs divided by C is ours.
+        pairing_weight: The paper's :math:`\lambda`, at least 0. The paper names no value. Public
+            code (Google's ALP, Mosbach et al.) weights the distance's mean over images and classes
+            by 0.5; the distance here is the sum over classes, so that of ten classes it is 0.05.
         pairing_distance: ``"l2"`` (squared), ``"l1"`` or ``"huber"`` (Eq. 9).
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 
     References:
-        Summers & Dinneen, Eq. 2 and 9; Kannan et al. 2018, arXiv:1803.06373.
+        Summers & Dinneen, Eq. 2 and 9; Kannan et al. 2018, arXiv:1803.06373; the weight in the code
+        of Kannan et al. (tensorflow/models, adversarial_logit_pairing) and of Mosbach et al. 2018,
+        arXiv:1810.12042.
     """
 
     def __init__(
         self,
         network: nn.Module,
         *,
-        pairing_weight: float = 0.5,
+        pairing_weight: float = 0.05,
         pairing_distance: str = "l2",
         **shared: Any,  # noqa: ANN401
     ) -> None:
@@ -43,13 +46,13 @@ class AdversarialLogitPairing(PGDTraining):
 
     @property
     def pairs_logits(self) -> bool:
-        """True unless the weight is 0."""
+        """Whether :attr:`pairing_weight` is above 0."""
         return self.pairing_weight > 0
 
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """Eq. 9's distance, weighted."""
+        """The distance of Eq. 9, weighted."""
         if not self.pairs_logits:
             return {}
         paired = logit_pairing(logits, logits_adv, distance=self.pairing_distance)

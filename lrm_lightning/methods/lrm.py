@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrm_lightning.checks import check_choice, check_number
+from lrm_lightning.checks import check_choice, check_flag, check_number
 from lrm_lightning.losses import PAIRING_KINDS, distribution_pairing, ratio_weight
 from lrm_lightning.methods.pgd import PGDTraining
 
@@ -26,9 +26,12 @@ class LogitRegularization(PGDTraining):
 
     Args:
         network: The classifier.
-        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. Section 4.1
-            reads as 0.125; section 5.2 can be read the other way round, as 8.
+        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. The 0.125 of
+            section 5.2 can be read either way, as 0.125 or as 8; section 4.1 speaks for 0.125.
         pairing_kind: h: ``"cross_entropy"``, ``"jensen_shannon"`` or ``"cosine"``.
+        detach_clean: Whether h takes the clean logits as constants, so that it moves the attacked
+            ones alone. A ratio of 1 or more needs it: with a gradient through both, h is driven
+            towards 0 by certainty while w makes up for it, and the loss diverges.
         smoothing: s in [0, 1 - 1/C].
         squeeze_weight: The paper's :math:`\beta`.
         mixing: How images are mixed.
@@ -44,6 +47,7 @@ class LogitRegularization(PGDTraining):
         *,
         pairing_to_adversarial_ratio: float = 0.125,
         pairing_kind: str = "cross_entropy",
+        detach_clean: bool = False,
         smoothing: float = 0.1,
         squeeze_weight: float = 1e-3,
         mixing: str = "vh_mixup",
@@ -54,21 +58,24 @@ class LogitRegularization(PGDTraining):
         )
         check_number("pairing_to_adversarial_ratio", pairing_to_adversarial_ratio, low=0)
         check_choice("pairing_kind", pairing_kind, PAIRING_KINDS)
+        check_flag("detach_clean", detach_clean)
         self.ratio = pairing_to_adversarial_ratio
         self.pairing_kind = pairing_kind
+        self.detach_clean = detach_clean
 
     @property
     def pairs_logits(self) -> bool:
-        """True unless the ratio is 0."""
+        """Whether the ratio is above 0."""
         return self.ratio > 0
 
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """Eq. 10's h, weighted by section 4.1's ratio."""
+        """The h of Eq. 10, weighted by the ratio of section 4.1."""
         if not self.pairs_logits:
             return {}
-        paired = distribution_pairing(logits, logits_adv, kind=self.pairing_kind)
+        clean = logits.detach() if self.detach_clean else logits
+        paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
         # The ratio is the global batch's, however many processes share it.
         loss, pairing = self.over_ranks(adversarial_loss, paired)
         return {"pairing": ratio_weight(loss, pairing, self.ratio) * paired}
