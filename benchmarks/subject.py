@@ -195,7 +195,8 @@ def _batches(size: int, steps: int) -> list[Batch]:
 
 
 def _training_batch(mixing: str, settings: Settings) -> Batch:
-    datamodule = DigitsDataModule(batch_size=settings.batch, mixing=mixing)
+    datamodule = DigitsDataModule(batch_size=settings.batch)
+    datamodule.augmentation = datamodule.augmentation._replace(mixing=mixing)
     datamodule.setup()
     batch = next(iter(datamodule.train_dataloader()))
     moved = {

@@ -1,11 +1,10 @@
-"""Sources of images, the DataModule they share, augmentation and mixing."""
+"""Data sets, the DataModule they share, augmentation and mixing."""
 
 from lrm_lightning.data.batch import Batch, ImageSplit
 from lrm_lightning.data.cifar10 import CIFAR10DataModule
 from lrm_lightning.data.datamodule import ImageDataModule
 from lrm_lightning.data.digits import DigitsDataModule
-from lrm_lightning.data.loader import BatchLoader, EvalLoader
-from lrm_lightning.data.train_loader import Augmentation, TrainLoader
+from lrm_lightning.data.loader import Augmentation, BatchLoader, EvalLoader, TrainLoader
 
 __all__ = [
     "Augmentation",

@@ -1,8 +1,10 @@
-"""What the data layer hands out: a split of images, and one batch of it."""
+"""A split of images, a batch of it, and how a part of a split is held out."""
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lrm_lightning.data.randomness import Draws
 
@@ -23,11 +25,11 @@ class Batch(NamedTuple):
     """One rank's rows of a global batch.
 
     Attributes:
-        x: Pixels in [0, 1], shape ``(b, 3, H, W)``, float32.
+        x: Pixels in [0, 1], shape ``(b, 3, H, W)``, float32, channels-last.
         targets: Class weights, shape ``(b, C)``, float32. Rows sum to 1; one-hot unless mixed.
         y: Label of the first image of the mix, shape ``(b,)``, int64.
         index: Position of that image in its split, shape ``(b,)``, int64.
-        draws: Names the random draws that belong to this batch, and our rows of them.
+        draws: Randomness of the global batch, and which rows of it are ours.
     """
 
     x: Tensor
@@ -35,3 +37,28 @@ class Batch(NamedTuple):
     y: Tensor
     index: Tensor
     draws: Draws
+
+
+def hold_out(labels: Tensor, size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Choose ``size`` positions at random, every class in its proportion.
+
+    Args:
+        labels: Classes, shape ``(N,)``, int64.
+        size: How many positions to hold out, 0 to ``N``.
+        generator: CPU generator.
+
+    Returns:
+        Positions kept, ``(N - size,)``, ascending; positions held out, ``(size,)``, in random
+        order, so that the first of them are a fair sample too. Each class has its share to within
+        one.
+    """
+    total = len(labels)
+    order = torch.randperm(total, generator=generator)
+    shuffled = labels[order]
+    counts = torch.bincount(labels)
+    quota = counts * size // total
+    remainder = counts * size % total
+    quota[remainder.argsort(descending=True, stable=True)[: size - int(quota.sum())]] += 1
+    seen_of_class = F.one_hot(shuffled).cumsum(0).gather(1, shuffled[:, None])[:, 0]
+    held_out = seen_of_class <= quota[shuffled]
+    return order[~held_out].sort().values, order[held_out]

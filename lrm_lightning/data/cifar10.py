@@ -1,30 +1,90 @@
-"""CIFAR-10: reused from disk or downloaded, and never passed off as official when it is not."""
+"""CIFAR-10: reused from disk or downloaded, read only if its files are what they claim to be."""
 
+import hashlib
+import os
+import pickle
+import tarfile
+import tempfile
+import warnings
+import zlib
 from pathlib import Path
-from typing import Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
+import pooch
+import requests
 import torch
 
 from lrm_lightning.checks import check_flag
 from lrm_lightning.data.batch import ImageSplit
-from lrm_lightning.data.cifar10_files import Records, fetch, find_layout, read_folder
-from lrm_lightning.data.datamodule import CommonSettings, ImageDataModule
+from lrm_lightning.data.datamodule import ImageDataModule
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.files import locked
 from lrm_lightning.runs.records import CLASS_NAMES
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+RECORDS = 10_000  # images in each file
+PIXELS = 3 * 32 * 32  # bytes of an image: the red, green and blue plane, each row by row
+
+
+class Layout(NamedTuple):
+    """A folder that CIFAR-10 comes in.
+
+    Attributes:
+        folder: Its name.
+        suffix: What the files' names end in.
+        md5: The official MD5 of the five training files and of the test file.
+    """
+
+    folder: str
+    suffix: str
+    md5: tuple[str, ...]
+
+    def files(self) -> dict[str, str]:
+        """File names in official order, training first, and their official MD5s."""
+        names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+        return {name + self.suffix: md5 for name, md5 in zip(names, self.md5, strict=True)}
+
+
+# The page of CIFAR-10 gives the archives' MD5s only. Of the files inside: torchvision's for the
+# pickles; for the binary files those that two unrelated loaders, in C++ and in Go, agree on.
+BINARY = Layout(
+    "cifar-10-batches-bin",
+    ".bin",
+    (
+        "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "5ea93a67294ea407fff1d09f752e9692",
+        "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "53f37980c15c3d472c316c40844f3f0d",
+        "803d5f7f4d78ea53de84dbe85f74fb6d",
+    ),
+)
+PICKLED = Layout(
+    "cifar-10-batches-py",
+    "",
+    (
+        "c99cafc152244af753f735de768cd75f",
+        "d4bba439e000b95fd0a9bffe97cbabec",
+        "54ebc095f3ab1f0389bbae665268c751",
+        "634d18415352ddfa80567beed471001a",
+        "482c414d41f54cd18b22e5b47cb7c3cb",
+        "40351d587109b95175f43aff81a1287e",
+    ),
+)
 
 
 class CIFAR10DataModule(ImageDataModule):
     """60,000 natural 32x32 RGB images of 10 classes: 50,000 to train and validate, 10,000 to test.
 
-    The settings not listed here are those of
-    :class:`~lrm_lightning.data.datamodule.ImageDataModule`.
-
     Args:
-        root: Folder of ``cifar-10-batches-bin/`` or ``cifar-10-batches-py/``, now or later.
+        root: Folder of ``cifar-10-batches-bin/`` or ``cifar-10-batches-py/``, now or later; the
+            former is read if both are there.
         require_official: Refuse files whose MD5 is not the official one. Otherwise such files
             are used, and ``official`` and ``note`` say so. Pickles are never exempt.
         download: Whether the official archive may be downloaded if neither folder is there.
+        **shared: Arguments of :class:`~lrm_lightning.data.datamodule.ImageDataModule`.
 
     References:
         Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
@@ -40,15 +100,12 @@ class CIFAR10DataModule(ImageDataModule):
         *,
         require_official: bool = True,
         download: bool = True,
-        val_size: int = 5000,
-        crop_padding: int = 4,
-        flip: bool = True,
-        **common: Unpack[CommonSettings],
+        **shared: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **common)
-        self.root = Path(root).expanduser()
+        super().__init__(**shared)
         check_flag("require_official", require_official)
         check_flag("download", download)
+        self.root = Path(root).expanduser()
         self.require_official = require_official
         self.download = download
 
@@ -58,31 +115,159 @@ class CIFAR10DataModule(ImageDataModule):
         Raises:
             UserError: If they can be neither found nor fetched.
         """
-        if find_layout(self.root) is None:
-            fetch(self.root, download=self.download)
+        if _find_layout(self.root) is None:
+            _fetch(self.root, download=self.download)
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
         """Read and check the six files, which are fetched first if nothing has done so.
 
         Raises:
-            UserError: If a file is missing, damaged, or not official though it is required to be.
+            UserError: If a file is missing, unreadable, damaged, a pickle without its official MD5,
+                or not official though it is required to be.
         """
         self.prepare_data()
-        files = read_folder(self.root)
-        if strange := [file.path for file in files if not file.official]:
-            if self.require_official:
-                raise UserError(
-                    f"{strange[0]} does not have its official MD5: set data.require_official=false "
-                    "to use it anyway, marked as not official, or delete "
-                    f"{strange[0].parent} to have the official files downloaded afresh"
-                )
-            self.official = False
-            self.note = "not the official bytes"
-        *train, test = files
-        return _join(train), _join([test])
+        layout = _find_layout(self.root)
+        assert layout is not None
+        parts: list[ImageSplit] = []
+        for name, md5 in layout.files().items():
+            path = self.root / layout.folder / name
+            raw = _read(path)
+            found = hashlib.md5(raw).hexdigest()
+            parts.append(
+                _records(raw, path) if layout is BINARY else _pickle(raw, path, found, md5)
+            )
+            if found != md5:
+                self._accept_unofficial(path)
+        images, labels = (torch.cat(each) for each in zip(*parts[:-1], strict=True))
+        return ImageSplit(images, labels), parts[-1]
+
+    def _accept_unofficial(self, path: Path) -> None:
+        if self.require_official:
+            raise UserError(
+                f"{path} does not have its official MD5: set data.require_official=false to use it "
+                f"anyway, marked as not official, or {_replace(path)}"
+            )
+        self.official, self.note = False, "not the official bytes"
 
 
-def _join(files: list[Records]) -> ImageSplit:
-    images = np.concatenate([file.images for file in files])
-    labels = np.concatenate([file.labels for file in files])
-    return ImageSplit(torch.from_numpy(images), torch.from_numpy(labels).long())
+def _find_layout(root: Path) -> Layout | None:
+    # os.path, because Path.is_dir raises where it may not look
+    return next((one for one in (BINARY, PICKLED) if os.path.isdir(root / one.folder)), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {_replace(path)}") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; check its permissions"
+        ) from error
+
+
+def _records(raw: bytes, path: Path) -> ImageSplit:
+    """Images and labels of a binary file: records of one label byte and 3,072 pixel bytes."""
+    expected = RECORDS * (1 + PIXELS)
+    if len(raw) != expected:
+        wrong = "truncated" if len(raw) < expected else "too long"
+        raise UserError(
+            f"{path} is {wrong}: {len(raw)} bytes where {expected} are expected; {_replace(path)}"
+        )
+    records = np.frombuffer(raw, dtype=np.uint8).reshape(RECORDS, 1 + PIXELS)
+    if records[:, 0].max() > 9:
+        first = int(np.argmax(records[:, 0] > 9))
+        raise UserError(
+            f"{path} is damaged: record {first} has label {records[first, 0]} where 0 to 9 are "
+            f"possible; {_replace(path)}"
+        )
+    return _split(records[:, 1:], records[:, 0])
+
+
+def _pickle(raw: bytes, path: Path, found: str, md5: str) -> ImageSplit:
+    """Images and labels of a file of torchvision's layout; it is unpickled only if official."""
+    if found != md5:
+        raise UserError(
+            f"{path} has MD5 {found}, not the official {md5}, and an unknown pickle is never "
+            f"opened, because it can run code: {_replace(path)}, or bring the data as "
+            f"{BINARY.folder}/"
+        )
+    with warnings.catch_warnings():
+        # these pickles are older than the spelling of dtypes that numpy wants today
+        warnings.simplefilter("ignore")
+        content = pickle.loads(raw, encoding="bytes")
+    return _split(content[b"data"], np.array(content[b"labels"]))
+
+
+def _split(pixels: np.ndarray, labels: np.ndarray) -> ImageSplit:
+    images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
+    return ImageSplit(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _replace(path: Path) -> str:
+    return f"delete {path.parent} to have the official files downloaded afresh"
+
+
+def _fetch(root: Path, *, download: bool) -> None:
+    """Put the binary layout into ``root``, from an archive lying there or from the official URL.
+
+    The archive counts only once its MD5 is right, and the folder appears only once it is complete,
+    so an interrupted call leaves nothing that a later one could take for good.
+    """
+    archive = root / URL.rpartition("/")[2]
+    try:
+        if not download:
+            _check_archive(archive, root)
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root):
+            if _find_layout(root) is None:  # else another job has fetched it while we waited
+                pooch.retrieve(URL, f"md5:{ARCHIVE_MD5}", archive.name, root, progressbar=True)
+                _unpack(archive, root)
+    except requests.RequestException as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise UserError(
+            f"cannot download {URL} ({type(error).__name__}, {status}): put {archive.name}, or "
+            f"{BINARY.folder}/ from it, into {root} by hand, or use data=digits"
+        ) from error
+    except ValueError as error:  # pooch's word for a wrong hash
+        raise UserError(
+            f"what {URL} sent is not the official archive (MD5 {ARCHIVE_MD5}) and was thrown "
+            f"away: try again, or put {BINARY.folder}/ into {root} by hand"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot put CIFAR-10 into {root} ({error.strerror or error}): make it writable with "
+            "350 MB free, or choose another data.root"
+        ) from error
+
+
+def _check_archive(archive: Path, root: Path) -> None:
+    if not archive.is_file():
+        raise UserError(
+            f"no CIFAR-10 in {root} and data.download=false: set data.download=true, put "
+            f"{BINARY.folder}/ there by hand, or use data=digits"
+        )
+    found = pooch.file_hash(str(archive), alg="md5")
+    if found != ARCHIVE_MD5:
+        raise UserError(
+            f"{archive} is damaged: its MD5 is {found}, not {ARCHIVE_MD5}; "
+            "delete it and set data.download=true"
+        )
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Unpack the files we know, and no others, into a scratch folder; then move that into place."""
+    with tempfile.TemporaryDirectory(dir=root, prefix="unpacking-") as scratch:
+        try:
+            with tarfile.open(archive) as tar:
+                for name in BINARY.files():
+                    tar.extract(f"{BINARY.folder}/{name}", scratch, filter="data")
+        except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+            reason = type(error).__name__  # tarfile's own words run over several lines
+            raise UserError(f"{archive} is damaged ({reason}): delete it and run again") from error
+        target = root / BINARY.folder
+        try:
+            (Path(scratch) / BINARY.folder).rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, with the same files
+                raise

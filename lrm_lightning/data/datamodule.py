@@ -1,37 +1,35 @@
-"""The DataModule that every source shares: splits, loaders, provenance."""
+"""The DataModule that every data set shares: splits, loaders, provenance."""
 
 import hashlib
-from typing import Any, TypedDict
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
-from lrm_lightning.data.batch import Batch, ImageSplit
-from lrm_lightning.data.loader import BatchLoader, EvalLoader
-from lrm_lightning.data.mixing import MIXINGS
+from lrm_lightning.checks import check_flag, check_integer
+from lrm_lightning.data.batch import Batch, ImageSplit, hold_out
+from lrm_lightning.data.loader import Augmentation, BatchLoader, EvalLoader, TrainLoader
 from lrm_lightning.data.randomness import generator
-from lrm_lightning.data.split import hold_out
-from lrm_lightning.data.train_loader import Augmentation, TrainLoader
 from lrm_lightning.errors import UserError
 
 
-class CommonSettings(TypedDict, total=False):
-    """Settings whose defaults do not depend on the source; see :class:`ImageDataModule`."""
+class ImageDataModule(LightningDataModule, ABC):
+    """Small images held whole on the training device; to be subclassed, one data set a file.
 
-    batch_size: int
-    eval_batch_size: int
-    mixing: str
-    mixing_alpha: float
-    seed: int
-    split_seed: int
+    A data set is one class and one file in ``conf/data``. The class sets ``name``, ``num_classes``
+    and ``class_names`` and implements :meth:`load`, which is all it needs::
 
+        class Shapes(ImageDataModule):
+            name, num_classes, class_names = "shapes", 2, ("circle", "square")
 
-class ImageDataModule(LightningDataModule):
-    """Small images held whole on the training device.
+            def load(self):
+                return ImageSplit(images, labels), ImageSplit(test_images, test_labels)
 
-    A source sets the class attributes and implements :meth:`load`. Whatever device and process the
-    attached trainer has, the loaders serve; without a trainer it is one process on the CPU.
+    The file names the class as ``_target_``, repeats ``name``, and gives the settings below and
+    those of a constructor of its own. Files that have to be fetched are fetched in
+    ``prepare_data``. Whatever device and process the attached trainer has, the loaders serve;
+    without a trainer that is one process on the CPU.
 
     Args:
         val_size: Images held out of the training set for validation; 0 trains on all of them.
@@ -39,8 +37,6 @@ class ImageDataModule(LightningDataModule):
         flip: Whether half of the training images are mirrored left to right.
         batch_size: Training images in a global batch, over all processes.
         eval_batch_size: Validation and test images in a global batch.
-        mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``.
-        mixing_alpha: Parameter of mixup's Beta(alpha, alpha), > 0.
         seed: Seed of order, augmentation, mixing, and of the draws that batches name.
         split_seed: Seed of the choice of validation images.
 
@@ -48,12 +44,13 @@ class ImageDataModule(LightningDataModule):
         ValueError: If a setting is out of range.
 
     Attributes:
-        name: Name of the source.
+        name: Name of the data set.
         num_classes: Number of classes.
         class_names: Their names, in the order of the labels.
         official: Whether the bytes are those that everyone else has under this name.
         note: What a reader of a result must know about the data, or nothing.
         fingerprint: SHA-256 in hex over images and labels of the training and the test set.
+        augmentation: What is done to training images; a defence sets how they are mixed.
     """
 
     name: str = ""
@@ -65,13 +62,11 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        val_size: int,
-        crop_padding: int,
-        flip: bool,
+        val_size: int = 5000,
+        crop_padding: int = 4,
+        flip: bool = True,
         batch_size: int = 128,
         eval_batch_size: int = 500,
-        mixing: str = "none",
-        mixing_alpha: float = 1.0,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -81,26 +76,24 @@ class ImageDataModule(LightningDataModule):
         check_flag("flip", flip)
         check_integer("batch_size", batch_size, low=1)
         check_integer("eval_batch_size", eval_batch_size, low=1)
-        check_choice("mixing", mixing, MIXINGS)
-        check_number("mixing_alpha", mixing_alpha, above=0)
         check_integer("seed", seed, low=0)
         check_integer("split_seed", split_seed, low=0)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
-        self.augmentation = Augmentation(crop_padding, flip, mixing, mixing_alpha)
+        self.augmentation = Augmentation(crop_padding, flip)
         self.seed = seed
         self.split_seed = split_seed
         self.fingerprint = ""
         self._splits: dict[str, ImageSplit] = {}
 
+    @abstractmethod
     def load(self) -> tuple[ImageSplit, ImageSplit]:
         """Read the training set and the test set into memory, on the CPU.
 
         Raises:
-            UserError: If the source's files are missing, damaged or not what they should be.
+            UserError: If files are missing, damaged or not what they should be.
         """
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data and hold out the validation set, once, whatever the ``stage``.
@@ -144,22 +137,19 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches of the training split."""
-        return TrainLoader(
-            self._on_device("train"),
-            num_classes=self.num_classes,
-            batch_size=self.batch_size,
-            augmentation=self.augmentation,
-            seed=self.seed,
-            **self._share(),
+        return self._loader(
+            TrainLoader, "train", batch_size=self.batch_size, augmentation=self.augmentation
         )
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The validation split in a fixed random order; an empty list if none is held out."""
-        return self._eval_loader("val") if self.val_size else []
+        if not self.val_size:
+            return []
+        return self._loader(EvalLoader, "val", batch_size=self.eval_batch_size)
 
     def test_dataloader(self) -> BatchLoader:
-        """The test split in the source's order."""
-        return self._eval_loader("test")
+        """The test split in the data set's order."""
+        return self._loader(EvalLoader, "test", batch_size=self.eval_batch_size)
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -167,20 +157,16 @@ class ImageDataModule(LightningDataModule):
         """The batch unchanged: it was made on the device."""
         return batch
 
-    def _eval_loader(self, name: str) -> EvalLoader:
-        return EvalLoader(
-            self._on_device(name),
-            num_classes=self.num_classes,
-            batch_size=self.eval_batch_size,
-            seed=self.seed,
-            **self._share(),
-        )
-
-    def _share(self) -> dict[str, int]:
+    def _loader(self, loader: type[BatchLoader], split: str, **settings: Any) -> BatchLoader:  # noqa: ANN401
         trainer = self.trainer
-        if trainer is None:
-            return {"rank": 0, "world_size": 1}
-        return {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        return loader(
+            self._on_device(split),
+            num_classes=self.num_classes,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            **settings,
+        )
 
     def _on_device(self, name: str) -> ImageSplit:
         """A split on the trainer's device, moved there once."""

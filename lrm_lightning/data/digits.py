@@ -1,14 +1,13 @@
 """scikit-learn's handwritten digits in the shape of CIFAR-10: real data without a download."""
 
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from lrm_lightning.data.batch import ImageSplit
-from lrm_lightning.data.datamodule import CommonSettings, ImageDataModule
+from lrm_lightning.data.batch import ImageSplit, hold_out
+from lrm_lightning.data.datamodule import ImageDataModule
 from lrm_lightning.data.randomness import generator
-from lrm_lightning.data.split import hold_out
 from lrm_lightning.runs.records import CLASS_NAMES
 
 TEST_SIZE = 360
@@ -17,9 +16,9 @@ TEST_SIZE = 360
 class DigitsDataModule(ImageDataModule):
     """1,797 handwritten digits as 32x32 RGB images: 360 to test on, the rest to train and validate.
 
-    There is no official split; this one is stratified by class and the same for every seed. Digits
-    are not flipped by default: a mirrored digit is another sign. The settings are those of
-    :class:`~lrm_lightning.data.datamodule.ImageDataModule`.
+    There is no official split; this one is stratified by class and the same for every seed. The
+    arguments are those of :class:`~lrm_lightning.data.datamodule.ImageDataModule`; by default
+    digits are not mirrored, which would make other characters of them.
 
     References:
         Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI.
@@ -35,9 +34,9 @@ class DigitsDataModule(ImageDataModule):
         val_size: int = 180,
         crop_padding: int = 2,
         flip: bool = False,
-        **common: Unpack[CommonSettings],
+        **shared: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **common)
+        super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **shared)
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
         """Read the digits out of scikit-learn and scale them up four times, bilinearly."""

@@ -1,49 +1,64 @@
 """Batches of a split that lies on the device: shared out to ranks, resumable anywhere."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lrm_lightning.data.augment import crop, draw_crop, draw_flip, flip
 from lrm_lightning.data.batch import Batch, ImageSplit
-from lrm_lightning.data.randomness import Draws
+from lrm_lightning.data.mixing import draw_mixup, draw_vh_mixup, mixup, vh_mixup
+from lrm_lightning.data.randomness import Draws, generator
 from lrm_lightning.errors import UserError
 
 
-class BatchLoader:
-    """One rank's share of a split's batches, which a subclass plans and makes.
+class BatchLoader(ABC):
+    """One rank's share of a split's batches, which a subclass bounds and makes.
 
     Lightning takes any sized iterable; the ``state_dict`` pair makes it resume inside an epoch.
 
     Args:
         split: Images and labels, on the device that batches are wanted on.
-        bounds: First and one-past-last position of every global batch.
         num_classes: Columns of ``Batch.targets``.
+        batch_size: Images in a global batch.
         seed: Seed of every draw.
         rank: Which share is ours, from 0.
         world_size: Number of shares.
+
+    Raises:
+        UserError: If the batches cannot be shared out to ``world_size`` ranks.
     """
 
     def __init__(
         self,
         split: ImageSplit,
-        bounds: list[tuple[int, int]],
         *,
         num_classes: int,
-        seed: int,
-        rank: int,
-        world_size: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.split = split
-        self._bounds = bounds
         self._num_classes = num_classes
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._bounds = self._bound(len(split.labels), batch_size)
         self._epoch = 0
         self._handed_out = (0, 0)
         self._resume: tuple[int, int] | None = None
+
+    @abstractmethod
+    def _bound(self, total: int, batch_size: int) -> list[tuple[int, int]]:
+        """First and one-past-last position of every global batch of ``total`` images."""
+
+    @abstractmethod
+    def _batch(self, draws: Draws) -> Batch:
+        """Our rows of one global batch."""
 
     def __len__(self) -> int:
         """Batches an epoch, the same on every rank."""
@@ -56,7 +71,7 @@ class BatchLoader:
         resume, self._resume = self._resume, None
         first = resume[1] if resume is not None and resume[0] == epoch else 0
         for step in range(first, len(self)):
-            batch = self._batch(epoch, step)
+            batch = self._batch(self._draws(epoch, step))
             self._handed_out = (epoch, step + 1)
             yield batch
 
@@ -85,9 +100,6 @@ class BatchLoader:
         start, stop = (size * rank // self._world_size for rank in (self._rank, self._rank + 1))
         return Draws(self._seed, epoch, step, size, start, stop)
 
-    def _batch(self, epoch: int, step: int) -> Batch:
-        raise NotImplementedError
-
     def _targets(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self._num_classes).float()
 
@@ -95,47 +107,24 @@ class BatchLoader:
 class EvalLoader(BatchLoader):
     """Every image exactly once over all ranks, in order, as it is; nothing is padded or dropped.
 
-    Args:
-        split: Images and labels, on the device that batches are wanted on.
-        num_classes: Columns of ``Batch.targets``.
-        batch_size: Images in a global batch; the last may be smaller, or larger by less than
-            ``world_size``, so that every rank has at least one image of every batch.
-        seed: Seed of the draws made for a batch, such as an attack's start. They are those of epoch
-            0 whenever the split is gone through, so that epochs can be compared.
-        rank: Which share is ours, from 0.
-        world_size: Number of shares.
-
-    Raises:
-        UserError: If there are fewer images, or fewer in a batch, than ranks.
+    The last global batch may be smaller, or larger by less than ``world_size``, so that every rank
+    has at least one image of every batch. Draws, such as an attack's start, are those of epoch 0
+    whenever the split is gone through, so that epochs can be compared.
     """
 
-    def __init__(
-        self,
-        split: ImageSplit,
-        *,
-        num_classes: int,
-        batch_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        total = len(split.labels)
-        if min(total, batch_size) < world_size:
+    def _bound(self, total: int, batch_size: int) -> list[tuple[int, int]]:
+        if min(total, batch_size) < self._world_size:
             raise UserError(
-                f"{total} images in batches of {batch_size} cannot be shared out to {world_size} "
-                "processes: use fewer devices, or a larger data.eval_batch_size"
+                f"{total} images in batches of {batch_size} cannot be shared out to "
+                f"{self._world_size} processes: use fewer devices, or a larger data.eval_batch_size"
             )
         begins = list(range(0, total, batch_size))
-        if total - begins[-1] < world_size:
+        if total - begins[-1] < self._world_size:
             begins.pop()
-        bounds = list(zip(begins, [*begins[1:], total], strict=True))
-        super().__init__(
-            split, bounds, num_classes=num_classes, seed=seed, rank=rank, world_size=world_size
-        )
+        return list(zip(begins, [*begins[1:], total], strict=True))
 
-    def _batch(self, epoch: int, step: int) -> Batch:
-        draws = self._draws(epoch, step)
-        begin = self._bounds[step][0]
+    def _batch(self, draws: Draws) -> Batch:
+        begin = self._bounds[draws.step][0]
         start, stop = begin + draws.start, begin + draws.stop
         y = self.split.labels[start:stop]
         return Batch(
@@ -145,6 +134,118 @@ class EvalLoader(BatchLoader):
             index=torch.arange(start, stop, device=y.device),
             draws=draws,
         )
+
+
+class Augmentation(NamedTuple):
+    """What is done to training images.
+
+    Attributes:
+        crop_padding: Zero border in pixels that random crops are cut from; 0 crops nothing.
+        flip: Whether half of the images are mirrored left to right.
+        mixing: How each image is mixed with a partner of the global batch: see :data:`MIXINGS`.
+        mixing_alpha: Parameter of mixup's Beta(alpha, alpha).
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    mixing: str = "none"
+    mixing_alpha: float = 1.0
+
+
+class TrainLoader(BatchLoader):
+    """Shuffled, augmented and mixed batches; a last partial global batch is dropped.
+
+    All that is random is drawn for the global batch and named by seed, epoch and step, so the
+    ranks' batches put together are exactly what one process would see.
+
+    Args:
+        split: Images and labels, on the device that batches are wanted on.
+        augmentation: What is done to the images.
+        **shared: Arguments of :class:`BatchLoader`.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        *,
+        augmentation: Augmentation,
+        **shared: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(split, **shared)
+        self._augmentation = augmentation
+        self._order = (-1, split.labels.new_empty(0))
+
+    @property
+    def sampler(self) -> "TrainLoader":
+        """The loader itself: Lightning calls ``loader.sampler.set_epoch`` before every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through, from 0."""
+        self._epoch = epoch
+
+    def _bound(self, total: int, batch_size: int) -> list[tuple[int, int]]:
+        if batch_size % self._world_size:
+            raise UserError(
+                f"data.batch_size={batch_size} is the global batch, so it must be a multiple of "
+                f"the {self._world_size} processes that share it"
+            )
+        if batch_size > total:
+            raise UserError(
+                f"data.batch_size={batch_size} exceeds the {total} training images, and a partial "
+                "batch is dropped: make it smaller"
+            )
+        begins = range(0, total - batch_size + 1, batch_size)
+        return [(begin, begin + batch_size) for begin in begins]
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        """The epoch's permutation of the split, made on the CPU: the same on any device."""
+        if self._order[0] != epoch:
+            source = generator(self._seed, "order", epoch)
+            order = torch.randperm(len(self.split.labels), generator=source)
+            self._order = (epoch, order.to(self.split.labels.device))
+        return self._order[1]
+
+    def _batch(self, draws: Draws) -> Batch:
+        begin, end = self._bounds[draws.step]
+        index = self._epoch_order(draws.epoch)[begin:end]
+        rows = torch.arange(draws.start, draws.stop)
+        if self._augmentation.mixing == "none":
+            x, y = self._augmented(draws, index, rows)
+            targets = self._targets(y)
+        else:
+            # a partner is any row of the global batch, augmented just as that row is
+            partners = draws.rows(torch.randperm(draws.size, generator=draws.generator("partner")))
+            both, labels = self._augmented(draws, index, torch.cat([rows, partners]))
+            (x1, x2), (y, _) = both.chunk(2), labels.chunk(2)
+            x, targets = self._mixed(draws, x1, x2, *self._targets(labels).chunk(2))
+        return Batch(x=laid_out(x), targets=targets, y=y, index=draws.rows(index), draws=draws)
+
+    def _augmented(self, draws: Draws, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented pixels in [0, 1] and labels of some rows of the global batch, in any order."""
+        device = index.device
+        chosen = index[rows.to(device)]
+        images = self.split.images[chosen]
+        if padding := self._augmentation.crop_padding:
+            corners = draw_crop(draws.size, padding=padding, generator=draws.generator("crop"))
+            top, left = (corner[rows].to(device) for corner in corners)
+            images = crop(images, top, left, padding=padding)
+        if self._augmentation.flip:
+            flags = draw_flip(draws.size, generator=draws.generator("flip"))
+            images = flip(images, flags[rows].to(device))
+        return images.float() / 255, self.split.labels[chosen]
+
+    def _mixed(
+        self, draws: Draws, x1: Tensor, x2: Tensor, targets1: Tensor, targets2: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        source, alpha = draws.generator("mixing"), self._augmentation.mixing_alpha
+        if self._augmentation.mixing == "mixup":
+            weight = draws.rows(draw_mixup(draws.size, alpha=alpha, generator=source))
+            return mixup(x1, targets1, x2, targets2, weight=weight.to(x1.device))
+        height, width = x1.shape[-2:]
+        shares = draw_vh_mixup(draws.size, height=height, width=width, generator=source)
+        rows, cols, weight = (draws.rows(each).to(x1.device) for each in shares)
+        return vh_mixup(x1, targets1, x2, targets2, rows=rows, cols=cols, weight=weight)
 
 
 def laid_out(x: Tensor) -> Tensor:

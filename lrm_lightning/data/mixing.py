@@ -1,7 +1,7 @@
 """Paired-example augmentation: mixup and VH-mixup.
 
-Each is a pure function of two batches and of what was drawn for each pair, with a function beside
-it that draws.
+Each is a pure function of two batches and of the numbers drawn for each pair; the function beside
+it draws them.
 """
 
 import numpy as np
@@ -136,7 +136,7 @@ def vh_mixup(
 
 
 def _check_pairs(
-    x1: Tensor, targets1: Tensor, x2: Tensor, targets2: Tensor, *drawn: Tensor
+    x1: Tensor, targets1: Tensor, x2: Tensor, targets2: Tensor, *draws: Tensor
 ) -> None:
     if x1.ndim != 4 or x1.shape != x2.shape:
         raise ValueError(
@@ -148,6 +148,6 @@ def _check_pairs(
             f"targets to mix must share one shape ({len(x1)}, classes), "
             f"got {tuple(targets1.shape)} and {tuple(targets2.shape)}"
         )
-    for values in drawn:
+    for values in draws:
         if values.shape != (len(x1),):
             raise ValueError(f"one draw a pair is needed: ({len(x1)},), got {tuple(values.shape)}")

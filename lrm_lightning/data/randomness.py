@@ -46,6 +46,6 @@ class Draws(NamedTuple):
         """Generator for ``purpose``; draw for all ``size`` rows, then take :meth:`rows`."""
         return generator(self.seed, purpose, self.epoch, self.step, device=device)
 
-    def rows(self, drawn: Tensor) -> Tensor:
-        """Our rows of something drawn for the global batch, shape ``(size, ...)``."""
-        return drawn[self.start : self.stop]
+    def rows(self, values: Tensor) -> Tensor:
+        """Our rows of ``values`` that were drawn for the global batch, shape ``(size, ...)``."""
+        return values[self.start : self.stop]

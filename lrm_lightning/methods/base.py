@@ -171,7 +171,7 @@ class Defense(L.LightningModule, ABC):
         others = [p for p in self.network.parameters() if p.ndim <= 1]
         groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
         optimizer = self.optimizer([group for group in groups if group["params"]])
-        length = {}
+        length: dict[str, int] = {}
         if {"epochs", "steps_per_epoch"} <= inspect.signature(self.scheduler).parameters.keys():
             length = {
                 "epochs": self.trainer.max_epochs or 1,

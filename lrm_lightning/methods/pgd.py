@@ -65,13 +65,14 @@ class PGDTraining(Defense):
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
         """Attacked images, shape ``(B, 3, H, W)``; the random start is the global batch's."""
-        draw = batch.draws
         noise = self.attack.draw_noise(
-            (draw.size, *batch.x.shape[1:]),
-            generator=draw.generator("attack", batch.x.device),
+            (batch.draws.size, *batch.x.shape[1:]),
+            generator=batch.draws.generator("attack", batch.x.device),
             device=batch.x.device,
         )
-        start = None if noise is None else batch.x + noise[:, draw.start : draw.stop]
+        start = None
+        if noise is not None:
+            start = batch.x + noise[:, batch.draws.start : batch.draws.stop]
         return self.attack(self.network, batch.x, targets, start=start)
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:

@@ -21,20 +21,6 @@ def test_crop_is_slicing_of_the_padded_image_for_every_corner(padding):
         np.testing.assert_array_equal(result, padded[:, top : top + 6, left : left + 5])
 
 
-def test_centred_crop_gives_the_image_back():
-    images = _images(3)
-    centre = torch.full((3,), 4)
-    assert torch.equal(crop(images, centre, centre, padding=4), images)
-
-
-def test_crop_border_is_zero():
-    corner = torch.zeros(2, dtype=torch.int64)
-    result = crop(_images(2), corner, corner, padding=2)
-    assert result[:, :, :2].eq(0).all()
-    assert result[:, :, :, :2].eq(0).all()
-    assert result[:, :, 2:, 2:].ne(0).all()
-
-
 def test_flip_mirrors_columns_of_the_flagged_images_only():
     images = _images(4)
     flags = torch.tensor([True, False, False, True])

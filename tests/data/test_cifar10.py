@@ -15,7 +15,7 @@ import pytest
 import requests
 import torch
 
-from lrm_lightning.data import CIFAR10DataModule, cifar10_files
+from lrm_lightning.data import CIFAR10DataModule, cifar10
 from lrm_lightning.errors import UserError
 
 RECORDS = 12
@@ -35,9 +35,9 @@ def _records(seed, count=RECORDS):
 def contents(monkeypatch):
     """Six small files that take the official ones' place: name -> bytes."""
     contents = {f"{name}.bin": _records(seed).tobytes() for seed, name in enumerate(NAMES)}
-    monkeypatch.setattr(cifar10_files, "RECORDS", RECORDS)
+    monkeypatch.setattr(cifar10, "RECORDS", RECORDS)
     md5 = tuple(hashlib.md5(raw).hexdigest() for raw in contents.values())
-    monkeypatch.setattr(cifar10_files, "BINARY", cifar10_files.BINARY._replace(md5=md5))
+    monkeypatch.setattr(cifar10, "BINARY", cifar10.BINARY._replace(md5=md5))
     return contents
 
 
@@ -77,12 +77,6 @@ def test_binary_layout_is_read_as_documented(folder):
         # green plane, row 2, column 3
         assert train.images[position, 1, 2, 3] == record[1 + 1024 + 2 * 32 + 3]
     assert test.labels.tolist() == list((folder / "test_batch.bin").read_bytes()[::3073])
-    assert module.official
-    assert module.note == ""
-
-
-def test_setup_keeps_counts_and_provenance(folder):
-    module = _module(folder.parent, download=False)
     module.setup()
     assert module.provenance() == {
         "name": "cifar10",
@@ -93,65 +87,62 @@ def test_setup_keeps_counts_and_provenance(folder):
         "n_val": 10,
         "n_test": RECORDS,
     }
-    assert module.steps_per_epoch == 6
     assert len(module.class_names) == module.num_classes == 10
 
 
 def test_bytes_that_are_not_official_are_refused_unless_allowed_and_then_said(folder):
     path = folder / "data_batch_3.bin"
-    raw = bytearray(path.read_bytes())
-    raw[100] ^= 1
-    path.write_bytes(raw)
+    path.write_bytes(_changed(100, path.read_bytes()[100] ^ 1)(path.read_bytes()))
     message = _error(folder.parent)
     assert message.startswith(f"{path} does not have its official MD5: set data.require_official=")
     module = _module(folder.parent, require_official=False)
     module.setup()
-    assert not module.official
     assert module.provenance()["note"] == "not the official bytes"
     assert not module.provenance()["official"]
 
 
+def _changed(place, value):
+    def change(raw):
+        return raw[:place] + bytes([value]) + raw[place + 1 :]
+
+    return change
+
+
+SIZE = RECORDS * 3073
+REPLACE = "delete {folder} to have the official files downloaded afresh"
+
+
 @pytest.mark.parametrize("require_official", [True, False])
-def test_truncated_file_is_named_with_expected_and_found_size(folder, require_official):
-    path = folder / "test_batch.bin"
-    path.write_bytes(path.read_bytes()[:-5])
-    message = _error(folder.parent, require_official=require_official)
-    assert message == (
-        f"{path} is truncated: {RECORDS * 3073 - 5} bytes where {RECORDS * 3073} are expected; "
-        f"delete {folder} to have the official files downloaded afresh"
-    )
-
-
-def test_too_long_file(folder):
-    path = folder / "data_batch_1.bin"
-    path.write_bytes(path.read_bytes() + b"x")
-    assert f"{path} is too long" in _error(folder.parent)
-
-
-def test_label_above_nine_is_damage(folder):
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda raw: raw[:-5], f"truncated: {SIZE - 5} bytes where {SIZE} are expected"),
+        (lambda raw: raw + b"x", f"too long: {SIZE + 1} bytes where {SIZE} are expected"),
+        (
+            _changed(4 * 3073, 10),
+            "damaged: record 4 has label 10 where 0 to 9 are possible",
+        ),
+    ],
+    ids=["truncated", "too long", "label"],
+)
+def test_damage_is_named_with_what_to_do(folder, damage, problem, require_official):
     path = folder / "data_batch_2.bin"
-    raw = bytearray(path.read_bytes())
-    raw[4 * 3073] = 10
-    path.write_bytes(raw)
-    message = _error(folder.parent, require_official=False)
-    assert message.startswith(f"{path} is damaged: record 4 has label 10 where 0 to 9")
+    path.write_bytes(damage(path.read_bytes()))
+    message = _error(folder.parent, require_official=require_official)
+    assert message == f"{path} is {problem}; {REPLACE.format(folder=folder)}"
 
 
-def test_missing_file(folder):
-    (folder / "data_batch_5.bin").unlink()
-    message = _error(folder.parent)
-    assert message.startswith(f"{folder / 'data_batch_5.bin'} is missing; delete {folder}")
+def test_missing_and_unreadable_file(folder, monkeypatch):
+    path = folder / "data_batch_5.bin"
+    path.unlink()
+    assert _error(folder.parent) == f"{path} is missing; {REPLACE.format(folder=folder)}"
 
-
-def test_unreadable_file(folder, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     path = folder / "data_batch_1.bin"
-    assert _error(folder.parent) == (
-        f"cannot read {path}: Permission denied; check its permissions"
-    )
+    assert _error(folder.parent) == f"cannot read {path}: Permission denied; check its permissions"
 
 
 def test_nothing_there_and_no_download_allowed(tmp_path):
@@ -185,8 +176,8 @@ def pickles(tmp_path, contents, monkeypatch):
         raw = pickle.dumps(content, protocol=2)
         (folder / name).write_bytes(raw)
         md5.append(hashlib.md5(raw).hexdigest())
-    layout = cifar10_files.PICKLED._replace(md5=tuple(md5))
-    monkeypatch.setattr(cifar10_files, "PICKLED", layout)
+    layout = cifar10.PICKLED._replace(md5=tuple(md5))
+    monkeypatch.setattr(cifar10, "PICKLED", layout)
     return folder
 
 
@@ -223,7 +214,7 @@ def test_old_spelling_of_dtypes_in_pickles_is_no_warning(pickles, monkeypatch):
         warnings.warn("dtype(): align should be passed", DeprecationWarning, stacklevel=1)
         return pickle.load(io.BytesIO(raw), **options)
 
-    monkeypatch.setattr(cifar10_files.pickle, "loads", loads)
+    monkeypatch.setattr(cifar10.pickle, "loads", loads)
     assert len(_module(pickles.parent).load()[0].labels) == 5 * RECORDS
 
 
@@ -269,10 +260,8 @@ def server(contents, monkeypatch):
     """A server that has the archive of these contents, whose MD5 counts as official."""
     with _Server() as server:
         server.body = _archive(contents)
-        monkeypatch.setattr(
-            cifar10_files, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}"
-        )
-        monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(server.body).hexdigest())
+        monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
+        monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(server.body).hexdigest())
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -314,37 +303,26 @@ def test_archive_put_there_by_hand_is_used_without_network(server, tmp_path):
     assert server.requests == 0
 
 
-def test_damaged_archive_without_download(server, tmp_path):
-    (tmp_path / ARCHIVE).write_bytes(server.body[:-1])
+def test_damaged_archive_is_downloaded_afresh_if_that_is_allowed(server, tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(b"half of a download")
     message = _error(tmp_path, download=False)
     assert message.startswith(f"{tmp_path / ARCHIVE} is damaged: its MD5 is ")
     assert not (tmp_path / FOLDER).exists()
-
-
-def test_damaged_archive_is_downloaded_afresh(server, tmp_path):
-    (tmp_path / ARCHIVE).write_bytes(b"half of a download")
     _module(tmp_path).setup()
     assert server.requests == 1
 
 
-def test_wrong_bytes_from_the_server_are_thrown_away(server, tmp_path):
-    server.body = b"<html>moved</html>"
-    assert "is not the official archive" in _error(tmp_path)
-    assert os.listdir(tmp_path) == []
-
-
-def test_interrupted_download_leaves_nothing_to_be_taken_for_good(server, tmp_path):
-    server.cut = 100
-    assert "cannot download" in (message := _error(tmp_path)) or "not the official" in message
-    assert os.listdir(tmp_path) == []
-
-
-def test_server_error_is_said_with_its_status(server, tmp_path):
-    server.status = 503
-    message = _error(tmp_path)
-    assert message.startswith(
-        f"cannot download {cifar10_files.URL} (HTTPError, 503): put {ARCHIVE}"
-    )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"body": b"<html>moved</html>"}, "what {url} sent is not the official archive (MD5 "),
+        ({"cut": 100}, ""),  # either of the two, as requests notices it or not
+        ({"status": 503}, f"cannot download {{url}} (HTTPError, 503): put {ARCHIVE}"),
+    ],
+)
+def test_failed_download_leaves_nothing_to_be_taken_for_good(server, tmp_path, change, message):
+    vars(server).update(change)
+    assert _error(tmp_path).startswith(message.format(url=cifar10.URL))
     assert os.listdir(tmp_path) == []
 
 
@@ -353,9 +331,8 @@ def test_no_network(tmp_path, monkeypatch):
         raise requests.ConnectionError("name resolution failed\nfor many reasons")
 
     monkeypatch.setattr(requests, "get", refuse)
-    message = _error(tmp_path)
-    assert message == (
-        f"cannot download {cifar10_files.URL} (ConnectionError, no answer): put {ARCHIVE}, or "
+    assert _error(tmp_path) == (
+        f"cannot download {cifar10.URL} (ConnectionError, no answer): put {ARCHIVE}, or "
         f"{FOLDER}/ from it, into {tmp_path} by hand, or use data=digits"
     )
 
@@ -363,7 +340,7 @@ def test_no_network(tmp_path, monkeypatch):
 def test_only_the_known_files_are_unpacked(server, contents, tmp_path, monkeypatch):
     extra = [("../outside", b"x"), (f"{FOLDER}/readme.html", b"x"), ("/tmp/absolute", b"x")]
     server.body = _archive(contents, extra)
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(server.body).hexdigest())
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(server.body).hexdigest())
     root = tmp_path / "root"
     _module(root).setup()
     assert sorted(os.listdir(root / FOLDER)) == sorted(contents)
@@ -376,7 +353,7 @@ def test_archive_that_cannot_be_unpacked(contents, tmp_path, monkeypatch, damage
         raw = _archive({name: raw for name, raw in contents.items() if "test" not in name})
     else:
         raw = b"no archive" * 99 if damage == "no archive" else _archive(contents)[:-9000]
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(raw).hexdigest())
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(raw).hexdigest())
     (tmp_path / ARCHIVE).write_bytes(raw)
     message = _error(tmp_path, download=False)
     assert message.startswith(f"{tmp_path / ARCHIVE} is damaged (")
@@ -401,10 +378,12 @@ def test_root_that_is_a_file(tmp_path):
     assert _error(root).startswith(f"cannot put CIFAR-10 into {root} (File exists)")
 
 
-def test_another_process_that_was_faster_is_no_error(server, folder, monkeypatch):
-    cifar10_files.fetch(folder.parent, download=True)
-    assert server.requests == 0
-    assert os.listdir(folder.parent) == [FOLDER]
+def test_another_process_that_was_faster_is_no_error(folder, contents, tmp_path):
+    archive = tmp_path / ARCHIVE
+    archive.write_bytes(_archive(contents))
+    cifar10._unpack(archive, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [FOLDER, ARCHIVE]
+    _module(tmp_path, download=False).setup()
 
 
 def test_real_files():
@@ -418,14 +397,9 @@ def test_real_files():
     assert test.images.shape == (10_000, 3, 32, 32)
     assert torch.bincount(train.labels).tolist() == [5000] * 10
     assert torch.bincount(test.labels).tolist() == [1000] * 10
-    # the first training images, on which every copy agrees: frog, truck, truck, deer, automobile
-    assert [module.class_names[label] for label in train.labels[:5]] == [
-        "frog",
-        "truck",
-        "truck",
-        "deer",
-        "automobile",
-    ]
+    # the first training images, on which every copy agrees
+    first = [module.class_names[label] for label in train.labels[:5]]
+    assert first == ["frog", "truck", "truck", "deer", "automobile"]
     means = train.images.float().mean((0, 2, 3)) / 255
     torch.testing.assert_close(means, torch.tensor([0.4914, 0.4822, 0.4465]), atol=0.002, rtol=0)
     assert module.note == ("" if module.official else "not the official bytes")

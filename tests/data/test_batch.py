@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrm_lightning.data.split import hold_out
+from lrm_lightning.data.batch import hold_out
 
 
 def _generator(seed=0):
@@ -23,12 +23,6 @@ def test_parts_are_disjoint_complete_and_in_proportion(classes, share, seed):
     for label in set(classes):
         exact = classes.count(label) * size / len(classes)
         assert abs((labels[held_out] == label).sum() - exact) < 1
-
-
-def test_balanced_classes_are_held_out_exactly_evenly():
-    labels = torch.arange(10).repeat(500)
-    _, held_out = hold_out(labels, 500, generator=_generator())
-    assert torch.bincount(labels[held_out]).tolist() == [50] * 10
 
 
 def test_held_out_order_is_random_so_its_beginning_is_a_fair_sample():
