@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lrm_lightning.losses import check_logits, check_same_shape
+
 
 def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
     """Size of the logits of one batch.
@@ -25,7 +27,7 @@ def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
     References:
         Summers & Dinneen, section 5.3 (the logits' variance).
     """
-    _check_logits(logits)
+    check_logits("logits", logits)
     return {
         "variance": logits.var(correction=0),
         "range": (logits.amax(dim=1) - logits.amin(dim=1)).mean(),
@@ -54,7 +56,7 @@ def pairing_assumption(logits: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
     References:
         Summers & Dinneen, the assumption of Eq. 4-5.
     """
-    _check_pair(logits, logits_adv)
+    check_same_shape("logits", logits, "logits_adv", logits_adv)
     if y.shape != logits.shape[:1]:
         raise ValueError(f"y has shape {tuple(y.shape)}; it must be ({len(logits)},)")
     is_label = y.unsqueeze(1) == torch.arange(logits.shape[1], device=y.device)
@@ -83,7 +85,7 @@ def pairing_gradient(logits: Tensor, logits_adv: Tensor) -> Tensor:
     References:
         Summers & Dinneen, Eq. 4 and 5.
     """
-    _check_pair(logits, logits_adv)
+    check_same_shape("logits", logits, "logits_adv", logits_adv)
     return 2 * (logits - logits_adv)
 
 
@@ -109,7 +111,7 @@ def pairing_scale_gradient(logits: Tensor, logits_adv: Tensor, scale: float = 1.
     References:
         Summers & Dinneen, Eq. 6 and 7.
     """
-    _check_pair(logits, logits_adv)
+    check_same_shape("logits", logits, "logits_adv", logits_adv)
     return 2 * scale * (logits - logits_adv).square().sum(dim=1).mean()
 
 
@@ -134,7 +136,7 @@ class LogitStatistics(Metric):
 
     def update(self, logits: Tensor) -> None:
         """Add a batch of logits, shape ``(B, C)``."""
-        _check_logits(logits)
+        check_logits("logits", logits)
         logits = logits.detach().double()
         self.count += logits.numel()
         self.images += len(logits)
@@ -188,17 +190,3 @@ class PairingDiagnostics(Metric):
 def _add_sums(metric: Metric, *names: str) -> None:
     for name in names:
         metric.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-
-def _check_logits(logits: Tensor) -> None:
-    if logits.ndim != 2 or not len(logits):
-        raise ValueError(f"logits have shape {tuple(logits.shape)}; it must be (B, C) with B >= 1")
-
-
-def _check_pair(logits: Tensor, logits_adv: Tensor) -> None:
-    _check_logits(logits)
-    if logits.shape != logits_adv.shape:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)} but logits_adv {tuple(logits_adv.shape)}; "
-            "they must be the same"
-        )

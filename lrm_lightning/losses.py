@@ -90,7 +90,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     References:
         ``J`` of Summers & Dinneen, Eq. 1.
     """
-    _check_same_shape("logits", logits, "targets", targets)
+    check_same_shape("logits", logits, "targets", targets)
     return F.cross_entropy(logits, targets)
 
 
@@ -111,7 +111,7 @@ def logit_squeezing(logits: Tensor) -> Tensor:
     References:
         Summers & Dinneen, the beta term of Eq. 10; Kannan et al. 2018, arXiv:1803.06373.
     """
-    _check_logits("logits", logits)
+    check_logits("logits", logits)
     return logits.square().sum(dim=1).mean()
 
 
@@ -136,7 +136,7 @@ def logit_pairing(logits: Tensor, logits_adv: Tensor, distance: str = "l2") -> T
         Summers & Dinneen, Eq. 9; Kannan et al. 2018, arXiv:1803.06373.
     """
     check_choice("distance", distance, PAIRING_DISTANCES)
-    _check_same_shape("logits", logits, "logits_adv", logits_adv)
+    check_same_shape("logits", logits, "logits_adv", logits_adv)
     if distance == "l2":
         return logit_squeezing(logits - logits_adv)
     if distance == "l1":
@@ -156,7 +156,7 @@ def distribution_pairing(logits: Tensor, logits_adv: Tensor, kind: str = "cross_
     - ``"cosine"``: 1 - the cosine between the two vectors of logits (not of probabilities), in
       [0, 2]; it doesn't change when either is scaled. A zero vector counts as orthogonal to all.
 
-    The gradient flows into both arguments.
+    The gradient flows into both arguments; detach one to hold it fixed.
 
     Args:
         logits: Clean logits, shape ``(B, C)``.
@@ -173,7 +173,7 @@ def distribution_pairing(logits: Tensor, logits_adv: Tensor, kind: str = "cross_
         ``h`` of Summers & Dinneen, Eq. 10.
     """
     check_choice("kind", kind, PAIRING_KINDS)
-    _check_same_shape("logits", logits, "logits_adv", logits_adv)
+    check_same_shape("logits", logits, "logits_adv", logits_adv)
     if kind == "cross_entropy":
         return F.cross_entropy(logits_adv, logits.softmax(dim=1))
     if kind == "cosine":
@@ -235,13 +235,15 @@ def _check_smoothing(smoothing: float, num_classes: int) -> None:
     check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/C")
 
 
-def _check_logits(name: str, logits: Tensor) -> None:
-    if logits.ndim != 2:
-        raise ValueError(f"{name} has shape {tuple(logits.shape)}; it must be (B, C)")
+def check_logits(name: str, logits: Tensor) -> None:
+    """Raise :class:`ValueError` unless ``logits`` has shape ``(B, C)`` with ``B >= 1``."""
+    if logits.ndim != 2 or not len(logits):
+        raise ValueError(f"{name} has shape {tuple(logits.shape)}; it must be (B, C) with B >= 1")
 
 
-def _check_same_shape(name: str, logits: Tensor, other_name: str, other: Tensor) -> None:
-    _check_logits(name, logits)
+def check_same_shape(name: str, logits: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise :class:`ValueError` unless both have one shape ``(B, C)`` with ``B >= 1``."""
+    check_logits(name, logits)
     if logits.shape != other.shape:
         raise ValueError(
             f"{name} has shape {tuple(logits.shape)} but {other_name} {tuple(other.shape)}; "

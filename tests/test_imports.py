@@ -12,7 +12,8 @@ PACKAGE = "lrm_lightning"
 # From the bottom to the top: a room may import what lies below it, and itself.
 LAYERS = (
     {"checks", "errors"},
-    {"runs", "losses", "diagnostics"},
+    {"runs", "losses"},
+    {"diagnostics"},
     {"models"},
     {"attacks", "data"},
     {"evaluation", "methods", "tracking"},

@@ -8,8 +8,9 @@ from torch import nn
 
 from lrm_lightning.data import Batch
 from lrm_lightning.data.randomness import Draws
+from lrm_lightning.training import build
 
-CLASSES, IMAGES = 4, 6
+CLASSES, IMAGES, SIDE = 4, 6, 8
 
 
 def _build(*layers_between):
@@ -20,7 +21,7 @@ def _build(*layers_between):
             *layers_between,
             nn.Tanh(),
             nn.Flatten(),
-            nn.Linear(4 * 6 * 6, CLASSES),
+            nn.Linear(4 * SIDE**2, CLASSES),
         ).double()
 
 
@@ -42,7 +43,7 @@ def bn_network():
 
 def _batch(*, mixed=False):
     generator = torch.Generator().manual_seed(1)
-    x = torch.rand(IMAGES, 3, 6, 6, generator=generator, dtype=torch.float64)
+    x = torch.rand(IMAGES, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
     y = torch.randint(CLASSES, (IMAGES,), generator=generator)
     targets = nn.functional.one_hot(y, CLASSES).double()
     if mixed:
@@ -79,14 +80,20 @@ def train_on():
 
 
 @pytest.fixture
-def gradients_of():
-    """Function: a loss and a network to the gradients, name to tensor."""
+def assert_trains():
+    """Function: asserts what ``train_on`` found, given the terms with their graphs."""
 
-    def run(loss, network):
-        found = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
-        return dict(zip(dict(network.named_parameters()), found, strict=True))
+    def check(found, expected, network):
+        terms, gradients = found
+        assert list(terms) == list(expected)
+        for name, term in expected.items():
+            torch.testing.assert_close(terms[name], term.detach(), rtol=1e-9, atol=1e-12)
+        total = torch.stack(list(expected.values())).sum()
+        wanted = torch.autograd.grad(total, list(network.parameters()))
+        for gradient, other in zip(gradients.values(), wanted, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-11)
 
-    return run
+    return check
 
 
 @pytest.fixture
@@ -95,5 +102,16 @@ def make():
 
     def run(defense, network, **settings):
         return defense(copy.deepcopy(network), num_classes=CLASSES, **settings)
+
+    return run
+
+
+@pytest.fixture
+def from_conf(composed):
+    """Function: the defence of a file of ``conf/method`` around its own copy of a network."""
+
+    def run(method, network, *overrides):
+        cfg = composed("config", f"method={method}", *overrides)
+        return build.build_defense(cfg, copy.deepcopy(network), num_classes=CLASSES)
 
     return run
