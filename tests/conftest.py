@@ -2,7 +2,6 @@
 
 import multiprocessing
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -107,19 +106,53 @@ def quick():
 
 
 RUN = """
-import os, runpy, sys
+import os, runpy, signal, sys
 os.chdir(folder)
+os.environ |= environment
 for number, path in ((1, out), (2, err)):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
 sys.stdout = open(1, "w", buffering=1, closefd=False)
 sys.stderr = open(2, "w", buffering=1, closefd=False)
 sys.path.insert(0, folder)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # the same sums on every machine
+exec(prelude)
 sys.argv[1:] = arguments
 sys.modules.pop(module, None)
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
+
+
+class Run:
+    """A process of a command, and what it has printed."""
+
+    def __init__(self, process, out, err):
+        self.process = process
+        self._out, self._err = out, err
+
+    @property
+    def output(self):
+        return self._out.read_text()
+
+    @property
+    def errors(self):
+        return self._err.read_text()
+
+    def ends(self, code=0):
+        """Wait; the process must end with this exit code, without traceback or warning."""
+        self.process.join(600)
+        assert self.process.exitcode == code, self.output + self.errors
+        assert "Traceback" not in self.output + self.errors
+        if code == 0:
+            assert self.errors == ""
+        return self
+
+    def error(self):
+        """Wait for a failure; the one line that it must say."""
+        (line,) = self.ends(1).errors.splitlines()
+        assert line.startswith("error: ")
+        return line
 
 
 class Processes:
@@ -131,39 +164,40 @@ class Processes:
 
     def __init__(self, folder):
         self.folder = folder
-        self._server = multiprocessing.get_context("forkserver")
+        self.server = multiprocessing.get_context("forkserver")
         # too late if another test has started the server: then a process imports what is missing
-        self._server.set_forkserver_preload(["lrm_lightning.evaluate", "sklearn.datasets"])
+        commands = ["lrm_lightning.training.run", "lrm_lightning.evaluate", "sklearn.datasets"]
+        self.server.set_forkserver_preload(commands)
         self._started = []
 
-    def start(self, module, *arguments):
+    def start(self, module, *arguments, prelude="", **environment):
+        """Start one; ``prelude`` is Python to execute in the process before."""
         number = len(self._started)
-        files = {name: str(self.folder / f"{number}.{name}") for name in ("out", "err")}
-        names = {"folder": str(self.folder), "module": module, "arguments": arguments} | files
-        process = self._server.Process(target=exec, args=(RUN, names))
+        files = {name: self.folder / f"{number}.{name}" for name in ("out", "err")}
+        names = {name: str(path) for name, path in files.items()}
+        names |= {"folder": str(self.folder), "module": module, "arguments": arguments}
+        names |= {"prelude": prelude, "environment": environment}
+        process = self.server.Process(target=exec, args=(RUN, names))
         process.start()
-        self._started.append(process)
-        process.files = files
-        return process
+        self._started.append(Run(process, **files))
+        return self._started[-1]
 
     def run(self, module, *arguments, code=0):
         """Wait; returns what it printed, or of a failure the one line that it must say."""
-        process = self.start(module, *arguments)
-        process.join(280)
-        out, err = (Path(process.files[name]).read_text() for name in ("out", "err"))
-        assert process.exitcode == code, out + err
-        assert "Traceback" not in out + err
-        if code == 0:
-            assert err == ""
-            return out
-        (line,) = err.splitlines()
-        assert line.startswith("error: ")
-        return line
+        run = self.start(module, *arguments)
+        return run.ends().output if code == 0 else run.error()
 
     def clean_up(self):
-        for process in self._started:
-            process.kill()
-            process.join()
+        """End what a failed assertion left behind."""
+        for run in self._started:
+            run.process.kill()
+            run.process.join()
+
+
+@pytest.fixture(scope="session")
+def in_folder():
+    """``in_folder(path)``: processes that run there; ``clean_up()`` ends them."""
+    return Processes
 
 
 @pytest.fixture

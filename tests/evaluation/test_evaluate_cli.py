@@ -133,7 +133,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(
     pieces = folder / "evaluations" / "strong.progress"
     moments = sorted(generator.sample(range(1, 24), 5))
     for moment in moments:
-        process = processes.start(*arguments)
+        process = processes.start(*arguments).process
         deadline = time.monotonic() + 120
         while len(list(pieces.glob("*.npz"))) < moment and process.is_alive():
             assert time.monotonic() < deadline

@@ -1,14 +1,52 @@
-"""A small network that has learned the digits a little, and the Trainer around it."""
+"""Small networks in a Trainer, and real processes of ``python -m lrm_lightning.train``."""
 
 import copy
+import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
+
+# A few seconds of training, at a rate that moves the weights.
+SMALL = (
+    "data=digits",
+    "data.batch_size=16",
+    "data.val_size=40",
+    "model=resnet_tiny",
+    "logger=csv",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "data.eval_batch_size=40",
+    "trainer.limit_test_batches=1",
+    "attack.eps=0.01",
+    "attack.steps=2",
+    "scheduler.warmup_epochs=0",
+    "robust_accuracy.n_images=20",
+    "robust_accuracy.test_n_images=30",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Whole trainings take a while where the machine has other things to do."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(1200))
+
+
+# ---------------------------------------------------------------------- in this process
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +97,162 @@ def make_trainer():
         )
 
     return make
+
+
+# ---------------------------------------------------------------------- in processes of their own
+
+
+def _rank(rank, port, function, folder):
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    function(rank, folder)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory, in_folder):
+    """``two_ranks(function)``: ``function(rank, folder)`` in two processes that form a group."""
+
+    def run(function):
+        folder = tmp_path_factory.mktemp("ranks")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        start = in_folder(folder).server.Process
+        ranks = [start(target=_rank, args=(rank, port, function, folder)) for rank in (0, 1)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        assert [process.exitcode for process in ranks] == [0, 0]
+        return folder
+
+    return run
+
+
+class Command:
+    """The command with the settings of :data:`SMALL`, run in a folder of its own."""
+
+    def __init__(self, processes):
+        self.folder = processes.folder
+        self._processes = processes
+
+    def start(self, *overrides, small=True, **settings):
+        """Start it; ``settings`` are those of ``Processes.start``."""
+        own = SMALL if small else ()
+        settings = {"COLUMNS": "200"} | settings
+        return self._processes.start("lrm_lightning.train", *own, *overrides, **settings)
+
+    def run(self, *overrides, **settings):
+        """Start it and wait for it to end well."""
+        return self.start(*overrides, **settings).ends()
+
+
+class Finished:
+    """What a finished run left in its directory."""
+
+    def __init__(self, path):
+        self.path = path
+        self.record = json.loads((path / "record.json").read_text())
+        with (path / "metrics.csv").open(newline="") as lines:
+            self.metrics = list(csv.DictReader(lines))
+        with np.load(path / "correct.npz") as file:
+            self.verdicts = dict(file)
+        self.weights = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+    def assert_same_result(self, other):
+        """Metrics, verdicts and weights are equal to the last bit."""
+        for name in ("metrics", "intervals", "val_metrics", "test_metrics", "score", "run_id"):
+            assert self.record[name] == other.record[name], name
+        assert (self.record["epochs"], self.record["global_step"]) == (
+            other.record["epochs"],
+            other.record["global_step"],
+        )
+        assert self.metrics == other.metrics
+        assert all(np.array_equal(self.verdicts[key], other.verdicts[key]) for key in self.verdicts)
+        assert all(torch.equal(self.weights[key], other.weights[key]) for key in other.weights)
+
+
+@pytest.fixture
+def small():
+    """The overrides that make a run a matter of seconds."""
+    return SMALL
+
+
+@pytest.fixture
+def command(processes):
+    return Command(processes)
+
+
+@pytest.fixture
+def python():
+    """Runs a fresh interpreter, for what a fork cannot show; gives its output."""
+
+    def run(*arguments, folder, quiet=True, **environment):
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=os.environ | {"COLUMNS": "200"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            output, errors = process.communicate(timeout=1000)
+        finally:
+            process.terminate()  # where it is still there; a multirun then ends its jobs
+        assert process.returncode == 0, output + errors
+        assert errors == "" or not quiet
+        return output
+
+    return run
+
+
+SNAPSHOTS = """
+import shutil
+from pathlib import Path
+import lightning
+save = lightning.Trainer.save_checkpoint
+
+def save_and_copy(trainer, path, *args):
+    save(trainer, path, *args)
+    folder = Path(path).parents[1]
+    name = f"{trainer.global_step}-{Path(path).stem}"
+    shutil.copytree(folder, Path("snapshots") / name)
+
+lightning.Trainer.save_checkpoint = save_and_copy
+"""
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, in_folder):
+    """A run of LRM that nothing disturbed; ``snapshots/<step>-<checkpoint>`` lie beside its folder.
+
+    They are its run directory right after each checkpoint: what a kill there would leave behind.
+    """
+    processes = in_folder(tmp_path_factory.mktemp("undisturbed"))
+    command = Command(processes)
+    command.run("method=lrm", "checkpoint.every_minutes=1e-9", prelude=SNAPSHOTS)
+    (path,) = command.folder.glob("runs/digits/lrm-*")
+    return Finished(path)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """``finished("pgd")``: what the only run of a method has left."""
+
+    def read(method, runs="runs"):
+        (path,) = tmp_path.glob(f"{runs}/digits/{method}-*")
+        return Finished(path)
+
+    return read
+
+
+@pytest.fixture
+def copy_of_undisturbed(undisturbed, tmp_path):
+    """A finished run directory to do damage to."""
+    target = tmp_path / "runs/digits" / undisturbed.path.name
+    shutil.copytree(undisturbed.path, target)
+    return target

@@ -1,7 +1,6 @@
 """The attack callback in a real Trainer, against a direct computation with the attacks."""
 
 import copy
-import socket
 from dataclasses import dataclass
 
 import lightning as L
@@ -359,26 +358,18 @@ def test_an_image_counted_twice_is_an_error(batches):
         metric.compute()
 
 
-def _rank(rank, port, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
+def _one_has_none(rank, folder):
     metric = Correctness(["clean", "fgsm"])
     if rank == 0:  # the other rank's images are all beyond n_images
         metric.update(torch.tensor([1, 0]), torch.tensor([[True, False], [True, True]]))
     index, correct = metric.compute()
     np.savez(folder / f"{rank}.npz", index=index, **correct)
-    torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_rank_without_images(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(port, tmp_path), nprocs=2)
+def test_rank_without_images(two_ranks):
+    folder = two_ranks(_one_has_none)
     for rank in (0, 1):
-        with np.load(tmp_path / f"{rank}.npz") as found:
+        with np.load(folder / f"{rank}.npz") as found:
             assert found["index"].tolist() == [0, 1]
             assert found["clean"].tolist() == [True, True]
             assert found["fgsm"].tolist() == [True, False]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-LOGGERS = Path(__file__).parents[1] / "loggers"
+LOGGERS = Path(__file__).parents[1] / "tracking"
 WandbServer = runpy.run_path(str(LOGGERS / "wandb_server.py"))["WandbServer"]
 LRM = ("method=lrm", "checkpoint.every_minutes=1e-9", "logger=wandb", "logger.mode=online")
 

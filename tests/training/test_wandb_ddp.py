@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-LOGGERS = Path(__file__).parents[1] / "loggers"
+LOGGERS = Path(__file__).parents[1] / "tracking"
 read = runpy.run_path(str(LOGGERS / "wandb_file.py"))["read"]
 RUN = ("logger=wandb", "logger.mode=offline", "trainer.log_every_n_steps=1")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
