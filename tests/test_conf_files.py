@@ -8,20 +8,30 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class
+from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
 from lrm_lightning.data import Batch
 from lrm_lightning.data.randomness import Draws
-from lrm_lightning.methods import Defense
+from lrm_lightning.methods import Defense, Regular
 from lrm_lightning.runs import identity
 from lrm_lightning.training import build
 
 CONF = identity.conf_dir()
 SWEEPS = Path(__file__).parents[1] / "sweeps"
-GROUPS = ("method", "model", "data", "attack", "trainer", "logger", "experiment")
+GROUPS = (
+    *("method", "model", "data", "attack", "optimizer", "scheduler"),
+    *("trainer", "logger", "experiment"),
+)
 SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha"}
-GIVEN_BY_THE_PROGRAM = {"engine", "network", "num_classes", "attack", "optimizer"}
+GIVEN_BY_THE_PROGRAM = {"network", "num_classes", "attack", "optimizer", "scheduler"}
+# Methods that are a class with one default changed.
+TURNED = {
+    "label_smoothing": {"smoothing": 0.5},
+    "logit_squeezing": {"squeeze_weight": 0.05},
+    "mixup": {"mixing": "mixup"},
+    "vh_mixup": {"mixing": "vh_mixup"},
+}
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
@@ -138,7 +148,7 @@ def test_method_file_is_its_constructor(method):
     keywords = _keywords(get_class(settings.pop("_target_")))
     assert settings.keys() == keywords.keys() - GIVEN_BY_THE_PROGRAM
     assert settings.pop("name") == method
-    assert settings == {key: keywords[key] for key in settings}
+    assert settings == {key: keywords[key] for key in settings} | TURNED.get(method, {})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,17 +166,37 @@ def test_every_defence_has_a_file():
 
 
 @pytest.mark.parametrize(
-    ("group", "node"),
-    [("optimizer", "optimizer"), ("robust_accuracy", "robust_accuracy"), ("linf", "attack")],
+    ("overrides", "node"),
+    [
+        ([], "scheduler"),
+        (["scheduler=one_cycle"], "scheduler"),
+        (["attack=linf"], "attack"),
+        (["data=cifar10"], "data"),
+        (["data=digits"], "data"),
+        ([], "robust_accuracy"),
+    ],
 )
-def test_defaults_in_the_config_are_those_of_the_class(group, node):
-    settings = OmegaConf.to_container(_compose("attack=linf")[node])
-    cls = get_class(settings.pop("_target_"))
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if name in settings:
-            default = parameter.default
-            default = list(default) if isinstance(default, tuple) else default
-            assert settings[name] == default, name
+def test_defaults_in_the_config_are_those_of_the_class(overrides, node):
+    settings = OmegaConf.to_container(_compose(*overrides)[node])
+    defaults = {
+        name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        for name, parameter in inspect.signature(
+            get_object(settings["_target_"])
+        ).parameters.items()
+    }
+    compared = settings.keys() & defaults.keys()
+    assert compared
+    assert {name: settings[name] for name in compared} == {
+        name: defaults[name] for name in compared
+    }
+
+
+def test_optimizer_of_the_config_is_the_default_of_a_defence():
+    default = Regular(torch.nn.Linear(1, 1)).optimizer
+    config = OmegaConf.to_container(_compose().optimizer)
+    assert get_object(config.pop("_target_")) is default.func
+    assert config.pop("_partial_")
+    assert config == default.keywords | {"nesterov": False}
 
 
 def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
