@@ -11,9 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import shown_path, write_text
-
-PAGE, TEXT = "index.html", "report.md"
+from lrm_lightning.runs.files import shown_path
 
 
 def report(folders: list[str], out: Path) -> Path:
@@ -30,35 +28,22 @@ def report(folders: list[str], out: Path) -> Path:
         UserError: If there are no records, or ``out`` can't be written.
     """
     # matplotlib takes a second to import; a wrong override should not wait for it.
-    from lrm_lightning.reporting import markdown, page
-    from lrm_lightning.reporting.discovery import find_records
-    from lrm_lightning.reporting.document import FIGURES, compose
+    from lrm_lightning.reporting import page
+    from lrm_lightning.reporting.document import compose
+    from lrm_lightning.reporting.figures.style import style
+    from lrm_lightning.reporting.load import load
 
-    records = find_records(folders)
-    said = len(records.skipped)
-    for line in records.skipped:
-        _say_skipped(line)
-    if not records:
-        raise UserError(
-            f"no records below {', '.join(folders)}; train with python -m lrm_lightning.train"
-            " or give runs_dir=<where the runs are>"
-        )
-    try:
-        (out / FIGURES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}; choose another with out=..."
-        ) from error
-    document = compose(records, out)
-    for line in records.skipped[said:]:
-        _say_skipped(line)
-    write_text(out / TEXT, markdown.render(document))
-    write_text(out / PAGE, page.render(document))
-    return out / PAGE
-
-
-def _say_skipped(line: str) -> None:
-    sys.stderr.write(f"skipped: {line}\n")
+    records = load(folders)
+    with style():
+        document = compose(records)
+        for line in records.skipped:
+            sys.stderr.write(f"skipped: {line}\n")
+        if not document.chapters:
+            raise UserError(
+                f"no records below {', '.join(folders)}; train with python -m lrm_lightning.train"
+                " or give runs_dir=<where the runs are>"
+            )
+        return page.write(document, out)
 
 
 def _folders(value: object) -> list[str]:
@@ -74,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     if not isinstance(cfg.out, str) or not cfg.out:
         raise UserError(f"out={cfg.out!r} must be a folder")
     written = report(_folders(cfg.runs_dir), Path(cfg.out))
-    print(f"wrote {shown_path(written)}, {TEXT} and figures/ beside it")  # noqa: T201
+    print(f"wrote {shown_path(written)}, report.md and figures/ beside it")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,96 +1,152 @@
-"""The whole report before it is Markdown or HTML, and its figures' files."""
+"""The whole report before it is a page: sections of tables and figures on each data set."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-from lrm_lightning.reporting.discovery import Records
-from lrm_lightning.reporting.figures.style import Plot, save, style
-from lrm_lightning.reporting.measurements import data_sets
-from lrm_lightning.reporting.records import Data
-from lrm_lightning.reporting.sections import Section, sections
-from lrm_lightning.reporting.sources import Source, SourceBook
-from lrm_lightning.reporting.table import Table
+from lrm_lightning.checks import check_choice
+from lrm_lightning.reporting.aggregate import Results, aggregate
+from lrm_lightning.reporting.figures import FIGURES
+from lrm_lightning.reporting.gallery import galleries
+from lrm_lightning.reporting.load import Records
+from lrm_lightning.reporting.parts import Part, Plot, Table
+from lrm_lightning.reporting.references import References
+from lrm_lightning.reporting.tables import (
+    logit_variances,
+    other_configurations,
+    strong_table,
+    table_1,
+    table_2,
+    unevaluated,
+    verdicts,
+)
+from lrm_lightning.runs.records import Data
 
-FIGURES = "figures"
+Maker: TypeAlias = Callable[[Results], Sequence[Part]]
+
+# Slug, title, how to read it, and what makes its parts; the figures of FIGURES stand before them.
+SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
+    (
+        "white-box",
+        "White-box accuracy",
+        "The attacker knows the network. PGD-k takes k steps; more steps are a stronger attack.",
+        (table_1,),
+    ),
+    (
+        "black-box",
+        "Black-box accuracy",
+        "The attacker makes 10-step PGD examples on a source network and tries them on a target.",
+        (table_2,),
+    ),
+    (
+        "steps",
+        "More steps",
+        "Robustness that fades as PGD takes more steps was none; section 5.3 finds this in label"
+        " smoothing.",
+        (partial(unevaluated, suite="paper", what="No accuracy by step yet"),),
+    ),
+    (
+        "logits",
+        "What happens to the logits",
+        "Pairing, squeezing and smoothing all shrink the logits.",
+        (logit_variances,),
+    ),
+    (
+        "strong",
+        "Strong evaluation and gradient masking",
+        "A defence may only spoil the gradient that attacks follow. Below the table: what was"
+        " looked for as a sign of that, and the evidence.",
+        (
+            strong_table,
+            verdicts,
+            partial(unevaluated, suite="strong", what="No strong evaluation yet"),
+        ),
+    ),
+    (
+        "training",
+        "Training curves",
+        "On images held out of the training set, as training went on.",
+        (),
+    ),
+    (
+        "gallery",
+        "Gallery",
+        "From left to right: the image, ten times the perturbation around grey, the attacked image"
+        " (PGD-20). Every network is shown the same images.",
+        (galleries,),
+    ),
+    ("others", "Other configurations", "", (other_configurations,)),
+)
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """Everything on one data set.
-
-    Attributes:
-        slug: Begins the names of its anchors and files.
-        title: The data's name, with what is not official about it.
-    """
+class Section(NamedTuple):
+    """One section on one data set; ``intro`` says how to read it."""
 
     slug: str
     title: str
+    intro: str
+    parts: list[Part]
+
+
+class Chapter(NamedTuple):
+    """Everything on one data set; ``slug`` begins the names of its anchors and files."""
+
+    slug: str
     data: Data
-    sections: tuple[Section, ...]
+    sections: list[Section]
 
 
 @dataclass(frozen=True)
 class Document:
-    """The report.
+    """The report: what it is made from, in a sentence, its chapters, and what was left out."""
 
-    Attributes:
-        summary: What it is made from, in one sentence.
-        svgs: Each figure's SVG, by slug, to put into a page.
-        skipped: One line for each file that was left out.
-    """
-
-    chapters: tuple[Chapter, ...]
     summary: str
-    sources: tuple[Source, ...]
-    svgs: Mapping[str, str]
-    skipped: tuple[str, ...]
+    chapters: list[Chapter]
+    references: References
+    skipped: list[str]
+
+    @property
+    def parts(self) -> list[Part]:
+        """Every part, in order."""
+        return [
+            part
+            for chapter in self.chapters
+            for section in chapter.sections
+            for part in section.parts
+        ]
 
 
-def compose(records: Records, out: Path) -> Document:
-    """Make every part of the report, and write the figures below ``out``.
-
-    Args:
-        records: What was found.
-        out: The report's folder; exists.
-
-    Raises:
-        UserError: If a figure can't be written.
-    """
-    book = SourceBook(records)
-    folder = out / FIGURES
-    chapters, svgs = [], {}
-    with style():
-        for data, slug in _slugs(data_sets(records)):
-            made = [_prefixed(each, slug) for each in sections(records, data, book)]
-            for section in made:
-                svgs |= {each.slug: save(each, folder) for each in section.plots}
-            chapters.append(Chapter(slug, data.title, data, tuple(made)))
-    return Document(
-        chapters=tuple(chapters),
-        summary=_summary(records),
-        sources=tuple(book.sources),
-        svgs=svgs,
-        skipped=tuple(records.skipped),
-    )
+def compose(records: Records) -> Document:
+    """Every part of the report; figures are drawn in matplotlib's style of the moment."""
+    chapters: list[Chapter] = []
+    for results in aggregate(records):
+        slug = re.sub("[^a-z0-9]+", "-", results.data.name.lower()).strip("-")[:40] or "data"
+        taken = sum(each.slug == slug or each.slug.startswith(f"{slug}--") for each in chapters)
+        slug += f"--{taken + 1}" if taken else ""
+        chapters.append(Chapter(slug, results.data, _sections(results, slug)))
+    document = Document(_summary(records), chapters, References(records), records.skipped)
+    for part in document.parts:
+        document.references.cite(part.origins)
+    return document
 
 
-def _slugs(found: Sequence[Data]) -> list[tuple[Data, str]]:
-    slugs: list[tuple[Data, str]] = []
-    for data in found:
-        slug = re.sub(r"[^a-z0-9]+", "-", data.name.lower()).strip("-")[:40] or "data"
-        taken = sum(other == slug or other.startswith(f"{slug}--") for _, other in slugs)
-        slugs.append((data, f"{slug}--{taken + 1}" if taken else slug))
-    return slugs
-
-
-def _prefixed(section: Section, chapter: str) -> Section:
-    parts = [
-        replace(part, slug=f"{chapter}-{part.slug}") if isinstance(part, (Table, Plot)) else part
-        for part in section.parts
-    ]
-    return replace(section, slug=f"{chapter}-{section.slug}", parts=parts)
+def _sections(results: Results, chapter: str) -> list[Section]:
+    for section, _ in FIGURES:
+        check_choice("a figure's section", section, [slug for slug, *_ in SECTIONS])
+    sections = []
+    for slug, title, intro, makers in SECTIONS:
+        figures = [figure for section, figure in FIGURES if section == slug]
+        parts = [
+            replace(part, slug=f"{chapter}-{part.slug}")
+            if isinstance(part, (Table, Plot))
+            else part
+            for make in (*figures, *makers)
+            for part in make(results)
+        ]
+        sections += [Section(f"{chapter}-{slug}", title, intro, parts)] if parts else []
+    return sections
 
 
 def _summary(records: Records) -> str:
@@ -100,8 +156,6 @@ def _summary(records: Records) -> str:
         (len(records.transfers), "black-box matrix", "black-box matrices"),
     )
     parts = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
-    everything = (*records.runs, *records.evaluations, *records.transfers)
-    newest = max((each.origin.written for each in everything), default="")
-    return f"Made from {', '.join(parts)}" + (
-        f"; the newest record is of {newest[:10]}." if newest else "."
-    )
+    newest = max((origin.record.written for origin in records.everything), default="")
+    of = f"; the newest record is of {newest[:10]}" if newest else ""
+    return f"Made from {', '.join(parts)}{of}."

@@ -4,112 +4,61 @@ import base64
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lrm_lightning.reporting.groups import Group
-from lrm_lightning.reporting.records import Evaluation
-from lrm_lightning.reporting.sources import SourceBook
+from lrm_lightning.reporting.aggregate import Results
+from lrm_lightning.reporting.parts import Example, Gallery, Missing, command
 from lrm_lightning.runs.records import CLASS_NAMES
 
 AMPLIFICATION = 10
 ARRAYS = ("index", "y", "clean", "adversarial", "x", "x_adv")
+# What numpy raises on a file that is damaged, or not what it should be.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
-@dataclass(frozen=True)
-class Example:
-    """One attacked image; pictures are data URIs, classes are names.
-
-    Attributes:
-        index: Its position in the test split.
-        label: What it shows.
-        clean: What the network takes it for.
-        adversarial: What the network takes the attacked image for.
-        image: The image.
-        perturbation: Ten times the change around grey, cut off at black and white.
-        attacked: The attacked image.
-    """
-
-    index: int
-    label: str
-    clean: str
-    adversarial: str
-    image: str
-    perturbation: str
-    attacked: str
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The examples of one network."""
-
-    title: str
-    examples: tuple[Example, ...]
-    sources: tuple[int, ...]
-
-
-def galleries(groups: Sequence[Group], book: SourceBook, skipped: list[str]) -> list[Gallery]:
+def galleries(results: Results) -> list[Gallery | Missing]:
     """The galleries of evaluated networks, of several seeds the lowest.
 
-    Args:
-        groups: What ``suite=paper`` measured.
-        book: Where the evaluations are cited.
-        skipped: Gets one line for each file that can't be read.
+    A file that can't be read is added to what the records ``skipped``.
     """
     found = []
-    for group in groups:
-        origin = group.first.origin
-        assert isinstance(origin, Evaluation)
-        path = origin.path.with_suffix(".npz")
+    for group in results.paper:
+        path = group.origins[0].path.with_suffix(".npz")
         try:
-            examples = _examples(path, origin.data.name)
+            examples = _examples(path, results.data.name)
         except FileNotFoundError:
             continue
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            MemoryError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ):
-            skipped.append(f"{path}: no readable gallery")
+        except UNREADABLE:
+            results.records.skipped.append(f"{path}: no readable gallery")
             continue
-        if examples:
-            found.append(Gallery(group.title, examples, (book.cite(origin),)))
-    return found
+        found += [Gallery(group.title, examples, group.origins[:1])] if examples else []
+    missing = Missing("No attacked images yet", command("evaluate", "runs=[RUN]", "suite=paper"))
+    return found or [missing]
 
 
-def _examples(path: Path, data: str) -> tuple[Example, ...]:
+def _examples(path: Path, data: str) -> list[Example]:
     # Without pickles, a foreign file can hold numbers only.
     with np.load(path, allow_pickle=False) as arrays:
-        index, y, clean, adversarial, x, x_adv = (arrays[f"gallery_{name}"] for name in ARRAYS)
+        *labels, x, x_adv = (arrays[f"gallery_{name}"] for name in ARRAYS)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] != 3 or x.shape != x_adv.shape:
         raise ValueError("gallery_x must be bytes of shape (k, 3, H, W), as gallery_x_adv")
-    if any(
-        each.shape != (len(x),) or each.dtype.kind not in "iu"
-        for each in (index, y, clean, adversarial)
-    ):
+    if any(each.shape != (len(x),) or each.dtype.kind not in "iu" for each in labels):
         raise ValueError("labels must be whole numbers, one an image")
     before, after = x.astype(np.float64) / 255, np.nan_to_num(x_adv.astype(np.float64))
     change = 0.5 + AMPLIFICATION * (after - before)
-    return tuple(
+    return [
         Example(
-            index=int(index[row]),
-            label=_class(data, int(y[row])),
-            clean=_class(data, int(clean[row])),
-            adversarial=_class(data, int(adversarial[row])),
-            image=_png(before[row]),
-            perturbation=_png(change[row]),
-            attacked=_png(after[row]),
+            int(index),
+            *(_class(data, int(label)) for label in classes),
+            *(_png(pixels) for pixels in (image, perturbation, attacked)),
         )
-        for row in range(len(x))
-    )
+        for index, *classes, image, perturbation, attacked in zip(
+            *labels, before, change, after, strict=True
+        )
+    ]
 
 
 def _class(data: str, label: int) -> str:

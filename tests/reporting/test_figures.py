@@ -1,32 +1,31 @@
-"""The figures: what is drawn, when, and what files come of it."""
+"""The figures: what is drawn, when, what files come of it, and how one is added."""
 
+import re
+import textwrap
 import xml.etree.ElementTree as ET
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lrm_lightning.reporting.discovery import find_records
+from lrm_lightning.report import report
+from lrm_lightning.reporting import figures
+from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.document import compose
+from lrm_lightning.reporting.figures import FIGURES
+from lrm_lightning.reporting.figures.curves import step_curve, training_plots
 from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right
-from lrm_lightning.reporting.figures.steps import step_curve
 from lrm_lightning.reporting.figures.strength import figure_1_right, figure_2_left
 from lrm_lightning.reporting.figures.style import inline, save, series_of, style
-from lrm_lightning.reporting.figures.training import training_plots
-from lrm_lightning.reporting.measurements import data_sets, evaluated, own_tests
-from lrm_lightning.reporting.sources import SourceBook
+from lrm_lightning.reporting.load import load
+from lrm_lightning.reporting.parts import Missing
 
 
 @pytest.fixture
 def read(records):
     def read():
-        everything = find_records([str(records.folder)])
+        everything = load([str(records.folder)])
         assert everything.skipped == []
-        data = data_sets(everything)[0]
-        return SimpleNamespace(
-            runs=own_tests(everything, data),
-            suite=evaluated(everything, data, "paper"),
-            rest=(data, SourceBook(everything)),
-        )
+        return aggregate(everything)[0]
 
     with style():
         yield read
@@ -38,11 +37,15 @@ def series(plot):
     return {line.get_label(): line.get_xydata() for line in series_of(axes)}
 
 
+def is_missing(parts):
+    """Whether there is nothing to draw, but the command that makes it."""
+    return [type(part) for part in parts] == [Missing] and parts[0].command.startswith("python -m ")
+
+
 def test_figure_1_left_is_a_density(records, read):
     for name, variance in (("pgd", 8.0), ("alp", 4.0)):
         records.paper(records.run(name), scale=variance)
-    found = read()
-    plot = figure_1_left(found.suite, *found.rest)
+    (plot,) = figure_1_left(read())
     drawn = series(plot)
     assert list(drawn) == ["PGD, clean", "PGD, adversarial", "ALP, clean", "ALP, adversarial"]
     for points in drawn.values():
@@ -51,29 +54,21 @@ def test_figure_1_left_is_a_density(records, read):
     # A normal density of variance 4 is 0.199 at its middle.
     assert drawn["ALP, clean"][:, 1].max() == pytest.approx(0.199, abs=0.002)
     assert "PGD, clean: variance 8.00" in plot.alt
-    assert len(plot.sources) == 2
+    assert len(plot.origins) == 2
 
 
-def test_figure_1_left_needs_both(records, read):
+def test_figure_1_left_needs_both_of_the_papers_methods(records, read):
     records.paper(records.run("pgd"))
-    found = read()
-    assert figure_1_left(found.suite, *found.rest) is None
-
-
-def test_figure_1_left_is_of_the_papers_methods_alone(records, read):
-    records.paper(records.run("pgd"))
+    assert is_missing(figure_1_left(read()))
     records.paper(records.run("alp", squeeze_weight=0.1))
-    found = read()
-    assert figure_1_left(found.suite, *found.rest) is None
+    assert is_missing(figure_1_left(read()))
 
 
 def test_figure_2_right_is_of_three_quarters(records, read):
     records.paper(records.run("label_smoothing", smoothing=0.5))
-    found = read()
-    assert figure_2_right(found.suite, *found.rest) is None
+    assert is_missing(figure_2_right(read()))
     records.paper(records.run("label_smoothing", smoothing=0.75))
-    found = read()
-    plot = figure_2_right(found.suite, *found.rest)
+    (plot,) = figure_2_right(read())
     assert list(series(plot)) == ["Label smoothing, clean", "Label smoothing, adversarial"]
     assert "s = 0.75" in plot.caption
 
@@ -84,20 +79,18 @@ def test_figure_1_right_has_a_line_a_method_and_accuracy(records, read):
             metrics = (0.6, 0.5, 0.5, 0.5, base + weight)
             records.run(method, alpha=0.5, squeeze_weight=weight, metrics=metrics)
     records.run("pgd", squeeze_weight=0.05)  # another alpha: not of the sweep
-    found = read()
-    plot = figure_1_right([found.suite, found.runs], *found.rest)
+    (plot,) = figure_1_right(read())
     drawn = series(plot)
     assert set(drawn) == {"PGD under PGD-20", "PGD, natural", "ALP under PGD-20", "ALP, natural"}
     np.testing.assert_allclose(drawn["ALP under PGD-20"], [[0, 45], [0.01, 46], [0.1, 55]])
     np.testing.assert_allclose(drawn["PGD, natural"][:, 1], 60)
-    assert len(plot.sources) == 6
+    assert len(plot.origins) == 6
 
 
 def test_figure_2_left_has_a_line_an_attack_and_the_papers_points(records, read):
     for s in (0.5, 0.0, 0.01):
         records.run("label_smoothing", smoothing=s, metrics=(0.8, s, s / 2, s / 4, s / 8))
-    found = read()
-    (plot,) = figure_2_left([found.suite, found.runs], *found.rest)
+    (plot,) = figure_2_left(read())
     drawn = series(plot)
     assert list(drawn) == ["natural", "FGSM", "PGD-5", "PGD-10", "PGD-20", "paper"]
     np.testing.assert_allclose(drawn["FGSM"], [[0, 0], [0.01, 1], [0.5, 50]], atol=1e-9)
@@ -112,30 +105,26 @@ def test_a_sweep_is_drawn_as_most_of_it_was_measured(records, read):
     ]
     for path in paths[:2]:
         records.paper(path)
-    found = read()
-    (plot,) = figure_2_left([found.suite, found.runs], *found.rest)
+    (plot,) = figure_2_left(read())
     assert len(series(plot)["natural"]) == 3
     assert "PGD-200" not in series(plot)
     records.paper(paths[2])
-    found = read()
-    (plot,) = figure_2_left([found.suite, found.runs], *found.rest)
+    (plot,) = figure_2_left(read())
     assert len(series(plot)["PGD-200"]) == 3
 
 
 def test_one_strength_is_no_sweep(records, read):
     records.run("label_smoothing")
     records.run("pgd")
-    found = read()
-    assert figure_1_right([found.runs], *found.rest) is None
-    assert figure_2_left([found.runs], *found.rest) == []
+    assert is_missing(figure_1_right(read()))
+    assert is_missing(figure_2_left(read()))
 
 
 def test_the_step_curve_marks_the_papers_numbers(records, read):
     records.paper(records.run("label_smoothing", metrics=(0.8, 0.5, 0.4, 0.3, 0.2)))
     records.paper(records.run("pgd"))
     records.paper(records.run("mixup"))  # no row of the paper
-    found = read()
-    plot = step_curve(found.suite, *found.rest)
+    (plot,) = step_curve(read())
     drawn = series(plot)
     assert list(drawn) == ["Label smoothing", "PGD", "paper"]
     points = drawn["Label smoothing"]
@@ -150,24 +139,22 @@ def test_the_step_curve_marks_the_papers_numbers(records, read):
 def test_the_step_curve_of_seeds_is_their_mean(records, read):
     for seed, clean in ((0, 0.6), (1, 0.8)):
         records.paper(records.run("pgd", seed=seed, metrics=(clean, 0.5, 0.5, 0.5, 0.5)))
-    found = read()
-    plot = step_curve(found.suite, *found.rest)
+    (plot,) = step_curve(read())
     assert series(plot)["PGD"][0, 1] == pytest.approx(70)
-    assert len(plot.sources) == 2
+    assert len(plot.origins) == 2
 
 
 def test_other_data_have_no_marks_of_the_papers(records, read):
     records.paper(records.run("label_smoothing", data=records.digits))
-    found = read()
-    assert list(series(step_curve(found.suite, *found.rest))) == ["Label smoothing"]
+    (plot,) = step_curve(read())
+    assert list(series(plot)) == ["Label smoothing"]
 
 
 def test_training_curves_are_three_plots_of_at_most_eight_runs(records, read):
     for s in np.linspace(0, 0.9, 9).round(1).tolist():
         records.run("label_smoothing", smoothing=s)
     records.run("pgd", curves=False)
-    found = read()
-    plots = training_plots(found.runs, *found.rest)
+    plots = training_plots(read())
     kinds = ("training-natural", "training-robust", "training-loss")
     assert [plot.slug for plot in plots] == [*kinds, *(f"{kind}-2" for kind in kinds)]
     assert [len(series(plot)) for plot in plots] == [8, 8, 8, 1, 1, 1]
@@ -180,8 +167,7 @@ def test_any_name_can_stand_in_a_legend(records, read, tmp_path):
     names = {"$x^2$", "_private", "$\\frac{$", "日本 \N{GRINNING FACE}", "-->", "<script>"}
     for name in names:
         records.run(name)
-    found = read()
-    plot = training_plots(found.runs, *found.rest)[0]
+    plot, *_ = training_plots(read())
     (legend,) = plot.figure.legends
     assert {text.get_text() for text in legend.get_texts()} == names
     assert "<script>" not in save(plot, tmp_path)
@@ -193,8 +179,8 @@ def test_files_are_valid_and_the_same_every_time(records, read, tmp_path):
     files = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        found = read()
-        save(step_curve(found.suite, *found.rest), tmp_path / name)
+        (plot,) = step_curve(read())
+        save(plot, tmp_path / name)
         files.append({each.name: each.read_bytes() for each in (tmp_path / name).iterdir()})
     assert files[0] == files[1]
     assert set(files[0]) == {"step-curve.pdf", "step-curve.svg"}
@@ -216,3 +202,40 @@ def test_an_inlined_svg_names_nothing_outside_itself():
         '<svg viewBox="0 0 9 9" aria-hidden="true">'
         '<g id="p-a" style="fill: var(--ink); clip-path: url(#p-c)"><use href="#p-b"/></g></svg>'
     )
+
+
+def test_a_slug_that_begins_with_a_digit_is_inlined():
+    svg = '<svg viewBox="0 0 9 9"><g id="a"/></svg>'
+    assert inline(svg, "27-x") == '<svg viewBox="0 0 9 9" aria-hidden="true"><g id="27-x-a"/></svg>'
+
+
+@pytest.fixture
+def figure_list():
+    kept = list(FIGURES)
+    yield FIGURES
+    FIGURES[:] = kept
+
+
+def test_a_figure_from_outside_is_added_as_documented(records, figure_list, tmp_path):
+    example = figures.__doc__.partition("::\n")[2].partition("\nWhere")[0]
+    exec(textwrap.dedent(example), {})
+    records.run("pgd", epochs=7, metrics=(0.6, 0.5, 0.5, 0.5, 0.5))
+    page = report([str(records.folder)], tmp_path / "report")
+    section = re.search(
+        r'<section id="cifar10-training">.*?</section>', page.read_text(), re.DOTALL
+    )
+    assert "Accuracy by length of training, CIFAR-10" in section[0]
+    assert 'aria-label="Natural accuracy by epochs. PGD: 60.0% after 7."' in section[0]
+    assert '<a class="cite" href="#source-1"' in section[0]
+    assert {"cifar10-by-length.svg", "cifar10-by-length.pdf"} <= {
+        path.name for path in (tmp_path / "report/figures").iterdir()
+    }
+
+
+def test_a_figure_names_a_section_that_there_is(records, figure_list):
+    records.run("pgd")
+    figure_list.append(("conclusions", lambda results: []))
+    with pytest.raises(
+        ValueError, match=r"section='conclusions' is unknown; choose one of: white-"
+    ):
+        compose(load([str(records.folder)]))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrm_lightning.reporting.discovery import find_records
+from lrm_lightning.reporting.aggregate import aggregate
 from lrm_lightning.reporting.gallery import galleries
-from lrm_lightning.reporting.measurements import data_sets, evaluated
-from lrm_lightning.reporting.sources import SourceBook
+from lrm_lightning.reporting.load import load
+from lrm_lightning.reporting.parts import Gallery
 
 
 def decoded(uri):
@@ -20,10 +20,9 @@ def decoded(uri):
 
 
 def shown(records):
-    everything = find_records([str(records.folder)])
-    groups = evaluated(everything, data_sets(everything)[0], "paper")
-    skipped = []
-    return galleries(groups, SourceBook(everything), skipped), skipped
+    (results,) = aggregate(load([str(records.folder)]))
+    found = [each for each in galleries(results) if isinstance(each, Gallery)]
+    return found, results.records.skipped
 
 
 def test_image_perturbation_and_attacked_image(records):

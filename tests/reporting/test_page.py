@@ -156,7 +156,9 @@ def test_what_is_missing_is_said_with_its_command(html):
 
 
 def test_what_was_left_out_is_said(html):
-    assert re.search(r'<section id="left-out".*broken/record\.json is damaged', html, re.DOTALL)
+    assert re.search(
+        r'<section id="left-out".*broken/record\.json is no RunRecord', html, re.DOTALL
+    )
 
 
 def run_chromium(tmp_path, *arguments):

@@ -1,6 +1,10 @@
 """The command."""
 
+import html
+import json
 import os
+import re
+import subprocess
 import sys
 
 import pytest
@@ -43,6 +47,31 @@ def test_the_same_records_give_the_same_report(records, run, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_neither_torch_nor_lightning_is_needed(records, tmp_path):
+    records.paper(records.run("pgd"))
+    code = (
+        "import sys; from pathlib import Path; from lrm_lightning.report import report;"
+        f"report([{str(records.folder)!r}], Path({str(tmp_path / 'report')!r}));"
+        "sys.exit(' '.join({'torch', 'lightning', 'wandb'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["27", "\\g<1>", "../../x", "a|b`<script>", "${oc.env:HOME}"])
+def test_no_name_of_data_leads_out_of_the_page(records, run, tmp_path, name):
+    records.run("pgd", data=records.jpeg | {"name": "x"})
+    path = records.run("alp", data=records.jpeg | {"name": "y"}) / "record.json"
+    path.write_text(path.read_text().replace('"y"', json.dumps(name)))
+    assert run()[0] == 0
+    figures = os.listdir(tmp_path / "report/figures")
+    assert len(figures) == 12
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(svg|pdf)", each) for each in figures)
+    page = (tmp_path / "report/index.html").read_text()
+    assert f"Table 1. White-box accuracy, {html.escape(name)} (not the official bytes)" in page
+    assert "<script" not in page
+
+
 def test_no_records_is_one_line(run, tmp_path):
     (tmp_path / "runs").mkdir()
     code, out, err = run()
@@ -57,7 +86,7 @@ def test_damaged_records_are_named_and_the_rest_is_reported(records, run, tmp_pa
     records.write_text(records.folder / "x" / "record.json", "{")
     code, _, err = run("runs_dir=[runs]")
     assert code == 0
-    assert err.startswith("skipped: runs/x/record.json is damaged")
+    assert err.startswith("skipped: runs/x/record.json is no RunRecord of this version (")
     assert err.count("\n") == 1
     assert (tmp_path / "report" / "index.html").exists()
 

@@ -7,16 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrm_lightning.reporting import markdown, paper
-from lrm_lightning.reporting.black_box import table_2
-from lrm_lightning.reporting.discovery import find_records
-from lrm_lightning.reporting.logits_table import logit_variances
-from lrm_lightning.reporting.measurements import data_sets, evaluated, white_box
-from lrm_lightning.reporting.sections import sections
-from lrm_lightning.reporting.sources import SourceBook
-from lrm_lightning.reporting.strong import strong_table, verdicts
-from lrm_lightning.reporting.table import Table, number, signed
-from lrm_lightning.reporting.white_box import other_configurations, table_1
+from lrm_lightning.reporting import page, paper
+from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.document import Chapter, Document, Section, compose
+from lrm_lightning.reporting.load import load
+from lrm_lightning.reporting.parts import Table, attack_title, number, signed
+from lrm_lightning.reporting.references import References
+from lrm_lightning.reporting.tables import (
+    logit_variances,
+    other_configurations,
+    strong_table,
+    table_1,
+    table_2,
+    verdicts,
+)
 
 TABLE_1 = """\
 **Table 1. White-box accuracy, CIFAR-10 (not the official bytes)**
@@ -61,97 +65,94 @@ Beside it the paper's number and ours minus the paper's, in percentage points.
 @pytest.fixture
 def read(records):
     def read():
-        everything = find_records([str(records.folder)])
+        everything = load([str(records.folder)])
         assert everything.skipped == []
-        return everything, data_sets(everything)[0], SourceBook(everything)
+        return aggregate(everything)[0]
 
     return read
+
+
+def markdown(results, *parts):
+    """The parts alone, without what stands around them."""
+    chapter = Chapter("x", results.data, [Section("x", "Section", "Intro", list(parts))])
+    document = Document("Summary.", [chapter], References(results.records), [])
+    return page.markdown(document).split("\nIntro\n\n")[1].split("\n\n## Sources")[0] + "\n"
 
 
 def test_table_1(records, read):
     records.run("pgd", n=100, epochs=7, data=records.jpeg, metrics=(0.6, 0.505, 0.52, 0.4, 0.0))
     for seed, clean in ((1, 0.74), (0, 0.70)):
         records.run("alp", seed=seed, data=records.jpeg, metrics=(clean, 0.5, 0.5, 0.5, 0.5))
-    everything, data, book = read()
-    assert markdown.table(table_1(white_box(everything, data), data, book)) == TABLE_1
+    results = read()
+    assert markdown(results, *table_1(results)) == TABLE_1
 
 
 def test_table_2(records, read):
     regular, lrm = (records.run(name, data=records.jpeg) for name in ("regular", "lrm"))
     accuracy = [[0.26, 0.70], [0.715, 0.5]]
     records.transfer([regular, lrm], [regular, lrm], accuracy, n=100, data=records.jpeg)
-    everything, _, book = read()
-    (transfer,) = everything.transfers
-    paths = {"regular": markdown.text(str(regular)), "lrm": markdown.text(str(lrm))}
-    table = table_2(transfer, 0, everything, book)
-    assert markdown.table(table) == TABLE_2.format(**paths)
+    results = read()
+    paths = {"regular": page.text(regular), "lrm": page.text(lrm)}
+    assert markdown(results, *table_2(results)) == TABLE_2.format(**paths)
 
 
 def test_the_papers_diagonal_needs_an_independent_source(records, read):
     target, source = records.run("pgd", seed=0), records.run("pgd", seed=1)
     records.transfer([source], [target], [[0.6]])
-    everything, _, book = read()
-    ((cell,),) = [row.cells for row in table_2(everything.transfers[0], 0, everything, book).rows]
+    (table,) = table_2(read())
+    cell = table.rows[0].cells[0]
     assert (cell.value, cell.paper, cell.difference, cell.mark) == ("60.0", "58.0", "+2.0", "")
 
 
 def test_a_network_that_is_no_row_of_the_paper_stands_beside_nothing(records, read):
     one, other = records.run("pgd"), records.run("pgd", squeeze_weight=0.1)
     records.transfer([other], [one], [[0.6]])
-    everything, _, book = read()
-    table = table_2(everything.transfers[0], 0, everything, book)
+    (table,) = table_2(read())
     assert table.columns == (f"PGD ({other.name})",)
     assert table.rows[0].cells[0].paper == ""
 
 
 def test_other_data_stand_beside_nothing(records, read):
     records.paper(records.run("pgd", data=records.digits))
-    everything, data, book = read()
-    table = table_1(white_box(everything, data), data, book)
+    results = read()
+    (table,) = table_1(results)
     assert not any(cell.paper or cell.difference for row in table.rows for cell in row.cells)
     assert "The paper has no numbers for Digits." in table.notes
-    assert "CIFAR" not in markdown.table(table)
+    assert "CIFAR" not in markdown(results, table)
 
 
 def test_pgd_200_stands_beside_section_5_3(records, read):
     path = records.run("label_smoothing")
     metrics = dict.fromkeys(("clean", "fgsm", "pgd5", "pgd10", "pgd20", "pgd200"), 0.15)
     records.evaluation(path, "paper", metrics, n=10000)
-    everything, data, book = read()
-    table = table_1(white_box(everything, data), data, book)
+    (table,) = table_1(read())
     assert table.columns[-1] == "PGD-200"
-    by_head = {row.head: row.cells[-1] for row in table.rows}
-    assert (by_head["Label smoothing"].paper, by_head["Label smoothing"].difference) == (
-        "13.6",
-        "+1.4",
-    )
-    assert by_head["PGD"].paper == ""
+    last = {row.head: row.cells[-1] for row in table.rows}
+    assert (last["Label smoothing"].paper, last["Label smoothing"].difference) == ("13.6", "+1.4")
+    assert last["PGD"].paper == ""
 
 
-def test_an_attack_that_is_not_the_papers_is_named_in_its_row(records, read):
+def test_the_papers_table_is_in_the_papers_order_and_names_another_attack(records, read):
+    records.run("mixup")
     records.run("pgd", attack=records.attack | {"step_size": 0.015})
-    everything, data, book = read()
-    table = table_1(white_box(everything, data), data, book)
-    (row,) = [row for row in table.rows if row.head == "PGD"]
-    assert "attacked with step size 0.015 (paper 0.0078)" in row.detail
+    (table,) = table_1(read())
+    assert [row.head for row in table.rows] == [row.title for row in paper.METHODS.values()]
+    assert "attacked with step size 0.015 (paper 0.0078)" in table.rows[2].detail
 
 
 def test_what_is_no_row_of_the_paper_has_a_table_of_its_own(records, read):
     records.run("pgd")
     records.run("mixup")
     records.run("logit_squeezing", squeeze_weight=0.05)
-    everything, data, book = read()
-    others = other_configurations(white_box(everything, data), data, book)
+    (others,) = other_configurations(read())
     assert [row.head for row in others.rows] == ["Mixup", "Logit squeezing"]
     assert all(cell.paper == "" for row in others.rows for cell in row.cells)
 
 
 def test_variances_stand_beside_the_papers(records, read):
-    path = records.run("pgd")
-    records.paper(path, n=20000, scale=8.0)
+    records.paper(records.run("pgd"), n=20000, scale=8.0)
     records.run("alp")
-    everything, data, book = read()
-    table = logit_variances(white_box(everything, data), data, book)
+    (table,) = logit_variances(read())
     cells = {row.head: row.cells for row in table.rows}
     assert (cells["PGD"][0].value, cells["PGD"][0].difference) == ("8.00", "−0.31")
     # No evaluation: from the test at the end of training.
@@ -159,78 +160,70 @@ def test_variances_stand_beside_the_papers(records, read):
     assert cells["ALP"][0].difference == "−1.02"
 
 
-def test_the_strong_evaluation_and_its_verdict(records, read):
+def test_the_strong_evaluation_and_its_verdicts(records, read):
     following = {"pgd_square": 0.1, "transfer_alp-1": 0.1}  # told with the verdicts
     attacks = {"square": 0.123, "new_attack": 0.2} | following
     records.strong(records.run("label_smoothing"), verdict="masked", **attacks)
     records.strong(records.run("pgd"))
-    everything, data, book = read()
-    groups = evaluated(everything, data, "strong")
-    table = strong_table(groups, data, book)
+    results = read()
+    (table,) = strong_table(results)
     assert table.columns[-2:] == ("all together", "new_attack")
     assert table.rows[0].cells[table.columns.index("Square")].value == "12.3"
-    masked, honest = verdicts(groups, book)
-    assert (masked.title, masked.masked, masked.fired) == ("Label smoothing", True, 1)
-    assert (honest.verdict, honest.masked, honest.fired) == ("not masked", False, 0)
-    assert masked.signs[0].evidence == (
-        "31 of 500 images, 95% interval [4.4, 8.7] %; a sign if all of it is above 1 %"
+    masked, honest = (markdown(results, each) for each in verdicts(results))
+    assert masked.startswith("**Label smoothing: masked** [^1]\n\n- black box: yes. Square, which")
+    assert (
+        "(31 of 500 images, 95% interval \\[4.4, 8.7\\] %; a sign if all of it is above 1 %;"
+        in masked
     )
-    assert masked.signs[1].evidence == "accuracy by steps: (20: 0.5)"
-    assert masked.signs[0].source == "Athalye et al. 2018, arXiv:1802.00420"
-    assert masked.note == "PGD on the margin <b>broke</b> 7 more"
+    assert "- steps: no." in masked
+    assert "accuracy by steps: (20: 0.5); Athalye et al. 2018, arXiv:1802.00420)" in masked
+    assert "- no sign, but: PGD on the margin &lt;b&gt;broke&lt;/b&gt; 7 more" in masked
+    assert honest.startswith("**PGD: not masked**")
 
 
-def test_every_table_is_marked_if_its_data_are_not_official(records, read):
+def test_every_table_is_marked_if_its_data_are_not_official(records):
     path = records.run("pgd", data=records.jpeg)
     records.run("mixup", data=records.jpeg)
     records.paper(path)
     records.strong(path)
     records.transfer([path], [path], [[0.5]], data=records.jpeg)
-    everything, data, book = read()
-    tables = [
-        part
-        for section in sections(everything, data, book)
-        for part in section.parts
-        if isinstance(part, Table)
-    ]
+    document = compose(load([str(records.folder)]))
+    tables = [part for part in document.parts if isinstance(part, Table)]
     assert [table.slug for table in tables] == [
-        "table-1",
-        "table-2",
-        "logit-variance",
-        "strong-evaluation",
-        "other-configurations",
+        "cifar10-table-1",
+        "cifar10-table-2",
+        "cifar10-logit-variance",
+        "cifar10-strong-evaluation",
+        "cifar10-other-configurations",
     ]
-    for table in tables:
-        assert "CIFAR-10 (not the official bytes)" in table.caption, table.slug
+    assert all("CIFAR-10 (not the official bytes)" in table.caption for table in tables)
 
 
-def test_every_number_names_its_source(records, read):
+def test_every_number_names_its_origin(records):
     path = records.run("pgd")
     records.strong(path)
     records.transfer([path], [path], [[0.5]])
-    everything, data, book = read()
-    for section in sections(everything, data, book):
-        for part in section.parts:
-            for row in part.rows if isinstance(part, Table) else ():
-                for cell in row.cells:
-                    assert bool(cell.sources) == (cell.value != "–")
-    assert [source.number for source in book.sources] == list(range(1, len(book.sources) + 1))
-    for source in book.sources:
-        facts = dict(source.facts)
-        assert list(facts) == ["run", "data", "n", "seed", "commit"]
-        assert all(facts.values())
-        assert facts["commit"] == "0123456789ab"
-        assert source.command.startswith("python -m lrm_lightning.")
+    document = compose(load([str(records.folder)]))
+    for part in document.parts:
+        for row in part.rows if isinstance(part, Table) else ():
+            for cell in row.cells:
+                assert bool(cell.origins) == (cell.value != "–")
+    references = list(document.references)
+    assert [each.number for each in references] == [1, 2, 3]
+    for each in references:
+        assert list(each.facts) == ["run", "data", "n", "seed", "commit"]
+        assert "not recorded" not in each.facts.values()
+        assert each.facts["commit"] == "0123456789ab"
+        assert each.command.startswith("python -m lrm_lightning.")
 
 
 def test_commands_can_be_pasted(records, read):
     records.evaluation(records.run("a b"), "paper", {"clean": 0.5}, n=7)
-    everything, _, book = read()
-    book.cite(everything.evaluations[0])
-    book.cite(everything.runs[0])
-    evaluate, train = (source.command for source in book.sources)
-    assert evaluate.endswith("suite=paper n_images=7 seed=0")
-    assert train == "python -m lrm_lightning.train 'method=a b' seed=0"
+    everything = read().records
+    references = References(everything)
+    evaluate, train = references.cite((*everything.evaluations, *everything.runs))
+    assert evaluate.command.endswith("suite=paper n_images=7 seed=0")
+    assert train.command == "python -m lrm_lightning.train 'method=a b' seed=0"
 
 
 @pytest.mark.parametrize("field", ["git", "hardware", "versions", "wall_s", "written"])
@@ -239,10 +232,9 @@ def test_what_a_record_does_not_say_is_said(records, read, field):
     content = json.loads(path.read_text())
     del content[field]
     path.write_text(json.dumps(content))
-    everything, _, book = read()
-    book.cite(everything.runs[0])
-    (source,) = book.sources
-    assert "not recorded" in dict(source.facts + source.details).values()
+    everything = read().records
+    (reference,) = References(everything).cite((*everything.runs,))
+    assert "not recorded" in (reference.facts | reference.details).values()
 
 
 @given(st.floats(0, 1, allow_subnormal=False), st.integers(0, 1000).map(lambda tenths: tenths / 10))
@@ -274,16 +266,17 @@ def test_a_negative_zero_has_no_sign():
     ],
 )
 def test_markdown_shows_names_as_they_are(raw, shown):
-    assert markdown.text(raw) == shown
+    assert page.text(raw) == shown
 
 
 def test_code_cannot_be_left_early():
-    assert markdown.code("a`b``c") == "```a`b``c```"
-    assert markdown.code("`a`") == "`` `a` ``"
+    assert page.code("a`b``c") == "```a`b``c```"
+    assert page.code("`a`") == "`` `a` ``"
 
 
-def test_the_papers_table_is_in_the_papers_order(records, read):
-    records.run("mixup")
-    everything, data, book = read()
-    table = table_1(white_box(everything, data), data, book)
-    assert [row.head for row in table.rows] == [row.title for row in paper.METHODS.values()]
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("clean", "natural"), ("pgd50", "PGD-50"), ("pgd²", "pgd²"), ("pgd" + 5000 * "9",) * 2],
+)
+def test_attacks_are_named_as_the_paper_does(name, title):
+    assert attack_title(name) == title

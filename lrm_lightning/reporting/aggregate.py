@@ -1,0 +1,255 @@
+"""Step 2: what the records have on each data set, runs that differ in the seed alone together."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from lrm_lightning.reporting import paper, settings
+from lrm_lightning.reporting.load import Evaluation, Records, Run, Transfer
+from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.records import Data, EvaluationRecord, Record, RunRecord
+
+METHOD_TITLES = {
+    **{name: row.title for name, row in paper.METHODS.items()},
+    **{"mixup": "Mixup", "vh_mixup": "VH-mixup", "logit_squeezing": "Logit squeezing"},
+    "clean_logit_pairing": "Clean logit pairing",
+}
+# Settings of an attack that make another one of it; how training used it isn't among them.
+ATTACK_KEYS = ("norm", "eps", "step_size")
+# So many differences are a name; more are told beside it.
+SHORT = 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """The accuracies of one configuration, trained with one or more seeds and measured alike.
+
+    Attributes:
+        origins: The runs' own tests, or their evaluations, by rising seed.
+        runs: How the networks were trained, likewise; empty if that is unknown.
+        method: Name of the defence, or the network's own.
+        title: What to call it among the others.
+        settings: What the training was set to, without the seed; empty if unknown.
+        training: What was trained, whatever it was measured on: equal texts are equal trainings.
+        measured: On how many images was measured, and with which attack.
+        measurement: The same with the images' seed: equal texts are equal measurements.
+        row: The paper's row that it is, if any.
+        differs: In what it differs from others of its method, if the title can't say it.
+    """
+
+    origins: tuple[Run | Evaluation, ...]
+    runs: tuple[Run, ...]
+    method: str
+    title: str
+    settings: dict[str, Any]
+    training: str
+    measured: dict[str, Any]
+    measurement: str
+    row: paper.Method | None
+    differs: str = ""
+
+    @property
+    def record(self) -> RunRecord | EvaluationRecord:
+        """That of the lowest seed."""
+        return self.origins[0].record
+
+    @property
+    def evaluations(self) -> list[EvaluationRecord]:
+        """Its records, if they are of evaluations."""
+        records = (origin.record for origin in self.origins)
+        return [record for record in records if isinstance(record, EvaluationRecord)]
+
+    @property
+    def network(self) -> str:
+        """Which network the lowest seed's is, however often that was measured."""
+        return str((self.runs or self.origins)[0].path)
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """The seeds, rising."""
+        return [run.record.seed for run in self.runs]
+
+    @property
+    def names(self) -> list[str]:
+        """The accuracies that all seeds have."""
+        first, *others = (origin.record.metrics for origin in self.origins)
+        return [name for name in first if all(name in other for other in others)]
+
+    def mean(self, name: str) -> float:
+        """Mean accuracy over the seeds, in [0, 1]."""
+        return fmean(origin.record.metrics[name] for origin in self.origins)
+
+    def spread(self, name: str) -> float | None:
+        """Standard deviation over the seeds (n - 1), ``None`` of a single one."""
+        values = [origin.record.metrics[name] for origin in self.origins]
+        return stdev(values) if len(values) > 1 else None
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """The 95% interval of the lowest seed's accuracy, in [0, 1]."""
+        correct = round(self.record.metrics[name] * self.record.n)
+        return self.record.intervals.get(name) or wilson_interval(correct, self.record.n)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the records have on one data set: all that a table or a figure is made from.
+
+    Attributes:
+        data: The images.
+        records: Everything that was found, to look runs up.
+        tests: What each run measured itself when its training ended.
+        paper: What ``evaluate suite=paper`` measured.
+        strong: What ``evaluate suite=strong`` measured.
+        white_box: Natural, FGSM and PGD accuracies: of each network the best measurement of
+            ``tests`` and ``paper``, the one with the paper's attack, then on more images.
+        transfers: The black-box matrices.
+    """
+
+    data: Data
+    records: Records
+    tests: list[Group]
+    paper: list[Group]
+    strong: list[Group]
+    white_box: list[Group]
+    transfers: list[Transfer]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the paper has numbers for these images."""
+        return self.data.name == paper.DATA
+
+
+def aggregate(records: Records) -> list[Results]:
+    """The results on each data set: the paper's data first, and official bytes before others."""
+    found: list[Data] = []
+    for origin in records.everything:
+        found += [images(origin.record)] if images(origin.record) not in found else []
+    found.sort(
+        key=lambda data: (data.name != paper.DATA, data.name, not data.official, data.fingerprint)
+    )
+    return [_results(records, data) for data in found]
+
+
+def images(record: Record) -> Data:
+    """Which images a record is about, however they were split to train and to validate."""
+    return record.data.model_copy(update={"n_train": None, "n_val": None, "n_test": None})
+
+
+def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]:
+    """The groups with titles that tell them apart by their settings, some of them ignored."""
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(group.method if group.runs else group.network, []).append(group)
+    differing = {}
+    for same in alike.values():
+        found = settings.differences([group.settings | group.measured for group in same])
+        differing |= zip(map(id, same), found, strict=True)
+    titles = []
+    for group in groups:
+        found = {key: value for key, value in differing[id(group)].items() if key not in ignoring}
+        title = METHOD_TITLES.get(group.method, group.method) if group.runs else group.title
+        beside = settings.summary(found)
+        if group.runs and len(found) > SHORT:
+            run = group.runs[0]
+            title = f"{title} (run {run.record.run_id or run.path.parent.name})"
+        elif found:
+            title, beside = f"{title} ({beside})", ""
+        titles.append(replace(group, title=title, differs=beside))
+    return titles
+
+
+def rows_of_paper(groups: Sequence[Group]) -> list[Group]:
+    """Of each configuration that is a row of the paper, the group that was measured best."""
+    best: dict[str, Group] = {}
+    for group in (each for each in groups if each.row is not None):
+        if _worth(group) > _worth(best.setdefault(group.training, group)):
+            best[group.training] = group
+    return [group for group in groups if best.get(group.training) is group]
+
+
+def canonical(content: object) -> str:
+    """A text that is equal for equal content."""
+    return json.dumps(content, sort_keys=True, default=str)
+
+
+def _results(records: Records, data: Data) -> Results:
+    tests = [_group(run, records) for run in records.runs if images(run.record) == data]
+    suites: dict[str, list[Group]] = {"paper": [], "strong": []}
+    for each in records.evaluations:
+        if images(each.record) == data:
+            suites.setdefault(each.record.suite, []).append(_group(each, records))
+    # Of a run and its export one evaluation is enough, the newest.
+    newest = {
+        suite: {each.network: each for each in sorted(groups, key=lambda each: each.record.written)}
+        for suite, groups in suites.items()
+    }
+    best: dict[str, Group] = {}
+    for group in (*tests, *suites["paper"]):
+        if _worth(group) > _worth(best.setdefault(group.network, group)):
+            best[group.network] = group
+    return Results(
+        data=data,
+        records=records,
+        tests=_merged(tests),
+        paper=_merged(newest["paper"].values()),
+        strong=_merged(newest["strong"].values()),
+        white_box=_merged(best.values()),
+        transfers=[each for each in records.transfers if images(each.record) == data],
+    )
+
+
+def _group(origin: Run | Evaluation, records: Records) -> Group:
+    """The accuracies that one record has of one network."""
+    record, run = origin.record, records.run_of(origin)
+    if run is not None:
+        method, title = run.record.method, ""
+        set_to = settings.training_settings(run.record.config)
+        training = canonical([method, set_to])
+    else:
+        assert isinstance(record, EvaluationRecord)
+        method, title = record.network.name, record.network.label or record.network.name
+        set_to, training = {}, str(origin.path)
+    measured = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
+    drawn = record.subset.seed if isinstance(record, EvaluationRecord) else None
+    return Group(
+        origins=(origin,),
+        runs=(run,) if run is not None else (),
+        method=method,
+        title=title,
+        settings=set_to,
+        training=training,
+        measured=measured,
+        measurement=canonical([measured, drawn]),
+        row=settings.paper_row(method, set_to),
+    )
+
+
+def _merged(groups: Iterable[Group]) -> list[Group]:
+    """Put groups together that differ in nothing but the seed; in the paper's order."""
+    merged: dict[tuple[str, str], Group] = {}
+    for group in sorted(groups, key=lambda each: (_seed(each), each.network)):
+        key = group.training, group.measurement
+        if key in merged:
+            origins, runs = merged[key].origins + group.origins, merged[key].runs + group.runs
+            group = replace(group, origins=origins, runs=runs)
+        merged[key] = group
+    order = list(METHOD_TITLES)
+
+    def place(group: Group) -> tuple[Any, ...]:
+        known = order.index(group.method) if group.method in order else len(order)
+        return not group.runs, known, group.method, group.row is None, group.title
+
+    return sorted(titled(list(merged.values())), key=place)
+
+
+def _seed(group: Group) -> int:
+    (seed,) = group.seeds or [None]
+    return -1 if seed is None else seed
+
+
+def _worth(group: Group) -> tuple[bool, int, bool]:
+    record = group.record
+    is_papers = record.data.name != paper.DATA or not settings.attack_departures(record.attack)
+    return is_papers, record.n, isinstance(record, EvaluationRecord)

@@ -1,0 +1,123 @@
+"""Curves: accuracy by the number of PGD steps (section 5.3), and training by epoch."""
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from lrm_lightning.reporting.aggregate import Group, Results, titled
+from lrm_lightning.reporting.figures import style
+from lrm_lightning.reporting.load import Points, training_curves
+from lrm_lightning.reporting.parts import Missing, Plot, attack_title, command, number, pgd_steps
+from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.records import Curve
+
+TICKS = (0, 5, 10, 20, 50, 100, 150, 200)
+# More lines in one figure can't be told apart.
+LINES_AT_MOST = 8
+VALIDATION = "val/acc/"
+
+
+def step_curve(results: Results) -> list[Plot]:
+    """Accuracy against PGD steps of the paper's rows, with the paper's numbers as hollow marks.
+
+    With several seeds a curve is their mean; the band is the 95% interval of one seed.
+    """
+    drawn = titled([group for group in results.paper if group.row is not None and _curves(group)])
+    if not drawn:
+        return []
+    axes = style.new_axes("PGD steps", "accuracy, %")
+    seen, last = ["Accuracy against PGD steps"], 0
+    for group in drawn:
+        color, line, marker = style.look_of(group, drawn)
+        curves, n = _curves(group), group.record.n
+        steps, accuracy = curves[0].steps, np.mean([each.accuracy for each in curves], axis=0)
+        counts = [round(each * n) for each in accuracy]
+        intervals = {count: wilson_interval(count, n) for count in counts}
+        low, high = 100 * np.transpose([intervals[count] for count in counts])
+        axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
+        style.draw(axes, steps, 100 * accuracy, group.title, color=color, linestyle=line)
+        if results.comparable and group.row is not None:
+            named = {pgd_steps(name): value for name, value in group.row.white_box.items()}
+            printed = {each: value for each, value in named.items() if each and each <= steps[-1]}
+            style.draw_papers(axes, printed, color, marker)
+            if 200 in printed:
+                axes.annotate(
+                    f"paper: {printed[200]}", (200, printed[200]), textcoords="offset points",
+                    xytext=(-4, 7), ha="right", color=color, fontsize=8,
+                )  # fmt: skip
+        ends = (f"{number(100 * accuracy[end])}% at {steps[end]}" for end in (0, -1))
+        seen.append(f"{group.title}: {' steps, '.join(ends)}")
+        last = max(last, steps[-1])
+    if results.comparable:
+        style.name_papers(axes, "o")
+    # The first steps, where the paper's numbers are, get as much room as the last hundred.
+    axes.set_xscale("function", functions=(np.sqrt, np.square))
+    axes.set_xticks([tick for tick in TICKS if tick <= last])
+    axes.set_xlim(0, last)
+    axes.set_ylim(-2, 100)
+    caption = f"Section 5.3. Accuracy by the number of PGD steps, {results.data.title}"
+    origins = tuple(origin for group in drawn for origin in group.origins)
+    return [style.plot(axes, "step-curve", caption, seen, origins, columns=3)]
+
+
+def training_plots(results: Results) -> list[Plot] | list[Missing]:
+    """Validation accuracies, natural and robust, and training loss, at most eight runs a plot.
+
+    Of several seeds the lowest is drawn.
+    """
+    logged = {each.network: training_curves(each.origins[0].path.parent) for each in results.tests}
+    groups = titled([each for each in results.tests if logged[each.network]])
+    plots = []
+    for start in range(0, len(groups), LINES_AT_MOST):
+        part = [(each, logged[each.network]) for each in groups[start:][:LINES_AT_MOST]]
+        robust = [_strongest(curves) for _, curves in part]
+        attacks = sorted({attack_title(name.removeprefix(VALIDATION)) for name in robust if name})
+        suffix = f"-{start // LINES_AT_MOST + 1}" if start else ""
+        for kind, what, names in (
+            ("natural", "natural accuracy", [f"{VALIDATION}clean"] * len(part)),
+            ("robust", f"{', '.join(attacks)} accuracy", robust),
+            ("loss", "training loss", ["train/loss"] * len(part)),
+        ):
+            drawn = [
+                (group, curves[name])
+                for (group, curves), name in zip(part, names, strict=True)
+                if name in curves
+            ]
+            if drawn:
+                plots.append(_training_plot(f"training-{kind}{suffix}", what, drawn, results))
+    train = command("train", "-m", "method=alp,pgd,lrm", f"data={results.data.name}")
+    what = "No training curves: no run directory with a metrics.csv is among the records"
+    return plots or [Missing(what, train)]
+
+
+def _training_plot(
+    slug: str, what: str, drawn: list[tuple[Group, Points]], results: Results
+) -> Plot:
+    is_loss = what == "training loss"
+    where = "of each method, mean over what was logged in an epoch"
+    unit, scale, where = ("", 1, where) if is_loss else (", %", 100, "of the validation split")
+    axes = style.new_axes("epoch", what + unit)
+    groups, seen = [group for group, _ in drawn], [f"{what} by epoch"]
+    for group, points in drawn:
+        color, line, _ = style.look_of(group, groups)
+        epochs, values = np.transpose(points)
+        look = {"marker": "o" if len(epochs) <= 12 else "", "markersize": 3}
+        style.draw(axes, epochs, scale * values, group.title, color=color, linestyle=line, **look)
+        last = number(scale * values[-1], 2 if is_loss else 1)
+        seen.append(f"{group.title}: {last} at the end")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    caption = f"{what[0].upper()}{what[1:]} {where}, {results.data.title}{style.lowest(groups)}"
+    origins = tuple(group.origins[0] for group in groups)
+    return style.plot(axes, slug, caption, seen, origins, columns=3)
+
+
+def _strongest(curves: dict[str, Points]) -> str:
+    """The validation metric of PGD with the most steps; empty if there is none."""
+    steps = [pgd_steps(name.removeprefix(VALIDATION)) or 0 for name in curves]
+    return f"{VALIDATION}pgd{max(steps)}" if any(steps) else ""
+
+
+def _curves(group: Group) -> list[Curve]:
+    """The curves of a group's seeds; of the lowest alone if they have other steps."""
+    curves = [each.curve for each in group.evaluations if each.curve is not None]
+    return curves if len({tuple(curve.steps) for curve in curves}) == 1 else curves[:1]

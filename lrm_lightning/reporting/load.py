@@ -1,0 +1,191 @@
+"""Step 1: every record below some folders; what cannot be read is named and left out."""
+
+import csv
+import glob
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Generic, TypeAlias, TypeVar
+
+import yaml
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.directory import METRICS, RECORD
+from lrm_lightning.runs.records import (
+    EvaluationRecord,
+    Record,
+    RunRecord,
+    TransferRecord,
+    printable,
+    read_record,
+)
+
+EVALUATIONS, TRANSFER = "evaluations", "transfer.json"
+# Large or foreign folders of a run directory without records.
+SKIPPED_FOLDERS = {"checkpoints", "wandb", ".git", "__pycache__"}
+
+R_co = TypeVar("R_co", bound=Record, covariant=True)
+Points: TypeAlias = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Origin(Generic[R_co]):
+    """Where a number came from: a record, and the file that it was read from."""
+
+    path: Path
+    record: R_co
+
+
+Run: TypeAlias = Origin[RunRecord]
+Evaluation: TypeAlias = Origin[EvaluationRecord]
+Transfer: TypeAlias = Origin[TransferRecord]
+
+
+@dataclass
+class Records:
+    """Everything found; ``skipped`` has one line for each file that was left out: what and why."""
+
+    runs: list[Run] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def everything(self) -> list[Origin[Record]]:
+        """Every record, whatever its kind."""
+        return [*self.runs, *self.evaluations, *self.transfers]
+
+    def run_of(self, origin: Run | Evaluation) -> Run | None:
+        """The run whose network was measured, if its record was found."""
+        record, folder = origin.record, origin.path.parent
+        run_id = record.run_id if isinstance(record, RunRecord) else record.network.run_id
+        folder = folder if isinstance(record, RunRecord) else folder.parent
+        here = (run for run in self.runs if run.path.parent == folder)
+        return next(here, None) or self.run_by_id(run_id)
+
+    def run_by_id(self, run_id: str) -> Run | None:
+        """The run of that id, if its record was found."""
+        return next((run for run in self.runs if run_id and run.record.run_id == run_id), None)
+
+
+def load(folders: Sequence[str]) -> Records:
+    """Read every ``record.json``, ``evaluations/*.json`` and ``transfer.json`` below folders.
+
+    Args:
+        folders: Folders or glob patterns of folders.
+
+    Returns:
+        What was found, by path. A copied run counts once; an evaluation from before its run was
+        trained again is left out.
+
+    Raises:
+        UserError: If a folder doesn't exist.
+    """
+    records = Records()
+    for path in sorted({path for folder in _expanded(folders) for path in _files(folder)}):
+        try:
+            if path.parent.name == EVALUATIONS:
+                records.evaluations.append(Origin(path, read_record(path, EvaluationRecord)))
+            elif path.name == TRANSFER:
+                records.transfers.append(Origin(path, read_record(path, TransferRecord)))
+            else:
+                records.runs.append(Origin(path, read_record(path, RunRecord)))
+        except FileNotFoundError:  # a link to nowhere
+            continue
+        except UserError as error:
+            records.skipped.append(printable(str(error)))
+    records.runs = _without_copies(records.runs)
+    records.evaluations = [each for each in records.evaluations if _is_current(each, records)]
+    return records
+
+
+def training_curves(run_dir: Path) -> dict[str, Points]:
+    """Every logged metric against the epoch.
+
+    Args:
+        run_dir: A run directory.
+
+    Returns:
+        Name to ``(epoch, value)`` by rising epoch, counted from 1: what is logged in the first
+        epoch stands at 1. Of several values in an epoch the mean. Empty if there is no readable
+        ``metrics.csv``.
+    """
+    curves: dict[str, dict[float, list[float]]] = {}
+    try:
+        with (run_dir / METRICS).open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                epoch = _number(row.get("epoch"))
+                for name, text in row.items():
+                    value = _number(text)
+                    if epoch is not None and value is not None and name not in ("epoch", "step"):
+                        curves.setdefault(str(name), {}).setdefault(epoch + 1, []).append(value)
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return {
+        name: sorted((epoch, fmean(values)) for epoch, values in points.items())
+        for name, points in curves.items()
+    }
+
+
+def overrides(run_dir: Path) -> list[str]:
+    """The command line's overrides, which Hydra keeps in a run directory; none if it has none."""
+    try:
+        found = yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return []
+    is_list = isinstance(found, list) and all(isinstance(each, str) for each in found)
+    return [printable(each) for each in found] if is_list else []
+
+
+def _expanded(folders: Sequence[str]) -> list[str]:
+    found = []
+    for pattern in folders:
+        matches = [each for each in glob.glob(os.path.expanduser(pattern)) if os.path.isdir(each)]
+        if not matches:
+            raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
+        found += matches
+    return found
+
+
+def _files(folder: str) -> list[Path]:
+    found = []
+    for here, inside, names in os.walk(folder):
+        inside[:] = [each for each in inside if each not in SKIPPED_FOLDERS]
+        is_suite = os.path.basename(here) == EVALUATIONS
+        found += [
+            Path(here) / name
+            for name in names
+            if name in (RECORD, TRANSFER) or (is_suite and name.endswith(".json"))
+        ]
+    return found
+
+
+def _without_copies(runs: Sequence[Run]) -> list[Run]:
+    kept: dict[str, Run] = {}
+    for run in runs:
+        record = run.record
+        same = f"{record.run_id} {record.written} {sorted(record.metrics.items())}"
+        kept.setdefault(same if record.run_id else str(run.path), run)
+    return list(kept.values())
+
+
+def _is_current(evaluation: Evaluation, records: Records) -> bool:
+    """Whether the run in whose folder an evaluation lies was not trained again since."""
+    run, folder = records.run_of(evaluation), evaluation.path.parents[1]
+    written = evaluation.record.written
+    if run is None or run.path.parent != folder or not written or written >= run.record.written:
+        return True
+    why = "of before the run was trained again; evaluate it again"
+    records.skipped.append(printable(f"{evaluation.path}: {why}"))
+    return False
+
+
+def _number(text: object) -> float | None:
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

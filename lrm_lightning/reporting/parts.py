@@ -1,0 +1,158 @@
+"""What a section of the report is made of: tables, plots, verdicts, galleries and what is missing.
+
+Each part has its ``origins``: the records that its numbers came from.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from matplotlib.figure import Figure
+
+from lrm_lightning.reporting.load import Origin
+from lrm_lightning.runs.records import Masking, Record
+
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+ATTACK_TITLES = {"clean": "natural", "fgsm": "FGSM"}
+
+Origins: TypeAlias = tuple[Origin[Record], ...]
+
+
+class Cell(NamedTuple):
+    """One number as text."""
+
+    value: str = NOTHING
+    range: str = ""  # its 95% interval, or how many seeds its standard deviation is over
+    paper: str = ""  # the paper's number
+    difference: str = ""  # ours minus the paper's
+    mark: str = ""  # a word on this number alone
+    origins: Origins = ()
+
+
+class Row(NamedTuple):
+    """A row: ``head`` names it, ``detail`` says what it stands on or how to get what is missing."""
+
+    head: str
+    cells: tuple[Cell, ...]
+    detail: str
+    command: str = ""
+
+    @property
+    def origins(self) -> Origins:
+        """Those of all its cells."""
+        found = {origin.path: origin for cell in self.cells for origin in cell.origins}
+        return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; ``slug`` is its anchor, ``corner`` the heading above its rows' names."""
+
+    slug: str
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def origins(self) -> Origins:
+        """Those of all its rows."""
+        return tuple(origin for row in self.rows for origin in row.origins)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what must stand beside it.
+
+    Attributes:
+        slug: Name of its files, of a-z, 0-9 and hyphens.
+        caption: What it shows, on which data.
+        alt: What one sees in it, with the main numbers.
+    """
+
+    slug: str
+    caption: str
+    alt: str
+    figure: Figure
+    origins: Origins
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the network ``title`` masks its gradients."""
+
+    title: str
+    masking: Masking
+    origins: Origins
+
+
+class Example(NamedTuple):
+    """One attacked image: its place in the test split, classes as names, pictures as data URIs."""
+
+    index: int
+    label: str
+    clean: str  # what the network takes the image for
+    adversarial: str  # and the attacked one
+    image: str
+    perturbation: str
+    attacked: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The attacked images of the network ``title``."""
+
+    title: str
+    examples: list[Example]
+    origins: Origins
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What isn't there yet, and the command that makes it."""
+
+    what: str
+    command: str
+    origins: Origins = ()
+
+
+Part: TypeAlias = Table | Plot | Verdict | Gallery | Missing
+
+
+def command(name: str, *overrides: str) -> str:
+    """The line that runs ``lrm_lightning.<name>``, to be pasted into a shell."""
+    return f"python -m lrm_lightning.{name} {shlex.join(overrides)}"
+
+
+def number(value: float, decimals: int = 1) -> str:
+    """A number with a fixed number of decimals and never a minus before zero."""
+    text = f"{value:.{decimals}f}"
+    return text.replace("-", "") if float(text) == 0 else text.replace("-", MINUS)
+
+
+def signed(value: float, decimals: int = 1) -> str:
+    """The same with a plus or a minus before it, and ± before zero."""
+    text = number(value, decimals)
+    sign = "" if text.startswith(MINUS) else "+" if float(text) else "±"
+    return sign + text
+
+
+def percent_range(interval: tuple[float, float]) -> str:
+    """An interval of accuracies in [0, 1] as ``[73.1, 74.9]``."""
+    low, high = interval
+    return f"[{number(100 * low)}, {number(100 * high)}]"
+
+
+def pgd_steps(name: str) -> int | None:
+    """The number of steps in an accuracy's name, such as ``pgd20``; ``None`` if it isn't PGD's."""
+    found = re.fullmatch("pgd([1-9][0-9]{0,5})", name)
+    return int(found[1]) if found else None
+
+
+def attack_title(name: str) -> str:
+    """An attack as the paper writes it: ``pgd20`` is PGD-20."""
+    steps = pgd_steps(name)
+    return f"PGD-{steps}" if steps is not None else ATTACK_TITLES.get(name, name)

@@ -1,0 +1,292 @@
+"""Step 3, tables: accuracies beside the paper's, black-box matrices, logits, the strong evaluation.
+
+Each table is one function from the results on a data set to the parts that it adds to the report.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lrm_lightning.reporting import paper, parts, settings
+from lrm_lightning.reporting.aggregate import METHOD_TITLES, Group, Results, rows_of_paper, titled
+from lrm_lightning.reporting.load import Records, Transfer
+from lrm_lightning.reporting.parts import Cell, Missing, Origins, Row, Table, Verdict, command
+from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.records import EvaluationRecord, Network
+
+STRONG_TITLES = {
+    "clean": "natural",
+    "pgd_ce": "PGD, CE",
+    "pgd_margin": "PGD, margin",
+    "pgd_targeted": "PGD, targeted",
+    "apgd_ce": "APGD-CE",
+    "apgd_t": "APGD-T",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+    "worst": "all together",
+}
+# Attacks on what PGD left: what they found is in the verdicts' evidence.
+FOLLOWING = ("pgd_square", "transfer_")
+# How the test at the end of training calls what an evaluation calls clean and adversarial.
+LOGGED = {"clean": "clean", "adversarial": "adv"}
+
+INTERVALS = (
+    "Accuracy in %, in brackets its 95% Wilson interval over the n test images; “±” is the standard"
+    " deviation over seeds."
+)
+ROWS = (
+    "A row is a run with the method's settings in conf/method, so label smoothing's s is 0.5; what"
+    " else is not as in the paper stands beside it."
+)
+BESIDE = "Beside it the paper's number and ours minus the paper's, in percentage points."
+SAME = "“white-box”: source and target are one network; the paper's are trained independently."
+STRONG = (
+    " “AutoAttack” counts an image only if it withstands its four attacks,"
+    " “all together” only if it withstands every attack. What Square and other networks'"
+    " examples broke of what PGD left is told with the verdicts."
+)
+
+
+def table_1(results: Results) -> list[Table]:
+    """White-box accuracies of the paper's rows.
+
+    A row of the paper that was trained several ways has a row each; one that wasn't trained yet has
+    the command that does it.
+    """
+    groups = titled(rows_of_paper(results.white_box))
+    names = _attack_names(groups)
+    rows = []
+    for method in paper.METHODS.values():
+        ours = [group for group in groups if group.row is method]
+        printed = method.white_box if results.comparable else {}
+        rows += [_white_box_row(group, names, printed, results) for group in ours]
+        if not ours:
+            cells = tuple(Cell(paper=_printed(printed.get(name))) for name in names)
+            train = command("train", f"method={method.name}", f"data={results.data.name}")
+            rows.append(Row(method.title, cells, "not trained yet", train))
+    notes = (INTERVALS, BESIDE, ROWS) if results.comparable else (INTERVALS, _no_paper(results))
+    columns = [parts.attack_title(name) for name in names]
+    return _table(results, "table-1", "Table 1. White-box accuracy", columns, rows, notes)
+
+
+def other_configurations(results: Results) -> list[Table]:
+    """White-box accuracies of what isn't in :func:`table_1`.
+
+    That is what is none of the paper's rows, and seeds that were not measured as their row was.
+    """
+    in_table_1 = {id(group) for group in rows_of_paper(results.white_box)}
+    others = titled([group for group in results.white_box if id(group) not in in_table_1])
+    names = _attack_names(others)
+    rows = [_white_box_row(group, names, {}, results) for group in others]
+    columns = [parts.attack_title(name) for name in names]
+    what = "Other configurations. White-box accuracy"
+    return _table(results, "other-configurations", what, columns, rows, (INTERVALS,))
+
+
+def table_2(results: Results) -> Sequence[Table | Missing]:
+    """Black-box accuracies: a table a record, a row a target, a column a source.
+
+    Where both are the same network the number is no black-box accuracy: it is marked, and the
+    paper's doesn't stand beside it.
+    """
+    tables = []
+    for place, transfer in enumerate(results.transfers):
+        record = transfer.record
+        titles = [_title(network, results.records) for network in record.sources]
+        rows = [
+            Row(
+                _title(target, results.records),
+                tuple(_black_box(transfer, row, column, results) for column in range(len(titles))),
+                target.run_dir,
+            )
+            for row, target in enumerate(record.targets)
+        ]
+        notes = [
+            f"Accuracy in %, in brackets its 95% Wilson interval over n = {record.n:,} test images."
+            " A column is the network that the examples were made on.",
+            BESIDE if results.comparable else _no_paper(results),
+        ]
+        notes += [SAME] if any(cell.mark for row in rows for cell in row.cells) else []
+        wrong = settings.attack_departures(record.attack) if results.comparable else []
+        notes += [f"The attack is not the paper's: {', '.join(wrong)}."] if wrong else []
+        slug, what = f"table-2-{place + 1}" if place else "table-2", "Table 2. Black-box accuracy"
+        tables += _table(results, slug, what, titles, rows, notes, corner="target \\ source")
+    transfer = command("transfer", "sources=[RUN,...]", "targets=[RUN,...]")
+    return tables or [Missing("No black-box matrix yet", transfer)]
+
+
+def logit_variances(results: Results) -> list[Table]:
+    """Variance of all logits on natural and on PGD-20 images."""
+    rows = []
+    for group in titled(rows_of_paper(results.white_box)):
+        printed = paper.LOGIT_VARIANCE.get(group.method) if results.comparable else None
+        values = (_variance(group, "clean"), printed), (_variance(group, "adversarial"), None)
+        cells = tuple(
+            Cell() if value is None else _cell(value, group.origins[:1], beside, decimals=2)
+            for value, beside in values
+        )
+        rows += (
+            [Row(group.title, cells, _stands_on(group))] if any(c.origins for c in cells) else []
+        )
+    note = "Biased variance over all logits of the n test images; of several seeds, the lowest."
+    note += " Beside it the paper's (section 3) and the difference." if results.comparable else ""
+    columns = ("natural images", "adversarial images")
+    return _table(results, "logit-variance", "Variance of the logits", columns, rows, (note,))
+
+
+def strong_table(results: Results) -> list[Table]:
+    """Accuracy under each attack of the strong suite, a row a network."""
+    measured = {name for group in results.strong for name in group.names}
+    names = [name for name in STRONG_TITLES if name in measured]
+    names += sorted(name for name in measured - set(names) if not name.startswith(FOLLOWING))
+    rows = [
+        Row(group.title, tuple(_accuracy(group, name) for name in names), _stands_on(group))
+        for group in results.strong
+    ]
+    columns = [STRONG_TITLES.get(name, name) for name in names]
+    notes = (INTERVALS + STRONG,)
+    return _table(results, "strong-evaluation", "Strong evaluation", columns, rows, notes)
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Whether each network masks its gradients, with the evidence."""
+    found = []
+    for group in results.strong:
+        for place, (origin, record) in enumerate(
+            zip(group.origins, group.evaluations, strict=True)
+        ):
+            seed = f", seed {group.seeds[place]}" if len(group.origins) > 1 else ""
+            if record.masking is not None:
+                found.append(Verdict(group.title + seed, record.masking, (origin,)))
+    return found
+
+
+def unevaluated(results: Results, suite: str, what: str) -> list[Missing]:
+    """Which of the paper's rows, or of all runs if none is one, a suite wasn't run on."""
+    done = {group.training for group in (results.paper if suite == "paper" else results.strong)}
+    rows = [group for group in results.tests if group.row is not None]
+    missing = [each for each in rows or results.tests if each.training not in done]
+    if not missing and (results.tests or done):
+        return []
+    folders = ",".join(shown_path(group.origins[0].path.parent) for group in missing) or "RUN"
+    of = f" of {', '.join(group.title for group in titled(missing))}" if done else ""
+    return [Missing(what + of, command("evaluate", f"runs=[{folders}]", f"suite={suite}"))]
+
+
+def _table(
+    results: Results,
+    slug: str,
+    what: str,
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    corner: str = "training",
+) -> list[Table]:
+    """A table with the data in its caption; nothing if it has no rows."""
+    caption = f"{what}, {results.data.title}"
+    found = Table(slug, caption, corner, tuple(columns), tuple(rows), tuple(notes))
+    return [found] if rows else []
+
+
+def _attack_names(groups: Iterable[Group]) -> list[str]:
+    """Table 1's attacks, and PGD with more steps where it was measured."""
+    measured = {parts.pgd_steps(name) for group in groups for name in group.names}
+    steps = {*measured, *map(parts.pgd_steps, paper.ATTACKS)} - {None}
+    return ["clean", "fgsm", *(f"pgd{each}" for each in sorted(filter(None, steps)))]
+
+
+def _white_box_row(
+    group: Group, names: Sequence[str], printed: Mapping[str, float], results: Results
+) -> Row:
+    cells = tuple(_accuracy(group, name, printed.get(name)) for name in names)
+    extra = []
+    if results.comparable:
+        trained = settings.departures(group.method, group.settings) if group.row is not None else []
+        extra += [f"trained with {', '.join(trained)}"] if trained else []
+        attacked = settings.attack_departures(group.record.attack)
+        extra += [f"attacked with {', '.join(attacked)}"] if attacked else []
+    return Row(group.title, cells, _stands_on(group, extra))
+
+
+def _accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
+    """An accuracy in % with its interval, or its mean and standard deviation over seeds."""
+    if name not in group.names:
+        return Cell(paper=_printed(printed))
+    value, spread = 100 * group.mean(name), group.spread(name)
+    if spread is None:
+        bounds = parts.percent_range(group.interval(name))
+        return _cell(value, group.origins, printed, bounds=bounds)
+    distinct = len(set(group.seeds)) == len(group.origins)
+    bounds = f"{len(group.origins)} {'seeds' if distinct else 'runs'}"
+    deviation = f" ± {parts.number(100 * spread)}"
+    return _cell(value, group.origins, printed, deviation=deviation, bounds=bounds)
+
+
+def _cell(
+    value: float,
+    origins: Origins,
+    printed: float | None = None,
+    *,
+    decimals: int = 1,
+    deviation: str = "",
+    bounds: str = "",
+    mark: str = "",
+) -> Cell:
+    difference = "" if printed is None else parts.signed(value - printed, decimals)
+    beside = _printed(printed, decimals)
+    return Cell(
+        parts.number(value, decimals) + deviation, bounds, beside, difference, mark, origins
+    )
+
+
+def _printed(value: float | None, decimals: int = 1) -> str:
+    return "" if value is None else parts.number(value, decimals)
+
+
+def _stands_on(group: Group, extra: Sequence[str] = ()) -> str:
+    """On how many images and seeds a row stands, and what else there is to say of it."""
+    parts = [f"n = {group.record.n:,}"]
+    seeds = [str(seed) for seed in group.seeds if seed is not None]
+    parts += [f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(seeds)}"] if seeds else []
+    parts += [group.differs] if group.differs else []
+    return "; ".join([*parts, *extra])
+
+
+def _no_paper(results: Results) -> str:
+    return f"The paper has no numbers for {results.data.title}."
+
+
+def _paper_row(network: Network, records: Records) -> paper.Method | None:
+    run = records.run_by_id(network.run_id)
+    return run and settings.paper_row(
+        run.record.method, settings.training_settings(run.record.config)
+    )
+
+
+def _title(network: Network, records: Records) -> str:
+    row = _paper_row(network, records)
+    if row is not None:
+        return row.title
+    label, title = network.label or network.name, METHOD_TITLES.get(network.name)
+    return f"{title} ({label})" if title else label
+
+
+def _black_box(transfer: Transfer, row: int, column: int, results: Results) -> Cell:
+    record, printed = transfer.record, None
+    source, target = record.sources[column], record.targets[row]
+    is_same = bool(source.run_id) and source.run_id == target.run_id
+    if source.weights_sha256 and target.weights_sha256:
+        is_same = source.weights_sha256 == target.weights_sha256
+    of_source, of_target = (_paper_row(each, results.records) for each in (source, target))
+    if results.comparable and not is_same and of_source is not None and of_target is not None:
+        printed = of_target.black_box[of_source.name]
+    bounds = parts.percent_range(record.intervals[row][column]) if record.intervals else ""
+    mark, value = "white-box" if is_same else "", 100 * record.accuracy[row][column]
+    return _cell(value, (transfer,), printed, bounds=bounds, mark=mark)
+
+
+def _variance(group: Group, kind: str) -> float | None:
+    """Variance of the logits of a group's lowest seed; ``None`` if its record has none."""
+    record = group.record
+    if isinstance(record, EvaluationRecord):
+        return record.logits[kind].variance if kind in record.logits else None
+    return record.test_metrics.get(f"test/logits/{LOGGED[kind]}/variance")

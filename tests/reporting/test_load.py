@@ -1,0 +1,136 @@
+"""Finding and reading records, the damaged and foreign among them, and training curves."""
+
+import json
+import shutil
+
+import pytest
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.reporting.load import load, overrides, training_curves
+
+
+def found(records):
+    return load([str(records.folder)])
+
+
+def changed(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_all_kinds_are_found_wherever_they_lie(records):
+    one = records.run("pgd")
+    two = records.run("alp")
+    records.paper(one)
+    records.strong(one)
+    records.transfer([one], [two], [[0.5]], folder="deep/inside")
+    # A checkpoint folder may be large and holds no record; a name alone makes none either.
+    records.write_text(one / "checkpoints" / "record.json", "{")
+    records.write_text(one / "evaluations" / "notes.txt", "{")
+    (two / "evaluations").mkdir()
+    (two / "evaluations" / "gone.json").symlink_to("nowhere")
+    everything = found(records)
+    assert {run.record.method for run in everything.runs} == {"pgd", "alp"}
+    assert {each.record.suite for each in everything.evaluations} == {"paper", "strong"}
+    assert everything.transfers[0].record.accuracy == [[0.5]]
+    assert everything.skipped == []
+    for origin in (*everything.evaluations, everything.runs[1]):
+        assert everything.run_of(origin).path == one / "record.json"
+    assert overrides(one) == ["method=pgd", "seed=0"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", "[" * 100_000, '{"schema": 1}'])
+def test_whatever_is_no_record_is_one_line(records, text):
+    records.run("pgd")
+    path = records.write_text(records.folder / "x" / "record.json", text)
+    records.write_text(records.folder / "x" / "evaluations" / "y.json", text)
+    records.write_text(records.folder / "x" / "transfer.json", text)
+    everything = found(records)
+    assert len(everything.runs) == 1
+    assert len(everything.skipped) == 3
+    assert all(line.startswith(str(path.parent)) for line in everything.skipped)
+    assert all("\n" not in line for line in everything.skipped)
+
+
+def test_a_wrong_field_is_named_and_the_file_left_out(records):
+    good, bad = records.run("pgd"), records.run("alp")
+    changed(bad / "record.json", metrics={"clean": 74.0})
+    changed(records.paper(good), model={"label": "nameless"})
+    changed(records.transfer([good], [good], [[0.5]]), accuracy=[[0.5, 0.5]])
+    everything = found(records)
+    assert [run.path.parent for run in everything.runs] == [good]
+    assert everything.evaluations == everything.transfers == []
+    reasons = ("metrics.clean", "model.name", "accuracy")
+    for line, reason in zip(everything.skipped, reasons, strict=True):
+        assert reason in line
+
+
+def test_control_and_direction_characters_do_not_survive(records):
+    path = records.run("a\x1b[31m\u202eb\nc")
+    assert found(records).runs[0].record.method == "a [31m b c"
+    assert overrides(path) == []  # this YAML is none
+
+
+def test_bytes_that_nobody_vouches_for_are_not_official(records):
+    path = records.run("pgd")
+    changed(path / "record.json", data={"name": "cifar10"})
+    assert found(records).runs[0].record.data.title == "CIFAR-10 (not the official bytes)"
+
+
+def test_a_copied_run_counts_once(records):
+    path = records.run("pgd")
+    shutil.copytree(path, records.folder / "copy")
+    assert len(found(records).runs) == 1
+
+
+def test_an_evaluation_from_before_the_run_was_trained_again_is_left_out(records):
+    path = records.run("pgd")
+    records.paper(path)
+    changed(path / "record.json", written="2027-01-01T00:00:00+00:00")
+    everything = found(records)
+    assert everything.evaluations == []
+    assert "evaluate it again" in everything.skipped[0]
+
+
+def test_an_export_finds_the_run_it_came_from(records):
+    path = records.run("pgd")
+    data = json.loads((path / "record.json").read_text())["data"]
+    exported = records.folder / "exported"
+    records.evaluation(exported, "paper", {"clean": 0.5}, model=records.model(path), data=data)
+    everything = found(records)
+    assert everything.run_of(everything.evaluations[0]).path.parent == path
+
+
+def test_folders_may_be_patterns_and_overlap_and_must_be_there(records, tmp_path):
+    records.run("pgd")
+    pattern = str(records.folder.parent / "ru*")
+    assert len(load([pattern, str(records.folder)]).runs) == 1
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+        load([str(tmp_path / "nowhere")])
+
+
+def curves(folder, text):
+    (folder / "metrics.csv").write_text(text)
+    return training_curves(folder)
+
+
+def test_rows_of_one_epoch_come_together_counted_from_one(tmp_path):
+    found = curves(
+        tmp_path,
+        "step,epoch,train/loss,val/acc/clean\n"
+        "9,0.0,2.5,\n18,0.0,2.0,\n18,0.0,,0.3\n36,1.0,,0.4\n27,1.0,1.5,\n",
+    )
+    assert found == {
+        "train/loss": [(1.0, 2.25), (2.0, 1.5)],
+        "val/acc/clean": [(1.0, 0.3), (2.0, 0.4)],
+    }
+
+
+@pytest.mark.parametrize("text", ["", "step\n", "a,b\n1,2\n", "step,epoch,x\n1,one,2\n1,0,nan\n"])
+def test_what_is_no_number_is_left_out(tmp_path, text):
+    assert curves(tmp_path, text) == {}
+
+
+def test_no_file_and_bytes_of_something_else_are_no_curves(tmp_path):
+    assert training_curves(tmp_path) == {}
+    (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe\x00\x01")
+    assert training_curves(tmp_path) == {}
