@@ -165,26 +165,36 @@ class Defense(L.LightningModule, ABC):
         loss = soft_cross_entropy(self(batch.x), batch.targets)
         self.log(key, loss, batch_size=len(batch.x), on_epoch=True, sync_dist=True)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of six types)
-        """The optimiser, with decay on kernels (two axes or more) alone, and its schedule."""
+    def make_optimizer(self) -> Optimizer:
+        """The optimiser, whose weight decay holds for kernels (two axes or more) alone."""
         kernels = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
         groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
-        length: dict[str, int] = {}
-        if {"epochs", "steps_per_epoch"} <= inspect.signature(self.scheduler).parameters.keys():
-            length = {
-                "epochs": self.trainer.max_epochs or 1,
-                "steps_per_epoch": self._steps_per_epoch(),
-            }
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": self.scheduler(optimizer, **length),
-                "interval": "step" if length else "epoch",
-                "name": "lr",
-            },
-        }
+        return self.optimizer([group for group in groups if group["params"]])
+
+    def make_scheduler(self, optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> Any:  # noqa: ANN401
+        """The schedule of a training of this length, which it is told if it asks for it."""
+        if not self._steps_every_batch:
+            return self.scheduler(optimizer)
+        return self.scheduler(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of six types)
+        """The optimiser and its schedule."""
+        optimizer, by_batch = self.make_optimizer(), self._steps_every_batch
+        scheduler = self.make_scheduler(
+            optimizer,
+            epochs=self.trainer.max_epochs or 1,
+            steps_per_epoch=self._steps_per_epoch() if by_batch else 1,
+        )
+        interval = "step" if by_batch else "epoch"
+        settings = {"scheduler": scheduler, "interval": interval, "name": "lr"}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    @property
+    def _steps_every_batch(self) -> bool:
+        function = getattr(self.scheduler, "func", self.scheduler)  # of a partial
+        asked = inspect.signature(function).parameters.keys()
+        return {"epochs", "steps_per_epoch"} <= asked
 
     def _steps_per_epoch(self) -> int:
         # Not trainer.estimated_stepping_batches where it can be helped: asking for it here makes

@@ -10,11 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 # What does not change a run's result: where it writes, who watches, on what it runs.
 NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger")
 NOT_IDENTIFYING_IN = {
-    "data": ("root", "download"),
-    "attack": ("engine",),
-    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps"),
-    "checkpoint": ("every_minutes",),
+    "data": "root download",
+    "attack": "engine",
+    "trainer": "accelerator devices num_nodes strategy sync_batchnorm log_every_n_steps",
+    "checkpoint": "every_minutes",
 }
+# Callbacks of Lightning that only watch; any other, anybody's own included, may change a training.
+WATCHERS = {
+    f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "RichModelSummary",
+        "RichProgressBar", "ThroughputMonitor", "TQDMProgressBar",
+    )
+}  # fmt: skip
 
 
 def conf_dir() -> Path:
@@ -35,10 +43,22 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of the configuration that determines a run's result."""
-    kept = {key: value for key, value in plain(cfg).items() if key not in NOT_IDENTIFYING}
+    whole = plain(cfg)
+    kept = {key: value for key, value in whole.items() if key not in NOT_IDENTIFYING}
     for group, keys in NOT_IDENTIFYING_IN.items():
         if isinstance(kept.get(group), dict):
-            kept[group] = {key: v for key, v in kept[group].items() if key not in keys}
+            kept[group] = {key: v for key, v in kept[group].items() if key not in keys.split()}
+    trainer = whole.get("trainer", {})
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    devices = len(devices) if isinstance(devices, list) else devices
+    if (devices, nodes) != (1, 1) and not trainer.get("sync_batchnorm"):
+        # Each device normalises its own share of a batch, so their number matters; else it doesn't.
+        kept["trainer"]["batch_norm_apart_on"] = [devices, nodes]
+    kept["callbacks"] = {
+        name: node
+        for name, node in (kept.get("callbacks") or {}).items()
+        if not (isinstance(node, dict) and node.get("_target_") in WATCHERS)
+    }
     return kept
 
 

@@ -1,23 +1,38 @@
 """From the configuration to the objects of a run, and whether every value makes sense."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.identity import conf_dir
 
 # Importing torch takes seconds, which --help and a sweep's parent need not wait for.
 if TYPE_CHECKING:
     from torch import nn
 
-    from lrm_lightning.attacks import PGDAttack
+    from lrm_lightning.attacks import Attack
     from lrm_lightning.data import ImageDataModule
+
+# Weights and pixels stay in float32 at least: in less, attacks lose their gradients.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+OPTIMIZER_RANGES: dict[str, dict[str, Any]] = {
+    "lr": {"above": 0},
+    "momentum": {"low": 0, "below": 1},
+    "weight_decay": {"low": 0},
+}
+# Arguments of the Trainer that the program gives.
+GIVEN = {
+    "logger", "callbacks", "plugins", "default_root_dir", "inference_mode", "enable_progress_bar",
+    "enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler",
+}  # fmt: skip
 
 
 def build_datamodule(cfg: DictConfig) -> "ImageDataModule":
@@ -30,7 +45,7 @@ def build_network(cfg: DictConfig, num_classes: int) -> "nn.Module":
     return _build("model", cfg.model, num_classes=num_classes)
 
 
-def build_attack(cfg: DictConfig) -> "PGDAttack":
+def build_attack(cfg: DictConfig) -> "Attack":
     """The training attack, which also sets the threat model of the evaluation."""
     return _build("attack", cfg.attack)
 
@@ -53,11 +68,20 @@ def build_robust_accuracy(cfg: DictConfig) -> Any:  # noqa: ANN401
     return _build("robust_accuracy", cfg.robust_accuracy, attack=build_attack(cfg))
 
 
+def build_callbacks(cfg: DictConfig) -> list[Any]:
+    """The user's own callbacks, which come in addition to the program's.
+
+    Raises:
+        UserError: If one can't be made, or is no callback of Lightning.
+    """
+    return [_build_callback(str(name), node) for name, node in (cfg.get("callbacks") or {}).items()]
+
+
 def validate(cfg: DictConfig) -> None:
     """Check every value before anything is loaded, trained or submitted.
 
     Each component's constructor knows its own ranges, so they are constructed here: data without
-    reading it, the network without memory.
+    reading it, the network without memory, the optimiser for a parameter that stands for all.
 
     Args:
         cfg: The composed configuration.
@@ -72,15 +96,21 @@ def validate(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         raise UserError(f"config: {_one_line(error)}") from error
+    _check_keys(cfg)
     _checked("", lambda: _check_seed(cfg.seed))
     _checked("", lambda: check_flag("rerun", cfg.rerun))
     datamodule = build_datamodule(cfg)
-    _checked("data", lambda: _check_validation(datamodule))
+    # A run's score, and the choice of its best weights, are measured on the validation split.
+    _checked("data", lambda: check_integer("val_size", datamodule.val_size, low=1))
     with torch.device("meta"):
         build_network(cfg, datamodule.num_classes)
-    build_defense(cfg, nn.Identity(), datamodule.num_classes)
+        defense = build_defense(cfg, nn.Linear(1, 1), datamodule.num_classes)
     build_robust_accuracy(cfg)
     _checked("trainer", lambda: _check_trainer(cfg))
+    _checked("optimizer", lambda: _check_optimizer(cfg.optimizer))
+    optimizer = _checked("optimizer", defense.make_optimizer)
+    _checked("scheduler", lambda: _check_scheduler(cfg, defense, optimizer))
+    build_callbacks(cfg)
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
     _checked("logger", lambda: check_flag("wandb", cfg.logger.wandb))
     if cfg.logger.wandb:
@@ -89,22 +119,53 @@ def validate(cfg: DictConfig) -> None:
         _checked("logger", lambda: check_flag("checkpoint", cfg.logger.checkpoint))
 
 
+def _check_keys(cfg: DictConfig) -> None:
+    """Refuse keys that were added with ``+`` and that nothing would read."""
+    import lightning as L
+
+    base = OmegaConf.load(conf_dir() / "config.yaml")
+    groups = {key for each in base.defaults if isinstance(each, DictConfig) for key in each}
+    top = {str(key) for key in (*base, *groups)}
+    of_trainer = {"_target_", *inspect.signature(L.Trainer).parameters} - GIVEN
+    text = OmegaConf.to_yaml(cfg)
+    for where, node, known in (
+        ("", cfg, top),
+        ("checkpoint.", cfg.checkpoint, {str(key) for key in base.checkpoint}),
+        ("trainer.", cfg.trainer, of_trainer),
+    ):
+        for key in node:
+            if key not in known and f"${{{where}{key}" not in text:  # another key may refer to it
+                (near,) = difflib.get_close_matches(str(key), [*top, *known], n=1, cutoff=0)
+                near = near if near in top else where + near
+                raise UserError(
+                    f"{where}{key} has no effect; the nearest key that has one is {near}"
+                )
+
+
 def _check_seed(seed: object) -> None:
     check_integer("seed", seed, low=0)
     check_number("seed", seed, high=2**63 - 1, why="torch")
 
 
-def _check_validation(datamodule: "ImageDataModule") -> None:
-    # A run's score, and the choice of its best weights, are measured on the validation split.
-    check_integer("val_size", datamodule.val_size, low=1)
-
-
 def _check_trainer(cfg: DictConfig) -> None:
     check_integer("max_epochs", cfg.trainer.max_epochs, low=1)
     check_flag("sync_batchnorm", cfg.trainer.sync_batchnorm)
+    check_choice("precision", cfg.trainer.precision, PRECISIONS)
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:
             raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")
+
+
+def _check_optimizer(settings: DictConfig) -> None:
+    for name, bounds in OPTIMIZER_RANGES.items():
+        if name in settings:
+            check_number(name, settings[name], **bounds)
+
+
+def _check_scheduler(cfg: DictConfig, defense: Any, optimizer: Any) -> None:  # noqa: ANN401
+    scheduler = defense.make_scheduler(optimizer, epochs=cfg.trainer.max_epochs, steps_per_epoch=1)
+    optimizer.step()
+    scheduler.step()  # some find a value wrong only now
 
 
 def _check_checkpoint(cfg: DictConfig) -> None:
@@ -133,11 +194,37 @@ def _build(group: str, node: DictConfig, *, drop: tuple[str, ...] = (), **extra:
     return _checked(group, construct)
 
 
+def _build_callback(name: str, node: Any) -> Any:  # noqa: ANN401
+    import lightning as L
+
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"callbacks.{name} must be a mapping with _target_, a callback's class")
+    callback = _instantiate(f"callbacks.{name}", node)
+    if not isinstance(callback, L.Callback):
+        raise UserError(f"callbacks.{name}: {node._target_} is no callback of Lightning")
+    return callback
+
+
+def _instantiate(where: str, node: DictConfig, **extra: Any) -> Any:  # noqa: ANN401
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except Exception as error:  # of anybody's class
+        cause = error.__cause__ or error  # Hydra's own repeats the configuration
+        raise UserError(f"{where}: {_one_line(cause)}") from error
+
+
 def _checked(group: str, build: Callable[[], Any]) -> Any:  # noqa: ANN401
     """Run ``build``; a mistake in its arguments becomes a :class:`UserError` naming the group."""
     try:
         return build()
-    except (ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ImportError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         message = _one_line(error)
         dot = "." if re.match(r"\w+=", message) else ": "
         raise UserError(f"{group}{dot}{message}" if group else message) from error

@@ -12,17 +12,26 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 class RunCheckpoint(ModelCheckpoint):
     """One file of a run directory. Before the run goes on, the directory may be moved.
 
-    What it has saved so far is known again under the file's name, whatever the settings.
+    What it has saved so far is known again under the file's name, whatever the settings, and that a
+    callback has stopped the training, which Lightning forgets.
     """
 
     @property
     def state_key(self) -> str:
-        """Name of its state in a checkpoint."""
         return f"{type(self).__qualname__}-{self.filename}"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know the best score again."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["stopped"] = trainer.should_stop
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        trainer.should_stop = checkpoint["stopped"]
 
 
 class MidEpochCheckpoint(RunCheckpoint):
@@ -40,14 +49,13 @@ class MidEpochCheckpoint(RunCheckpoint):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Save if it is time to."""
         if not _batches_are_over(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save if a signal ended the run; any other exception may come with half of a step done."""
+        # Any other exception may come with half of a step done.
         if isinstance(exception, SIGTERMException) and not _batches_are_over(trainer):
             super().on_exception(trainer, pl_module, exception)
 

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -79,11 +79,13 @@ def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
     *_, metrics = tracked = _tracked(cfg, path)
     tracker = wandb_logger(*tracked)
     try:
-        callbacks = [attacker, progress, interruption]
+        callbacks = [attacker, progress, interruption, *build.build_callbacks(cfg)]
         trainer = build_trainer(cfg, run_dir, callbacks, metrics, tracker)
         with in_one_line(RankWatch(trainer)), interruption.around():
             _fit(trainer, defense, datamodule, run_dir)
-            epochs, steps = trainer.current_epoch, trainer.global_step
+            # Not trainer.current_epoch, which is one less after resuming a training that had ended.
+            epochs = trainer.fit_loop.epoch_progress.current.processed
+            steps = trainer.global_step
             _test(trainer, defense, datamodule, cfg, run_dir)
         score = attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}")
         record = RunRecord(
@@ -160,7 +162,7 @@ def build_trainer(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=False,
+            enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
         )
     except Exception as error:
         cause = error.__cause__ or error

@@ -86,13 +86,39 @@ BAD = [
     ("optimizer.lr", 0, "optimizer.lr=0 must be a number > 0"),
     ("optimizer.lr", float("nan"), "optimizer.lr=nan must be a number > 0"),
     ("optimizer.momentum", 1, "optimizer.momentum=1 must be a number >= 0 and < 1"),
-    ("optimizer.nesterov", "yes", "optimizer.nesterov='yes' must be true or false"),
     ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 must be a number >= 0"),
-    ("optimizer.schedule", "cosine", "optimizer.schedule='cosine' is unknown"),
-    ("optimizer.warmup_epochs", -1, "optimizer.warmup_epochs=-1 must be a number >= 0"),
-    ("optimizer.milestones", 100, "optimizer.milestones=100 must be a list of epochs"),
-    ("optimizer.milestones", [0], "optimizer.milestones=0 must be a number > 0"),
-    ("optimizer.gamma", 2, "optimizer.gamma=2 must be a number > 0 and <= 1"),
+    ("optimizer.learning_rate", 1, "optimizer: SGD.__init__() got an unexpected keyword"),
+    ("scheduler.warmup_epochs", -1, "scheduler.warmup_epochs=-1 must be a number >= 0"),
+    ("scheduler.milestones", 100, "scheduler.milestones=100 must be a list of epochs"),
+    ("scheduler.milestones", [0], "scheduler.milestones=0 must be a number > 0"),
+    ("scheduler.gamma", 2, "scheduler.gamma=2 must be a number > 0 and <= 1"),
+    ("scheduler.gama", 2, "scheduler: step_drops() got an unexpected keyword argument 'gama'"),
+    (
+        "scheduler",
+        {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "_partial_": True, "T_max": 0},
+        "scheduler: ",
+    ),
+    (
+        "scheduler",
+        {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "_partial_": True},
+        "scheduler: ReduceLROnPlateau.step() missing 1 required positional argument: 'metrics'",
+    ),
+    ("callbacks", {"mine": 1}, "callbacks.mine must be a mapping with _target_, a callback's"),
+    ("callbacks", {"mine": {"_target_": "no.where"}}, "callbacks.mine: Error loading"),
+    ("callbacks", {"mine": {"_target_": "torch.nn.Identity"}}, "callbacks.mine: torch.nn.Identity"),
+    (
+        "callbacks",
+        {"stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "a"}}
+        | {"again": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "mode": "up"}},
+        "callbacks.again: ",
+    ),
+    ("nonsense", 1, "nonsense has no effect; the nearest key that has one is "),
+    ("ckpt_path", "x", "ckpt_path has no effect; the nearest key that has one is "),
+    ("atack", {"eps": 1}, "atack has no effect; the nearest key that has one is attack"),
+    ("checkpoint.every_minute", 1, "checkpoint.every_minute has no effect; the nearest key that"),
+    ("trainer.callbacks", [], "trainer.callbacks has no effect; the nearest key that has one is c"),
+    ("trainer.max_epoch", 1, "trainer.max_epoch has no effect; the nearest key that has one is t"),
+    ("trainer.precision", "bf16-true", "trainer.precision='bf16-true' is unknown; choose one of"),
     ("robust_accuracy.steps", 10, "robust_accuracy.steps=10 must be a list of step counts"),
     ("robust_accuracy.steps", [], "robust_accuracy.steps=[] must be a list of step counts"),
     ("robust_accuracy.steps", [0], "robust_accuracy.steps=0 must be a whole number >= 1"),
@@ -129,8 +155,10 @@ def test_good_values_pass(cfg):
     for key, value in (
         ("method.smoothing", 0.9),
         ("robust_accuracy.n_images", None),
-        ("optimizer.milestones", []),
-        ("optimizer.warmup_epochs", 0.5),
+        ("scheduler.milestones", []),
+        ("scheduler.warmup_epochs", 0.5),
+        ("trainer.gradient_clip_val", 1.0),
+        ("callbacks", {"rate": {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}}),
         ("checkpoint.select", "best"),
         ("logger.wandb", False),
     ):
@@ -146,6 +174,16 @@ def test_best_weights_need_something_to_choose_by(cfg):
             build.validate(bad)
     with pytest.raises(UserError, match=r"^checkpoint\.select='best' needs robust_accuracy\.every"):
         build.validate(_changed(best, "robust_accuracy.every_n_epochs", 2))
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "one_cycle", "step_drops"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_optimizers_and_schedules_pass(optimizer, scheduler):
+    build.validate(_compose("data=digits", f"optimizer={optimizer}", f"scheduler={scheduler}"))
+
+
+def test_a_key_that_others_refer_to_is_no_mistake(cfg):
+    build.validate(_changed(_changed(cfg, "my_rate", 0.3), "optimizer.lr", "${my_rate}"))
 
 
 def test_unknown_keyword_of_a_component(cfg):
@@ -174,7 +212,8 @@ def test_components_get_their_settings(cfg):
     assert isinstance(defense, AdversarialLogitPairing)
     assert (defense.alpha, defense.name, defense.num_classes) == (0.25, "alp", 10)
     assert defense.attack.eps == callback.attack.eps == 0.06
-    assert defense.sgd.lr == 0.3
+    optimizer = build.build_defense(cfg, torch.nn.Linear(1, 1), 10).make_optimizer()
+    assert optimizer.defaults["lr"] == 0.3
     assert build.build_network(cfg, 7).linear.out_features == 7
 
 
@@ -206,9 +245,11 @@ def test_run_id_does_not_depend_on_the_order_of_keys(cfg):
         ("data.root", "/data"),
         ("data.download", False),
         ("trainer.accelerator", "gpu"),
-        ("trainer.devices", 4),
-        ("trainer.num_nodes", 2),
+        ("trainer.devices", [3]),
         ("trainer.strategy", "ddp"),
+        ("trainer.sync_batchnorm", True),
+        ("attack.engine", "reference"),
+        ("callbacks", {"rate": {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}}),
         ("trainer.log_every_n_steps", 1),
         ("checkpoint.every_minutes", 60),
     ],
@@ -234,19 +275,29 @@ def test_run_id_ignores_where_and_how_it_runs(key, value, cifar10):
         ("trainer.max_epochs", 3),
         ("trainer.precision", "bf16-mixed"),
         ("trainer.limit_train_batches", 2),
+        ("trainer.devices", 4),  # which don't synchronise batch norm
         ("robust_accuracy.test_steps", [5]),
         ("checkpoint.select", "best"),
+        ("scheduler.gamma", 0.2),
+        ("callbacks", {"mine": {"_target_": "my.Callback"}}),
     ],
 )
 def test_run_id_changes_with_what_changes_the_result(key, value, cifar10):
     assert identity.run_id(_changed(cifar10, key, value)) != identity.run_id(cifar10)
 
 
+def test_devices_that_synchronise_batch_norm_are_one_run():
+    one = identity.run_id(_compose())
+    assert identity.run_id(_compose("trainer=ddp", "trainer.devices=4")) == one
+    apart = _compose("trainer=ddp", "trainer.devices=4", "trainer.sync_batchnorm=false")
+    assert identity.run_id(apart) != one
+
+
 def test_identity_resolves_what_is_given_by_reference(cfg):
     found = identity.identity(cfg)
     assert found["trainer"]["max_epochs"] == cfg.method.epochs
     assert identity.run_id(_changed(cfg, "trainer.max_epochs", 101)) == identity.run_id(cfg)
-    assert "logger" not in identity
+    assert "logger" not in found
     assert "hydra" not in identity.plain(cfg)
 
 
