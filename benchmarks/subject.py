@@ -115,8 +115,8 @@ def prepare(settings: Settings) -> Subject:
     there has to be something to agree on.
     """
     torch.manual_seed(0)
-    arguments = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"model/{settings.model}.yaml"))
-    assert isinstance(arguments, dict)
+    file = conf_dir() / f"model/{settings.model}.yaml"
+    arguments = {str(key): value for key, value in OmegaConf.load(file).items()}
     network = get_object(arguments.pop("_target_"))(**arguments, num_classes=10)
     network = network.to(settings.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.pretraining_lr)
