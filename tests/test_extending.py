@@ -5,6 +5,8 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
 
+RESULTS = Path(__file__).parents[1] / "results/cifar10-jpeg-cpu"
 GUIDE = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
 WALKS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", GUIDE, re.DOTALL | re.MULTILINE))
 # What a test leaves out of a training.
@@ -129,3 +132,20 @@ def test_a_callback(walk, tmp_path):
         "announced: 1",
         "announced: 2",
     ]
+
+
+def test_a_figure(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", WALKS["A figure of the report"], re.DOTALL)
+    (tmp_path / "my_report.py").write_text(block)
+    command = re.findall(r"^python (.*)$", WALKS["A figure of the report"], re.MULTILINE)[0]
+    (tmp_path / "runs").symlink_to(RESULTS)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report/figures/cifar10-by-length.pdf").exists()
+    assert "Accuracy by length of training" in (tmp_path / "report/index.html").read_text()
