@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pooch
@@ -28,51 +28,28 @@ RECORDS = 10_000  # images in each file
 PIXELS = 3 * 32 * 32  # bytes of an image: the red, green and blue plane, each row by row
 
 
-class Layout(NamedTuple):
-    """A folder that CIFAR-10 comes in.
-
-    Attributes:
-        folder: Its name.
-        suffix: What the files' names end in.
-        md5: The official MD5 of the five training files and of the test file.
-    """
-
-    folder: str
-    suffix: str
-    md5: tuple[str, ...]
-
-    def files(self) -> dict[str, str]:
-        """File names in official order, training first, and their official MD5s."""
-        names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-        return {name + self.suffix: md5 for name, md5 in zip(names, self.md5, strict=True)}
-
-
-# The page of CIFAR-10 gives the archives' MD5s only. Of the files inside: torchvision's for the
-# pickles; for the binary files those that two unrelated loaders, in C++ and in Go, agree on.
-BINARY = Layout(
-    "cifar-10-batches-bin",
-    ".bin",
-    (
-        "5dd7e06a14cb22eb9f671a540d1b7c25",
-        "5ea93a67294ea407fff1d09f752e9692",
-        "942cd6a4bcdd0dd3c604fbe906cb4421",
-        "ae636b3ba5c66a11e91e8cb52e771fcb",
-        "53f37980c15c3d472c316c40844f3f0d",
-        "803d5f7f4d78ea53de84dbe85f74fb6d",
-    ),
-)
-PICKLED = Layout(
-    "cifar-10-batches-py",
-    "",
-    (
-        "c99cafc152244af753f735de768cd75f",
-        "d4bba439e000b95fd0a9bffe97cbabec",
-        "54ebc095f3ab1f0389bbae665268c751",
-        "634d18415352ddfa80567beed471001a",
-        "482c414d41f54cd18b22e5b47cb7c3cb",
-        "40351d587109b95175f43aff81a1287e",
-    ),
-)
+BINARY, PICKLED = "cifar-10-batches-bin", "cifar-10-batches-py"
+# The files of each layout, training first, and their official MD5s. The page of CIFAR-10 gives the
+# archives' alone: those of the pickles are torchvision's; those of the binary files are what two
+# unrelated loaders, in C++ and in Go, agree on.
+FILES = {
+    BINARY: {
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    },
+    PICKLED: {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+}
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -129,12 +106,12 @@ class CIFAR10DataModule(ImageDataModule):
         layout = _find_layout(self.root)
         assert layout is not None
         parts: list[ImageSplit] = []
-        for name, md5 in layout.files().items():
-            path = self.root / layout.folder / name
+        for name, md5 in FILES[layout].items():
+            path = self.root / layout / name
             raw = _read(path)
             found = hashlib.md5(raw).hexdigest()
             parts.append(
-                _records(raw, path) if layout is BINARY else _pickle(raw, path, found, md5)
+                _records(raw, path) if layout == BINARY else _pickle(raw, path, found, md5)
             )
             if found != md5:
                 self._accept_unofficial(path)
@@ -150,9 +127,9 @@ class CIFAR10DataModule(ImageDataModule):
         self.official, self.note = False, "not the official bytes"
 
 
-def _find_layout(root: Path) -> Layout | None:
+def _find_layout(root: Path) -> str | None:
     # os.path, because Path.is_dir raises where it may not look
-    return next((one for one in (BINARY, PICKLED) if os.path.isdir(root / one.folder)), None)
+    return next((folder for folder in FILES if os.path.isdir(root / folder)), None)
 
 
 def _read(path: Path) -> bytes:
@@ -190,7 +167,7 @@ def _pickle(raw: bytes, path: Path, found: str, md5: str) -> ImageSplit:
         raise UserError(
             f"{path} has MD5 {found}, not the official {md5}, and an unknown pickle is never "
             f"opened, because it can run code: {_replace(path)}, or bring the data as "
-            f"{BINARY.folder}/"
+            f"{BINARY}/"
         )
     with warnings.catch_warnings():
         # these pickles are older than the spelling of dtypes that numpy wants today
@@ -227,12 +204,12 @@ def _fetch(root: Path, *, download: bool) -> None:
         status = error.response.status_code if error.response is not None else "no answer"
         raise UserError(
             f"cannot download {URL} ({type(error).__name__}, {status}): put {archive.name}, or "
-            f"{BINARY.folder}/ from it, into {root} by hand, or use data=digits"
+            f"{BINARY}/ from it, into {root} by hand, or use data=digits"
         ) from error
     except ValueError as error:  # pooch's word for a wrong hash
         raise UserError(
             f"what {URL} sent is not the official archive (MD5 {ARCHIVE_MD5}) and was thrown "
-            f"away: try again, or put {BINARY.folder}/ into {root} by hand"
+            f"away: try again, or put {BINARY}/ into {root} by hand"
         ) from error
     except OSError as error:
         raise UserError(
@@ -245,7 +222,7 @@ def _check_archive(archive: Path, root: Path) -> None:
     if not archive.is_file():
         raise UserError(
             f"no CIFAR-10 in {root} and data.download=false: set data.download=true, put "
-            f"{BINARY.folder}/ there by hand, or use data=digits"
+            f"{BINARY}/ there by hand, or use data=digits"
         )
     found = pooch.file_hash(str(archive), alg="md5")
     if found != ARCHIVE_MD5:
@@ -260,14 +237,14 @@ def _unpack(archive: Path, root: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root, prefix="unpacking-") as scratch:
         try:
             with tarfile.open(archive) as tar:
-                for name in BINARY.files():
-                    tar.extract(f"{BINARY.folder}/{name}", scratch, filter="data")
+                for name in FILES[BINARY]:
+                    tar.extract(f"{BINARY}/{name}", scratch, filter="data")
         except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
             reason = type(error).__name__  # tarfile's own words run over several lines
             raise UserError(f"{archive} is damaged ({reason}): delete it and run again") from error
-        target = root / BINARY.folder
+        target = root / BINARY
         try:
-            (Path(scratch) / BINARY.folder).rename(target)
+            (Path(scratch) / BINARY).rename(target)
         except OSError:
             if not target.is_dir():  # else another process was faster, with the same files
                 raise

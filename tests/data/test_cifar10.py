@@ -36,8 +36,8 @@ def contents(monkeypatch):
     """Six small files that take the official ones' place: name -> bytes."""
     contents = {f"{name}.bin": _records(seed).tobytes() for seed, name in enumerate(NAMES)}
     monkeypatch.setattr(cifar10, "RECORDS", RECORDS)
-    md5 = tuple(hashlib.md5(raw).hexdigest() for raw in contents.values())
-    monkeypatch.setattr(cifar10, "BINARY", cifar10.BINARY._replace(md5=md5))
+    md5 = {name: hashlib.md5(raw).hexdigest() for name, raw in contents.items()}
+    monkeypatch.setitem(cifar10.FILES, FOLDER, md5)
     return contents
 
 
@@ -118,10 +118,7 @@ REPLACE = "delete {folder} to have the official files downloaded afresh"
     [
         (lambda raw: raw[:-5], f"truncated: {SIZE - 5} bytes where {SIZE} are expected"),
         (lambda raw: raw + b"x", f"too long: {SIZE + 1} bytes where {SIZE} are expected"),
-        (
-            _changed(4 * 3073, 10),
-            "damaged: record 4 has label 10 where 0 to 9 are possible",
-        ),
+        (_changed(4 * 3073, 10), "damaged: record 4 has label 10 where 0 to 9 are possible"),
     ],
     ids=["truncated", "too long", "label"],
 )
@@ -169,15 +166,14 @@ def pickles(tmp_path, contents, monkeypatch):
     """The same images as pickles, like torchvision leaves them; their MD5s count as official."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    md5 = []
+    md5 = {}
     for name in NAMES:
         records = np.frombuffer(contents[f"{name}.bin"], np.uint8).reshape(RECORDS, 3073)
         content = {b"data": records[:, 1:].copy(), b"labels": records[:, 0].tolist()}
         raw = pickle.dumps(content, protocol=2)
         (folder / name).write_bytes(raw)
-        md5.append(hashlib.md5(raw).hexdigest())
-    layout = cifar10.PICKLED._replace(md5=tuple(md5))
-    monkeypatch.setattr(cifar10, "PICKLED", layout)
+        md5[name] = hashlib.md5(raw).hexdigest()
+    monkeypatch.setitem(cifar10.FILES, folder.name, md5)
     return folder
 
 

@@ -69,50 +69,42 @@ def test_autocast_leaves_double_precision_alone(network, images):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_attacks_find_the_same_images(network, images, norm):
     eps = 0.1 if norm == "linf" else 2.0
-    attack = PGDAttack(norm=norm, eps=eps, step_size=eps / 4, steps=7, random_start=False)
-    mine, its = (attack(each, *images) for each in (attack_view(network, "fast"), network))
-    assert not mine.equal(images[0])
-    torch.testing.assert_close(mine, its, rtol=0, atol=1e-9)
-    steps = [1, 3, 7]
-    mine, its = (
-        attack.trajectory(each, *images, steps) for each in (attack_view(network, "fast"), network)
-    )
-    for step in steps:
+    settings = {"norm": norm, "eps": eps, "step_size": eps / 4, "steps": 7, "random_start": False}
+    plain, fast = (PGDAttack(**settings, engine=engine) for engine in ("reference", "fast"))
+    assert not fast(network, *images).equal(images[0])
+    torch.testing.assert_close(fast(network, *images), plain(network, *images), rtol=0, atol=1e-9)
+    mine, its = (each.trajectory(network, *images, [1, 3, 7]) for each in (fast, plain))
+    assert not mine.logits.equal(its.logits)  # two computations, equal to rounding
+    for step in (1, 3, 7):
         torch.testing.assert_close(mine.iterates[step].logits, its.iterates[step].logits)
 
 
-def test_layouts_and_no_grad_make_no_difference(network, images):
-    x, _ = images
-    view, logits = attack_view(network, "fast"), network(images[0])
+def test_layouts_no_grad_and_inference_mode_make_no_difference(network, images):
+    x, y = images
+    view, logits = attack_view(network, "fast"), network(x).detach()
     with torch.no_grad():
         for layout in (torch.contiguous_format, torch.channels_last):
             torch.testing.assert_close(view(x.contiguous(memory_format=layout)), logits)
-
-
-def test_a_view_made_in_inference_mode_can_be_attacked(network, images):
     with torch.inference_mode():
         view = attack_view(network, "fast")
-    logits, _ = _logits_and_gradient(view, *images)
-    torch.testing.assert_close(logits, network(images[0]).detach())
+    torch.testing.assert_close(_logits_and_gradient(view, x, y)[0], logits)
 
 
-def test_weights_are_copied_as_they_are(network, images):
-    x, _ = images
-    before, view = network(x), attack_view(network, "fast")
+def test_the_network_is_left_alone_and_its_weights_are_copied_as_they_are(network, images):
+    x, y = images
+    saved, before = copy.deepcopy(network.state_dict()), network(x)
+    view = attack_view(network.train(), "fast")
+    _logits_and_gradient(view, x, y)
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(value.equal(saved[name]) for name, value in network.state_dict().items())
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1)
     torch.testing.assert_close(view(x), before)
-    torch.testing.assert_close(attack_view(network, "fast")(x), network(x))
-    assert not network(x).allclose(before)
-
-
-def test_the_network_is_left_alone(network, images):
-    saved = copy.deepcopy(network.state_dict())
-    _logits_and_gradient(attack_view(network.train(), "fast"), *images)
-    assert network.training
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert all(value.equal(saved[name]) for name, value in network.state_dict().items())
+    changed = network.eval()(x)
+    torch.testing.assert_close(attack_view(network, "fast")(x), changed)
+    assert not changed.allclose(before)
 
 
 def test_a_second_derivative_is_refused(network, images):
