@@ -127,11 +127,10 @@ class PGDAttack(Attack):
         """Noise of each search's random start, shape ``(restarts, *shape)``, if there is one."""
         if not self.random_start:
             return None
-        drawn = [
-            self.threat.draw(shape, generator=generator, device=device)
-            for _ in range(self.restarts)
-        ]
-        return torch.stack(drawn)
+        searches = range(self.restarts)
+        return torch.stack(
+            [self.threat.draw(shape, generator=generator, device=device) for _ in searches]
+        )
 
     def __call__(
         self,
