@@ -27,8 +27,8 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
             one, shape ``(B, C)``.
         num_classes: Number of classes ``C``, at least 2.
         smoothing: Probability ``s`` taken from the label, in ``[0, 1 - 1/C]``. The upper end
-            gives the uniform distribution. Torch's convention differs:
-            :func:`torch_label_smoothing`.
+            gives the uniform distribution. Torch's ``label_smoothing`` e puts ``e / C`` on every
+            class, the label included: ``e = s C / (C - 1)`` gives the same targets.
 
     Returns:
         Targets whose rows sum to one, shape ``(B, C)``; float32, or the soft labels' dtype.
@@ -40,7 +40,8 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
     References:
         Summers & Dinneen, Eq. 8; Szegedy et al. 2016, arXiv:1512.00567.
     """
-    _check_smoothing(smoothing, num_classes)
+    check_integer("num_classes", num_classes, low=2)
+    check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/C")
     hard = y if y.is_floating_point() else _one_hot(y, num_classes)
     if hard.ndim != 2 or hard.shape[1] != num_classes:
         raise ValueError(
@@ -48,28 +49,6 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
         )
     elsewhere = smoothing / (num_classes - 1)
     return hard * (1 - smoothing - elsewhere) + elsewhere
-
-
-def torch_label_smoothing(smoothing: float, num_classes: int) -> float:
-    r"""The ``label_smoothing`` of :func:`torch.nn.functional.cross_entropy` equal to ours.
-
-    .. math:: e = \frac{s C}{C - 1}
-
-    Torch puts ``e / C`` on every class, the label included, where Eq. 8 puts ``s / (C - 1)``
-    on every class but the label.
-
-    Args:
-        smoothing: Probability ``s`` taken from the label, in ``[0, 1 - 1/C]``.
-        num_classes: Number of classes ``C``, at least 2.
-
-    Returns:
-        Torch's ``e``, in [0, 1].
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    _check_smoothing(smoothing, num_classes)
-    return min(1.0, smoothing * num_classes / (num_classes - 1))
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -228,11 +207,6 @@ def _one_hot(y: Tensor, num_classes: int) -> Tensor:
             )
     zeros = torch.zeros(len(y), num_classes, device=y.device)
     return zeros.scatter_(1, y.long().unsqueeze(1), 1.0)
-
-
-def _check_smoothing(smoothing: float, num_classes: int) -> None:
-    check_integer("num_classes", num_classes, low=2)
-    check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/C")
 
 
 def check_logits(name: str, logits: Tensor) -> None:
