@@ -126,10 +126,7 @@ def compose(records: Records) -> Document:
         taken = sum(each.slug == slug or each.slug.startswith(f"{slug}--") for each in chapters)
         slug += f"--{taken + 1}" if taken else ""
         chapters.append(Chapter(slug, results.data, _sections(results, slug)))
-    document = Document(_summary(records), chapters, References(records), records.skipped)
-    for part in document.parts:
-        document.references.cite(part.origins)
-    return document
+    return Document(_summary(records), chapters, References(records), records.skipped)
 
 
 def _sections(results: Results, chapter: str) -> list[Section]:

@@ -2,9 +2,11 @@
 
 import csv
 import glob
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -85,7 +87,7 @@ def load(folders: Sequence[str]) -> Records:
         UserError: If a folder doesn't exist.
     """
     records = Records()
-    for path in sorted({path for folder in _expanded(folders) for path in _files(folder)}):
+    for path in sorted({path for pattern in folders for path in _files(pattern)}):
         try:
             if path.parent.name == EVALUATIONS:
                 records.evaluations.append(Origin(path, read_record(path, EvaluationRecord)))
@@ -113,7 +115,7 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
         epoch stands at 1. Of several values in an epoch the mean. Empty if there is no readable
         ``metrics.csv``.
     """
-    curves: dict[str, dict[float, list[float]]] = {}
+    curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     try:
         with (run_dir / METRICS).open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
@@ -121,7 +123,7 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
                 for name, text in row.items():
                     value = _number(text)
                     if epoch is not None and value is not None and name not in ("epoch", "step"):
-                        curves.setdefault(str(name), {}).setdefault(epoch + 1, []).append(value)
+                        curves[str(name)][epoch + 1].append(value)
     except (OSError, ValueError, csv.Error):
         return {}
     return {
@@ -140,27 +142,16 @@ def overrides(run_dir: Path) -> list[str]:
     return [printable(each) for each in found] if is_list else []
 
 
-def _expanded(folders: Sequence[str]) -> list[str]:
-    found = []
-    for pattern in folders:
-        matches = [each for each in glob.glob(os.path.expanduser(pattern)) if os.path.isdir(each)]
-        if not matches:
-            raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
-        found += matches
-    return found
-
-
-def _files(folder: str) -> list[Path]:
-    found = []
-    for here, inside, names in os.walk(folder):
+def _files(pattern: str) -> Iterator[Path]:
+    folders = [each for each in glob.glob(os.path.expanduser(pattern)) if os.path.isdir(each)]
+    if not folders:
+        raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
+    for here, inside, names in itertools.chain.from_iterable(map(os.walk, folders)):
         inside[:] = [each for each in inside if each not in SKIPPED_FOLDERS]
         is_suite = os.path.basename(here) == EVALUATIONS
-        found += [
-            Path(here) / name
-            for name in names
-            if name in (RECORD, TRANSFER) or (is_suite and name.endswith(".json"))
-        ]
-    return found
+        for name in names:
+            if name in (RECORD, TRANSFER) or (is_suite and name.endswith(".json")):
+                yield Path(here) / name
 
 
 def _without_copies(runs: Sequence[Run]) -> list[Run]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.reporting import paper
 from lrm_lightning.reporting.document import Document
 from lrm_lightning.reporting.figures.style import save
-from lrm_lightning.reporting.parts import MINUS, NOTHING, Part, Plot, percent_range
+from lrm_lightning.reporting.parts import MINUS, NOTHING, Plot, percent_range
 from lrm_lightning.reporting.settings import is_number
 from lrm_lightning.runs.files import write_text
 from lrm_lightning.runs.records import printable
@@ -36,34 +37,18 @@ def write(document: Document, out: Path) -> Path:
         raise UserError(
             f"cannot write {out}: {error.strerror}; choose another with out=..."
         ) from error
-    svgs = {part.slug: save(part, folder) for part in document.parts if isinstance(part, Plot)}
+    plots = [part for part in document.parts if isinstance(part, Plot)]
+    svgs = {plot.slug: Markup(save(plot, folder)) for plot in plots}
+    # Numbers of references are those of the Markdown, which has every part but the pictures.
     write_text(out / TEXT, markdown(document))
-    write_text(out / PAGE, html(document, svgs))
+    page = _environment().get_template("page.html.j2")
+    write_text(out / PAGE, page.render(document=document, svgs=svgs, paper=paper))
     return out / PAGE
 
 
-def html(document: Document, svgs: Mapping[str, str]) -> str:
-    """The page: no script, no network, no other file.
-
-    Everything from records is escaped; only our own style sheet and the figures' SVG, by slug,
-    which matplotlib escapes, go in as they are.
-    """
-    environment = _environment()
-    css = environment.get_template("page.css").render()
-    return environment.get_template("page.html.j2").render(
-        document=document,
-        css=Markup(css),
-        svgs={slug: Markup(svg) for slug, svg in svgs.items()},
-        paper=paper,
-    )
-
-
 def markdown(document: Document) -> str:
-    """The same as Markdown, with links to the figures."""
-    environment = _environment()
-    environment.finalize = text
-    environment.filters["code"] = code
-    page = environment.get_template("report.md.j2")
+    """The report as Markdown, with links to the figures."""
+    page = _environment(finalize=text).get_template("report.md.j2")
     return page.render(document=document, paper=paper, figures=FIGURES).rstrip() + "\n"
 
 
@@ -117,18 +102,16 @@ def _value(value: object) -> str:
     return f"({evidence(value)})" if isinstance(value, Mapping) else printable(str(value))
 
 
-def _environment() -> Environment:
+def _environment(**options: Any) -> Environment:  # noqa: ANN401
+    """Templates that escape everything but figures' SVG, in which matplotlib escapes names."""
     environment = Environment(
         loader=PackageLoader("lrm_lightning.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
-    environment.tests["part"] = _is_part
-    environment.filters |= {"evidence": evidence, "words": words}
+    environment.tests["part"] = lambda part, kind: type(part).__name__ == kind
+    environment.filters |= {"code": code, "evidence": evidence, "words": words}
     return environment
-
-
-def _is_part(part: Part, kind: str) -> bool:
-    return type(part).__name__ == kind

@@ -1,7 +1,4 @@
-"""What a section of the report is made of: tables, plots, verdicts, galleries and what is missing.
-
-Each part has its ``origins``: the records that its numbers came from.
-"""
+"""What a section is made of; ``origins`` are the records that numbers came from."""
 
 import re
 import shlex
@@ -35,15 +32,9 @@ class Row(NamedTuple):
     """A row: ``head`` names it, ``detail`` says what it stands on or how to get what is missing."""
 
     head: str
-    cells: tuple[Cell, ...]
+    cells: list[Cell]
     detail: str
     command: str = ""
-
-    @property
-    def origins(self) -> Origins:
-        """Those of all its cells."""
-        found = {origin.path: origin for cell in self.cells for origin in cell.origins}
-        return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -53,14 +44,9 @@ class Table:
     slug: str
     caption: str
     corner: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def origins(self) -> Origins:
-        """Those of all its rows."""
-        return tuple(origin for row in self.rows for origin in row.origins)
+    columns: list[str]
+    rows: list[Row]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -80,8 +66,7 @@ class Plot:
     origins: Origins
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether the network ``title`` masks its gradients."""
 
     title: str
@@ -101,8 +86,7 @@ class Example(NamedTuple):
     attacked: str
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """The attacked images of the network ``title``."""
 
     title: str
@@ -110,13 +94,11 @@ class Gallery:
     origins: Origins
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """What isn't there yet, and the command that makes it."""
 
     what: str
     command: str
-    origins: Origins = ()
 
 
 Part: TypeAlias = Table | Plot | Verdict | Gallery | Missing

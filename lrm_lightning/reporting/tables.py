@@ -60,12 +60,14 @@ def table_1(results: Results) -> list[Table]:
         printed = method.white_box if results.comparable else {}
         rows += [_white_box_row(group, names, printed, results) for group in ours]
         if not ours:
-            cells = tuple(Cell(paper=_printed(printed.get(name))) for name in names)
+            cells = [Cell(paper=_printed(printed.get(name))) for name in names]
             train = command("train", f"method={method.name}", f"data={results.data.name}")
             rows.append(Row(method.title, cells, "not trained yet", train))
-    notes = (INTERVALS, BESIDE, ROWS) if results.comparable else (INTERVALS, _no_paper(results))
+    notes = [BESIDE, ROWS] if results.comparable else [_no_paper(results)]
     columns = [parts.attack_title(name) for name in names]
-    return _table(results, "table-1", "Table 1. White-box accuracy", columns, rows, notes)
+    return _table(
+        results, "table-1", "Table 1. White-box accuracy", columns, rows, [INTERVALS, *notes]
+    )
 
 
 def other_configurations(results: Results) -> list[Table]:
@@ -79,7 +81,7 @@ def other_configurations(results: Results) -> list[Table]:
     rows = [_white_box_row(group, names, {}, results) for group in others]
     columns = [parts.attack_title(name) for name in names]
     what = "Other configurations. White-box accuracy"
-    return _table(results, "other-configurations", what, columns, rows, (INTERVALS,))
+    return _table(results, "other-configurations", what, columns, rows, [INTERVALS])
 
 
 def table_2(results: Results) -> Sequence[Table | Missing]:
@@ -95,7 +97,7 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
         rows = [
             Row(
                 _title(target, results.records),
-                tuple(_black_box(transfer, row, column, results) for column in range(len(titles))),
+                [_black_box(transfer, row, column, results) for column in range(len(titles))],
                 target.run_dir,
             )
             for row, target in enumerate(record.targets)
@@ -108,8 +110,9 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
         notes += [SAME] if any(cell.mark for row in rows for cell in row.cells) else []
         wrong = settings.attack_departures(record.attack) if results.comparable else []
         notes += [f"The attack is not the paper's: {', '.join(wrong)}."] if wrong else []
-        slug, what = f"table-2-{place + 1}" if place else "table-2", "Table 2. Black-box accuracy"
-        tables += _table(results, slug, what, titles, rows, notes, corner="target \\ source")
+        slug = f"table-2-{place + 1}" if place else "table-2"
+        caption = f"Table 2. Black-box accuracy, {results.data.title}"
+        tables.append(Table(slug, caption, "target \\ source", titles, rows, notes))
     transfer = command("transfer", "sources=[RUN,...]", "targets=[RUN,...]")
     return tables or [Missing("No black-box matrix yet", transfer)]
 
@@ -120,17 +123,16 @@ def logit_variances(results: Results) -> list[Table]:
     for group in titled(rows_of_paper(results.white_box)):
         printed = paper.LOGIT_VARIANCE.get(group.method) if results.comparable else None
         values = (_variance(group, "clean"), printed), (_variance(group, "adversarial"), None)
-        cells = tuple(
+        cells = [
             Cell() if value is None else _cell(value, group.origins[:1], beside, decimals=2)
             for value, beside in values
-        )
-        rows += (
-            [Row(group.title, cells, _stands_on(group))] if any(c.origins for c in cells) else []
-        )
+        ]
+        if any(cell.origins for cell in cells):
+            rows.append(Row(group.title, cells, _stands_on(group)))
     note = "Biased variance over all logits of the n test images; of several seeds, the lowest."
     note += " Beside it the paper's (section 3) and the difference." if results.comparable else ""
-    columns = ("natural images", "adversarial images")
-    return _table(results, "logit-variance", "Variance of the logits", columns, rows, (note,))
+    columns = ["natural images", "adversarial images"]
+    return _table(results, "logit-variance", "Variance of the logits", columns, rows, [note])
 
 
 def strong_table(results: Results) -> list[Table]:
@@ -139,24 +141,23 @@ def strong_table(results: Results) -> list[Table]:
     names = [name for name in STRONG_TITLES if name in measured]
     names += sorted(name for name in measured - set(names) if not name.startswith(FOLLOWING))
     rows = [
-        Row(group.title, tuple(_accuracy(group, name) for name in names), _stands_on(group))
+        Row(group.title, [_accuracy(group, name) for name in names], _stands_on(group))
         for group in results.strong
     ]
     columns = [STRONG_TITLES.get(name, name) for name in names]
-    notes = (INTERVALS + STRONG,)
-    return _table(results, "strong-evaluation", "Strong evaluation", columns, rows, notes)
+    note = INTERVALS + STRONG
+    return _table(results, "strong-evaluation", "Strong evaluation", columns, rows, [note])
 
 
 def verdicts(results: Results) -> list[Verdict]:
     """Whether each network masks its gradients, with the evidence."""
     found = []
     for group in results.strong:
-        for place, (origin, record) in enumerate(
-            zip(group.origins, group.evaluations, strict=True)
-        ):
+        for place, record in enumerate(group.evaluations):
             seed = f", seed {group.seeds[place]}" if len(group.origins) > 1 else ""
             if record.masking is not None:
-                found.append(Verdict(group.title + seed, record.masking, (origin,)))
+                origins = (group.origins[place],)
+                found.append(Verdict(group.title + seed, record.masking, origins))
     return found
 
 
@@ -173,18 +174,11 @@ def unevaluated(results: Results, suite: str, what: str) -> list[Missing]:
 
 
 def _table(
-    results: Results,
-    slug: str,
-    what: str,
-    columns: Sequence[str],
-    rows: Sequence[Row],
-    notes: Sequence[str],
-    corner: str = "training",
+    results: Results, slug: str, what: str, columns: list[str], rows: list[Row], notes: list[str]
 ) -> list[Table]:
     """A table with the data in its caption; nothing if it has no rows."""
-    caption = f"{what}, {results.data.title}"
-    found = Table(slug, caption, corner, tuple(columns), tuple(rows), tuple(notes))
-    return [found] if rows else []
+    caption, corner = f"{what}, {results.data.title}", "training"
+    return [Table(slug, caption, corner, columns, rows, notes)] if rows else []
 
 
 def _attack_names(groups: Iterable[Group]) -> list[str]:
@@ -197,13 +191,13 @@ def _attack_names(groups: Iterable[Group]) -> list[str]:
 def _white_box_row(
     group: Group, names: Sequence[str], printed: Mapping[str, float], results: Results
 ) -> Row:
-    cells = tuple(_accuracy(group, name, printed.get(name)) for name in names)
-    extra = []
+    cells = [_accuracy(group, name, printed.get(name)) for name in names]
+    trained, attacked = [], []
     if results.comparable:
-        trained = settings.departures(group.method, group.settings) if group.row is not None else []
-        extra += [f"trained with {', '.join(trained)}"] if trained else []
+        trained = settings.departures(group.method, group.settings) if group.row else []
         attacked = settings.attack_departures(group.record.attack)
-        extra += [f"attacked with {', '.join(attacked)}"] if attacked else []
+    named = {"trained": ", ".join(trained), "attacked": ", ".join(attacked)}
+    extra = [f"{how} with {what}" for how, what in named.items() if what]
     return Row(group.title, cells, _stands_on(group, extra))
 
 
@@ -242,13 +236,11 @@ def _printed(value: float | None, decimals: int = 1) -> str:
     return "" if value is None else parts.number(value, decimals)
 
 
-def _stands_on(group: Group, extra: Sequence[str] = ()) -> str:
+def _stands_on(group: Group, extra: Iterable[str] = ()) -> str:
     """On how many images and seeds a row stands, and what else there is to say of it."""
-    parts = [f"n = {group.record.n:,}"]
     seeds = [str(seed) for seed in group.seeds if seed is not None]
-    parts += [f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(seeds)}"] if seeds else []
-    parts += [group.differs] if group.differs else []
-    return "; ".join([*parts, *extra])
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""
+    return "; ".join(filter(None, (f"n = {group.record.n:,}", named, group.differs, *extra)))
 
 
 def _no_paper(results: Results) -> str:

@@ -108,7 +108,7 @@ def test_a_network_that_is_no_row_of_the_paper_stands_beside_nothing(records, re
     one, other = records.run("pgd"), records.run("pgd", squeeze_weight=0.1)
     records.transfer([other], [one], [[0.6]])
     (table,) = table_2(read())
-    assert table.columns == (f"PGD ({other.name})",)
+    assert table.columns == [f"PGD ({other.name})"]
     assert table.rows[0].cells[0].paper == ""
 
 
@@ -167,7 +167,7 @@ def test_the_strong_evaluation_and_its_verdicts(records, read):
     records.strong(records.run("pgd"))
     results = read()
     (table,) = strong_table(results)
-    assert table.columns[-2:] == ("all together", "new_attack")
+    assert table.columns[-2:] == ["all together", "new_attack"]
     assert table.rows[0].cells[table.columns.index("Square")].value == "12.3"
     masked, honest = (markdown(results, each) for each in verdicts(results))
     assert masked.startswith("**Label smoothing: masked** [^1]\n\n- black box: yes. Square, which")
@@ -204,6 +204,7 @@ def test_every_number_names_its_origin(records):
     records.strong(path)
     records.transfer([path], [path], [[0.5]])
     document = compose(load([str(records.folder)]))
+    page.markdown(document)
     for part in document.parts:
         for row in part.rows if isinstance(part, Table) else ():
             for cell in row.cells:

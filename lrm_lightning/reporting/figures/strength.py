@@ -1,16 +1,19 @@
 """Accuracy by a regulariser's strength: Fig. 1 right (squeezing), Fig. 2 left (smoothing)."""
 
+import itertools
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from lrm_lightning.reporting import paper
-from lrm_lightning.reporting.aggregate import METHOD_TITLES, Group, Results, canonical, titled
+from lrm_lightning.reporting.aggregate import Group, Results, canonical, titled
 from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.parts import Missing, Plot, attack_title, command, number
 from lrm_lightning.reporting.settings import is_number
 
 SQUEEZING, SMOOTHING = "method.squeeze_weight", "method.smoothing"
+SWEEP = ("--config-dir", "sweeps", "--config-name")
 # The attack that Fig. 1 right judges robustness by: the strongest of Table 1.
 ROBUST = "pgd20"
 # A colour an attack, from natural to the strongest.
@@ -33,16 +36,15 @@ def figure_1_right(results: Results) -> list[Plot | Missing]:
     sweeps = [each for name in ("pgd", "alp") for each in found if each[1][0].method == name]
     if not sweeps:
         what = "No Fig. 1 right yet, it needs PGD or ALP trained with several squeezing strengths"
-        return [Missing(what, _sweep_command("figure1", results))]
+        return [Missing(what, command("train", *SWEEP, "figure1", f"data={results.data.name}"))]
     axes = style.new_axes("squeezing strength β", "accuracy, %")
     seen = ["Accuracy against squeezing strength"]
     for place, (title, sweep) in enumerate(sweeps):
-        color = style.COLORS[sweep[0].method]
-        look = {"color": color, "marker": style.MARKERS[place % len(style.MARKERS)]}
-        label = f"{title} under {attack_title(ROBUST)}"
-        seen += _line(axes, sweep, SQUEEZING, ROBUST, label, linestyle=style.LINES[0], **look)
-        label = f"{title}, natural"
-        seen += _line(axes, sweep, SQUEEZING, "clean", label, linestyle=style.LINES[1], **look)
+        marker = style.MARKERS[place % len(style.MARKERS)]
+        labels = {ROBUST: f"{title} under {attack_title(ROBUST)}", "clean": f"{title}, natural"}
+        for line, (name, label) in zip(style.LINES, labels.items(), strict=False):
+            look = {"color": style.COLORS[sweep[0].method], "linestyle": line, "marker": marker}
+            seen += _line(axes, sweep, SQUEEZING, name, label, look)
     weights = sorted({_strength(group, SQUEEZING) for _, sweep in sweeps for group in sweep})
     axes.set_xscale("symlog", linthresh=min(filter(None, weights)), linscale=0.5)
     axes.set_xticks(weights, [f"{each:g}" for each in weights])
@@ -59,17 +61,15 @@ def figure_2_left(results: Results) -> list[Plot | Missing]:
     sweeps.sort(key=lambda sweep: sweep[1][0].method != "label_smoothing")
     if not sweeps:
         what = "No Fig. 2 left yet, it needs several strengths of smoothing"
-        return [Missing(what, _sweep_command("smoothing", results))]
+        return [Missing(what, command("train", *SWEEP, "smoothing", f"data={results.data.name}"))]
     plots = []
     for place, (title, sweep) in enumerate(sweeps):
         axes = style.new_axes("smoothing strength s", "accuracy, %")
         seen = ["Accuracy against the strength of smoothing"]
-        for order, (name, color) in enumerate(SHADES.items()):
-            look = {
-                "linestyle": style.LINES[order % len(style.LINES)],
-                "marker": style.MARKERS[order],
-            }
-            seen += _line(axes, sweep, SMOOTHING, name, attack_title(name), color=color, **look)
+        lines = itertools.cycle(style.LINES)
+        for (name, color), line, marker in zip(SHADES.items(), lines, style.MARKERS, strict=False):
+            look = {"color": color, "linestyle": line, "marker": marker}
+            seen += _line(axes, sweep, SMOOTHING, name, attack_title(name), look)
         if sweep[0].method == "label_smoothing" and results.comparable:
             style.draw_papers(axes, paper.FGSM_BY_SMOOTHING, SHADES["fgsm"], "s")
             style.name_papers(axes, "s")
@@ -82,12 +82,7 @@ def figure_2_left(results: Results) -> list[Plot | Missing]:
 
 
 def _line(
-    axes: Axes,
-    sweep: list[Group],
-    key: str,
-    name: str,
-    label: str,
-    **look: Any,  # noqa: ANN401
+    axes: Axes, sweep: list[Group], key: str, name: str, label: str, look: dict[str, Any]
 ) -> list[str]:
     """Draw one accuracy of a sweep with its error bars; returns its points as text."""
     measured = [group for group in sweep if name in group.names]
@@ -96,9 +91,9 @@ def _line(
     strengths = [_strength(group, key) for group in measured]
     means = [100 * group.mean(name) for group in measured]
     style.draw(axes, strengths, means, label, **look)
-    errors = list(zip(*(_error(group, name) for group in measured), strict=True))
-    bars = {"fmt": "none", "elinewidth": 0.8, "capsize": 2}
-    axes.errorbar(strengths, means, yerr=errors, ecolor=look["color"], **bars)
+    bars = {"fmt": "none", "elinewidth": 0.8, "capsize": 2, "ecolor": look["color"]}
+    errors = np.transpose([_error(group, name) for group in measured])
+    axes.errorbar(strengths, means, yerr=errors, **bars)
     points = zip(strengths, means, strict=True)
     return [f"{label}: " + ", ".join(f"{number(mean)}% at {s:g}" for s, mean in points)]
 
@@ -136,15 +131,4 @@ def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
             if len(sweep) > max(1, len(best.get(rest, []))):
                 best[rest] = sorted(sweep, key=lambda group: _strength(group, key))
     firsts = titled([sweep[0] for sweep in best.values()], ignoring=(SQUEEZING, SMOOTHING))
-    titles = [
-        f"{METHOD_TITLES.get(each.method, each.method)} ({each.differs})"
-        if each.differs
-        else each.title
-        for each in firsts
-    ]
-    return list(zip(titles, best.values(), strict=True))
-
-
-def _sweep_command(name: str, results: Results) -> str:
-    sweep = ("--config-dir", "sweeps", "--config-name", name)
-    return command("train", *sweep, f"data={results.data.name}")
+    return [(each.title, sweep) for each, sweep in zip(firsts, best.values(), strict=True)]

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from lrm_lightning.errors import UserError
 from lrm_lightning.reporting.aggregate import Group
 from lrm_lightning.reporting.parts import Origins, Plot
+from lrm_lightning.runs.files import replacing, write_text
 
 SHEET = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
 LABEL_WIDTH, LINE_HEIGHT = 62, 0.16  # letters across a figure, inches a line of the legend
@@ -141,18 +141,13 @@ def save(plot: Plot, folder: Path) -> str:
     Raises:
         UserError: If the files can't be written.
     """
-    svg, path = io.StringIO(), folder / plot.slug
+    svg, metadata = io.StringIO(), {"Title": plot.caption}
     plot.figure.draw_without_rendering()
     plot.figure.set_layout_engine("none")  # what was laid out once needn't be again for each file
-    plot.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": plot.caption})
-    try:
-        path.with_suffix(".svg").write_text(svg.getvalue(), encoding="utf-8")
-        metadata = {"CreationDate": None, "Title": plot.caption}
-        plot.figure.savefig(path.with_suffix(".pdf"), metadata=metadata)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror}; choose another with out=..."
-        ) from error
+    plot.figure.savefig(svg, format="svg", metadata=metadata | {"Date": None})
+    write_text(folder / f"{plot.slug}.svg", svg.getvalue())
+    with replacing(folder / f"{plot.slug}.pdf") as partial:
+        plot.figure.savefig(partial, format="pdf", metadata=metadata | {"CreationDate": None})
     return inline(svg.getvalue(), plot.slug)
 
 
