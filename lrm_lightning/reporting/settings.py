@@ -5,23 +5,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrm_lightning.reporting import paper
-from lrm_lightning.runs.identity import NOT_IDENTIFYING, NOT_IDENTIFYING_IN
+from lrm_lightning.runs.identity import identifying
 from lrm_lightning.runs.records import printable
 
 Settings = Mapping[str, Any]
 # What is measured after training, or how it is watched, doesn't make another training.
 NOT_OF_TRAINING = (
-    *("seed", "robust_accuracy", "checkpoint.monitor", "method._target_", "method.epochs"),
-    *NOT_IDENTIFYING,
-    *(f"{group}.{key}" for group, keys in NOT_IDENTIFYING_IN.items() for key in keys),
-)
+    "seed", "robust_accuracy", "checkpoint.monitor", "method._target_", "method.epochs",
+)  # fmt: skip
 NAMED_AT_MOST = 4
 
 
 def training_settings(config: Settings) -> dict[str, Any]:
     """What determines a training but for its seed: flat, such as ``{"method.alpha": 0.0}``."""
     ignored = tuple(f"{each}." for each in NOT_OF_TRAINING)
-    flat = _flatten(config)
+    flat = _flatten(identifying(config))
     return {key: value for key, value in flat.items() if not f"{key}.".startswith(ignored)}
 
 

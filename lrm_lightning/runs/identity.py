@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,17 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of the configuration that determines a run's result."""
-    whole = plain(cfg)
-    kept = {key: value for key, value in whole.items() if key not in NOT_IDENTIFYING}
+    return identifying(plain(cfg))
+
+
+def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a resolved configuration, which may be a stranger's."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
+    groups = {key: value for key, value in config.items() if isinstance(value, dict)}
     for group, keys in NOT_IDENTIFYING_IN.items():
-        if isinstance(kept.get(group), dict):
-            kept[group] = {key: v for key, v in kept[group].items() if key not in keys.split()}
-    trainer = whole.get("trainer", {})
+        if group in groups:
+            kept[group] = {key: v for key, v in groups[group].items() if key not in keys.split()}
+    trainer = groups.get("trainer", {})
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     devices = len(devices) if isinstance(devices, list) else devices
     if (devices, nodes) != (1, 1) and not trainer.get("sync_batchnorm"):
@@ -56,7 +62,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         kept["trainer"]["batch_norm_apart_on"] = [devices, nodes]
     kept["callbacks"] = {
         name: node
-        for name, node in (kept.get("callbacks") or {}).items()
+        for name, node in groups.get("callbacks", {}).items()
         if not (isinstance(node, dict) and node.get("_target_") in WATCHERS)
     }
     return kept

@@ -73,7 +73,7 @@ def test_what_does_not_change_the_result_does_not_divide(records, read):
     content = json.loads(path.read_text())
     content["config"] |= {"runs_dir": "elsewhere", "logger": {"wandb": True}}
     content["config"]["data"]["root"] = "/data"
-    content["config"]["trainer"]["devices"] = 4
+    content["config"]["trainer"] |= {"devices": 4, "sync_batchnorm": True}
     path.write_text(json.dumps(content))
     records.run("pgd", seed=0)
     (group,) = read().tests
@@ -213,3 +213,12 @@ def test_a_setting_is_shown_as_one_would_type_it(value, text):
 
 def test_a_whole_number_beyond_the_largest_float_is_shown():
     assert shown(10**400).startswith("1000")
+
+
+def test_a_strangers_configuration_is_no_reason_to_stop(records, read):
+    path = records.run("pgd") / "record.json"
+    content = json.loads(path.read_text())
+    content["config"] = {"trainer": [1], "callbacks": "x", "data": None, "method": {"a": [{}]}}
+    path.write_text(json.dumps(content))
+    (group,) = read().tests
+    assert group.row is None
