@@ -7,19 +7,16 @@ can execute anything, and no path of the machine that trained is in them.
 """
 
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
-import yaml
 from omegaconf import DictConfig
 from torch import nn
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs import identity
-from lrm_lightning.runs.directory import CONFIG, finished_run
-from lrm_lightning.runs.files import write_json
-from lrm_lightning.runs.networks import EXPORTED, EXPORTED_WEIGHTS, load_model, saved_settings
+from lrm_lightning.runs.directory import EXPORTED, EXPORTED_WEIGHTS, finished_run
+from lrm_lightning.runs.files import replacing, write_json
+from lrm_lightning.runs.networks import load_model, saved_settings
 
 FORMAT = 1
 INPUT = "pixels in [0, 1], float32, shape (B, 3, H, W); normalisation is inside the network"
@@ -57,41 +54,33 @@ def export_model(
     record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
-    select = checkpoint or saved["select"]
-    identity = _identity(run_dir)
-    identity["checkpoint"] = dict(identity.get("checkpoint") or {}) | {"select": select}
+    select = {"select": checkpoint or saved["select"]}
+    # Without what belongs to the machine: paths, devices, loggers.
+    identity = saved["identity"]
     described = {
         "format": FORMAT,
         "input": INPUT,
         "network": saved["network"],
-        "config": identity,
+        "config": identity | {"checkpoint": identity.get("checkpoint", {}) | select},
         "training": record.model_dump(mode="json", include=TRAINING, exclude_unset=True),
     }
     state = {name: each.contiguous() for name, each in network.state_dict().items()}
-    partial = out / f"{EXPORTED_WEIGHTS}.partial"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(state, partial, metadata={"format": "pt"})
-        partial.replace(out / EXPORTED_WEIGHTS)
+        with replacing(out / EXPORTED_WEIGHTS) as partial:
+            safetensors.torch.save_file(state, partial, metadata={"format": "pt"})
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot write to {out}: {error}; choose another folder") from error
     write_json(out / EXPORTED, described)
     return out
 
 
-def _identity(run_dir: Path) -> dict[str, Any]:
-    """The configuration without what belongs to the machine: paths, devices, loggers."""
-    content = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
-    return dict(content["identity"])
-
-
 @cli.command("export")
 def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.export``."""
-    given = identity.plain(cfg)
-    if given["run"] is None or given["out"] is None:
+    if cfg.run is None or cfg.out is None:
         raise UserError("give run=<run directory> and out=<folder>")
-    out = export_model(given["run"], given["out"], checkpoint=given["checkpoint"])
+    out = export_model(cfg.run, cfg.out, checkpoint=cfg.checkpoint)
     print(f"exported to {out}: load it with lrm_lightning.load_model({str(out)!r})")  # noqa: T201
 
 

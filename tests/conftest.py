@@ -166,7 +166,11 @@ class Processes:
         self.folder = folder
         self.server = multiprocessing.get_context("forkserver")
         # too late if another test has started the server: then a process imports what is missing
-        commands = ["lrm_lightning.training.run", "lrm_lightning.evaluate", "sklearn.datasets"]
+        commands = [
+            "lrm_lightning.training.run",
+            "lrm_lightning.evaluation.suites",
+            "sklearn.datasets",
+        ]
         self.server.set_forkserver_preload(commands)
         self._started = []
 

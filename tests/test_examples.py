@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lrm_lightning.data import DigitsDataModule
-from lrm_lightning.evaluation.subjects import from_outside
 from lrm_lightning.export import export_model
-from lrm_lightning.runs.networks import load_model
+from lrm_lightning.runs.networks import load_foreign, load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -44,12 +43,12 @@ def test_network_from_elsewhere(tmp_path, monkeypatch):
         trained = external.train(epochs=2)
     torch.save(trained.state_dict(), tmp_path / "weights.pt")
     target = "examples.external_model:small_cnn"
-    subject = from_outside(target, weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path)
+    loaded = load_foreign(target, weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path)
     datamodule = DigitsDataModule(eval_batch_size=360)
     datamodule.setup()
     batch = next(iter(datamodule.test_dataloader()))
     with torch.no_grad():
-        logits = subject.network(batch.x)
+        logits = loaded.module(batch.x)
         assert torch.equal(logits, trained(batch.x))
     assert (logits.argmax(dim=1) == batch.y).float().mean() > 0.8
-    assert subject.label == "small_cnn"
+    assert loaded.about.label == "small_cnn"

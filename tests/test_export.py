@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.subjects import find_runs, from_run
 from lrm_lightning.export import export_model
-from lrm_lightning.runs.networks import load_model
+from lrm_lightning.runs.networks import finished_runs, load_model, load_run
 
 
 @pytest.fixture
@@ -37,12 +36,12 @@ def test_nothing_of_the_machine_is_in_it(exported, tmp_path):
 
 def test_export_is_evaluated_like_its_run(exported):
     run, out = exported
-    one, other = from_run(run), from_run(out)
-    assert find_runs([str(out)]) == [out]
-    hashes = [each.as_dict()["weights_sha256"] for each in (one, other)]
-    assert hashes[0] == hashes[1]
-    assert (other.name, other.run_id, other.label) == ("regular", "0a1b2c3d", "mine")
-    assert other.trained["attack"]["eps"] == 0.1
+    one, other = load_run(run), load_run(out)
+    assert finished_runs([str(out)]) == [out]
+    about = other.about
+    assert about.weights_sha256 == one.about.weights_sha256
+    assert (about.name, about.run_id, about.label) == ("regular", "0a1b2c3d", "mine")
+    assert other.config["attack"]["eps"] == 0.1
 
 
 def test_export_over_an_export(exported):

@@ -1,1 +1,1 @@
-"""What evaluate, transfer and report share: records and confidence intervals."""
+"""Attacking trained networks: the suites, the verdict on gradient masking, the transfer matrix."""

@@ -1,19 +1,151 @@
-"""One network on the test bench: what every suite works with."""
+"""The images that are attacked, where attacks on them begin, and what a suite of attacks is."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks import Attack, PGDAttack
 from lrm_lightning.attacks.context import attack_mode
 from lrm_lightning.checks import check_integer
-from lrm_lightning.evaluation.images import Images
-from lrm_lightning.evaluation.journal import Journal, Piece
-from lrm_lightning.evaluation.progress import Progress
+from lrm_lightning.data import ImageSplit
+from lrm_lightning.data.randomness import generator
+from lrm_lightning.evaluation.cache import Cache, Piece, Progress
+
+# From the places of a batch: arrays by name, or which images are still classified correctly.
+Compute = Callable[[np.ndarray], Piece]
+Survive = Callable[[np.ndarray], np.ndarray]
+
+
+class Images(NamedTuple):
+    """Images of a split, in its order.
+
+    Attributes:
+        x: Pixels in [0, 1], shape ``(n, 3, H, W)``, float32.
+        y: Labels, shape ``(n,)``, int64.
+        index: Their positions in the split, shape ``(n,)``, int64, rising.
+        shown: Places in this subset of the first images that were drawn, at most eight: the same
+            images for every network and, but for a smaller subset, every ``n_images``.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: np.ndarray
+    shown: np.ndarray
+
+    def rows(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images and labels at ``places`` of this subset."""
+        chosen = torch.from_numpy(places).to(self.x.device)
+        return self.x[chosen], self.y[chosen]
+
+
+def pick(
+    split: ImageSplit, *, n_images: int | None, seed: int, device: torch.device | str = "cpu"
+) -> Images:
+    """A random subset that ``seed`` fixes, ``None`` is all; a smaller one is part of a larger one.
+
+    Raises:
+        ValueError: If ``n_images`` or ``seed`` is out of range.
+    """
+    check_integer("seed", seed, low=0)
+    if n_images is not None:
+        check_integer("n_images", n_images, low=1)
+    drawn = torch.randperm(len(split.labels), generator=generator(seed, "subset"))[:n_images]
+    index = drawn.sort().values
+    shown = np.searchsorted(index.numpy(), drawn[:8].numpy())
+    x, y = split.images[index].to(device).float().div(255), split.labels[index].to(device)
+    return Images(x, y, index.numpy(), shown)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Images, a threat model, and where progress is kept and shown.
+
+    Attributes:
+        images: What is attacked.
+        threat: PGD of the threat model, with its ``step_size``; a suite sets the rest.
+        seed: Seed of every draw of the attacks, at least 0.
+        batch_size: Images attacked at a time, at least 1.
+        cache: Keeps finished pieces.
+        progress: Shows them.
+        sources: Other networks by name, whose examples a suite may try.
+        extra_attacks: Attacks by name that are made besides the suite's own.
+    """
+
+    images: Images
+    threat: PGDAttack
+    seed: int = 0
+    batch_size: int = 100
+    cache: Cache = field(default_factory=Cache)
+    progress: Progress = field(default_factory=Progress)
+    sources: Mapping[str, nn.Module] = field(default_factory=dict)
+    extra_attacks: Mapping[str, Attack] = field(default_factory=dict)
+
+    def starts(self, attack: Attack, places: np.ndarray, *key: int | str) -> Tensor | None:
+        """Where the searches of ``attack`` begin: the images at ``places`` plus their own noise.
+
+        An image's noise depends on the seed, ``key`` and its position in the split alone: not on
+        the batch that it is in, nor on the images that an earlier attack has broken.
+
+        Returns:
+            Shape ``(searches, len(places), 3, H, W)``; may lie outside [0, 1], which the attack
+            mends. ``None`` if the attack draws no noise.
+        """
+        x, _ = self.images.rows(places)
+        noise = [
+            attack.draw_noise((1, *x.shape[1:]), generator=generator(self.seed, *key, int(index)))
+            for index in self.images.index[places]
+        ]
+        drawn = [each for each in noise if each is not None]
+        return x + torch.cat(drawn, dim=1).to(x.device) if drawn else None
+
+    def fill(
+        self, stage: str, places: np.ndarray, compute: Compute, results: Piece, part: object = ""
+    ) -> Piece:
+        """Fill ``results``, arrays ``(n, ...)`` by name, at ``places``, and return them.
+
+        ``compute`` is called for a batch at a time, each batch once. ``part`` tells parts of a
+        stage apart; stage and part are unique.
+        """
+        self.progress(stage, 0, len(places))
+        for number, begin in enumerate(range(0, len(places), self.batch_size)):
+            batch = places[begin : begin + self.batch_size]
+            piece = self.cache.once(f"{stage} {part} {number}", lambda batch=batch: compute(batch))
+            for key, values in piece.items():
+                results[key][batch] = values
+            self.progress(stage, len(batch), len(places))
+        return results
+
+    def left(
+        self, stage: str, correct: np.ndarray, survive: Survive, part: object = ""
+    ) -> np.ndarray:
+        """Which of the ``correct`` images an attack leaves correct, bool ``(n,)`` both."""
+        places, blank = correct.nonzero()[0], {"left": np.zeros(len(correct), bool)}
+        self.fill(stage, places, lambda batch: {"left": survive(batch)}, blank, part)
+        return blank["left"]
+
+    def left_by_extras(self, network: nn.Module, correct: np.ndarray) -> dict[str, np.ndarray]:
+        """Which of the ``correct`` images each of :attr:`extra_attacks` leaves correct, by name.
+
+        What an attack finds is put back into the threat model before it is scored.
+        """
+
+        def left(name: str, attack: Attack) -> np.ndarray:
+            def survive(places: np.ndarray) -> np.ndarray:
+                x, y = self.images.rows(places)
+                key = ("extra_attack", name)
+                rest = generator(self.seed, *key, "rest", int(self.images.index[places[0]]))
+                start = self.starts(attack, places, *key)
+                x_adv = attack(network, x, y, start=start, generator=rest)
+                return correct_on(network, self.threat.threat.project(x_adv, x), y)
+
+            return self.left(name, correct, survive, described(attack))
+
+        return {name: left(name, attack) for name, attack in self.extra_attacks.items()}
 
 
 class Outcome(NamedTuple):
@@ -21,7 +153,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         correct: Metric to verdicts: which images are still classified correctly, bool ``(n,)``.
-        details: More for the record, as JSON.
+        details: More fields of an :class:`~lrm_lightning.runs.records.EvaluationRecord`.
         arrays: More for the file of verdicts.
     """
 
@@ -30,76 +162,18 @@ class Outcome(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A network, images, a threat model, and where progress is kept and shown.
+class Suite(ABC):
+    """A set of attacks: a dataclass whose fields are its settings, and whose name its records'."""
 
-    Attributes:
-        network: Takes pixels in [0, 1] and returns logits; float32, on the images' device.
-        images: What is attacked.
-        threat: Threat model: ``norm``, ``eps`` and the ``step_size`` of PGD; a suite sets the rest.
-        seed: Seed of every draw of the attacks.
-        batch_size: Images attacked at a time.
-        journal: Keeps finished pieces.
-        progress: Shows them.
+    name: ClassVar[str]
 
-    Raises:
-        ValueError: If ``seed`` or ``batch_size`` is out of range.
-    """
+    @abstractmethod
+    def run(self, network: nn.Module, bench: Bench) -> Outcome:
+        """Evaluate ``network``: it takes pixels in [0, 1], is in float32 and where the images are.
 
-    network: nn.Module
-    images: Images
-    threat: PGDAttack
-    seed: int = 0
-    batch_size: int = 100
-    journal: Journal = field(default_factory=Journal)
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_integer("seed", self.seed, low=0)
-        check_integer("batch_size", self.batch_size, low=1)
-
-    def fill(
-        self,
-        stage: str,
-        places: np.ndarray,
-        compute: Callable[[np.ndarray], Piece],
-        results: Piece,
-        *,
-        part: str = "",
-    ) -> Piece:
-        """Fill ``results`` at ``places``, a batch at a time, each batch computed once.
-
-        Args:
-            stage: Name of the stage, as in the progress' ``passes``.
-            places: Places in the subset, int ``(m,)``.
-            compute: Places of a batch to arrays ``(batch, ...)`` by name.
-            results: Arrays ``(n, ...)`` by the same names, filled in place.
-            part: Names a part of the stage; stage and part are unique.
-
-        Returns:
-            ``results``.
+        Raises:
+            ValueError: If it returns something else than finite logits, or has no gradient.
         """
-        self.begin(stage, len(places))
-        for number, begin in enumerate(range(0, len(places), self.batch_size)):
-            batch = places[begin : begin + self.batch_size]
-            name = "-".join(str(each) for each in (stage, part, number) if each != "")
-            piece = self.journal.once(name, lambda batch=batch: compute(batch))
-            for key, values in piece.items():
-                results[key][batch] = values
-            self.done(len(batch))
-        return results
-
-    def begin(self, stage: str, of: int) -> None:
-        """Tell the progress that a stage begins."""
-        if self.progress is not None:
-            self.progress.begin(stage, of)
-
-    def done(self, images: int) -> None:
-        """Tell the progress that images are done."""
-        if self.progress is not None:
-            self.progress.done(images, computed=self.journal.computed)
 
 
 def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:
@@ -115,12 +189,21 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     with attack_mode(network), torch.no_grad():
         logits = network(x)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        got = (
-            f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        )
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{type(logits)}"
         raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")
     if classes is not None and logits.shape[1] != classes:
         raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")
     if not logits.isfinite().all():
         raise ValueError("the model returned logits that are NaN or infinite")
     return logits
+
+
+def correct_on(network: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
+    """Which images are classified correctly, bool ``(B,)``; raises as :func:`predict`."""
+    return (predict(network, x).argmax(dim=1) == y).cpu().numpy()
+
+
+def described(attack: Attack) -> dict[str, Any]:
+    """An attack's class and settings, as JSON."""
+    kind = type(attack)
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}"} | attack.as_dict()

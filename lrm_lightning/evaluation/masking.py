@@ -26,13 +26,14 @@ under PGD on cross-entropy alone is too high.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lrm_lightning.attacks.pgd import NEVER
 from lrm_lightning.evaluation.searches import Search
 from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.records import LossNote, Masking, Sign
 
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420"
 CARLINI = "Carlini et al. 2019, arXiv:1902.06705"
@@ -46,31 +47,10 @@ FEW_STEPS = 20
 TURNED = 0.2
 
 
-class Sign(NamedTuple):
-    """One sign of gradient masking.
-
-    Attributes:
-        name: Short name.
-        fired: Whether it speaks for masking.
-        evidence: The numbers it stands on.
-        explanation: One sentence.
-        source: Who described it.
-    """
-
-    name: str
-    fired: bool
-    evidence: dict[str, Any]
-    explanation: str
-    source: str
-
-
-def verdict(signs: Sequence[Sign]) -> dict[str, Any]:
-    """For a record: ``"masked"`` if any sign fired, and all signs with their evidence."""
+def verdict(signs: Sequence[Sign], loss: LossNote) -> Masking:
+    """``"masked"`` if any sign fired; with all signs, and what :func:`mistaken_loss` found."""
     masked = any(sign.fired for sign in signs)
-    return {
-        "verdict": "masked" if masked else "not masked",
-        "signs": [sign._asdict() for sign in signs],
-    }
+    return Masking(verdict="masked" if masked else "not masked", signs=list(signs), loss=loss)
 
 
 def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
@@ -80,16 +60,10 @@ def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
         held: Images that PGD left correct, bool ``(n,)``.
         square: Those of them that Square left correct too, bool ``(n,)``.
     """
-    broken = int((held & ~square).sum())
-    return _sign(
-        "black_box",
-        broken,
-        len(held),
-        BLACK_BOX,
-        f"Square, which sees no gradient, broke {broken} of the {int(held.sum())} images that PGD"
-        " left correct",
-        f"{ATHALYE}, section 3.1; {CARLINI}",
-    )
+    broken, left = int((held & ~square).sum()), int(held.sum())
+    told = f"Square, which sees no gradient, broke {broken} of the {left} images that PGD left"
+    source = f"{ATHALYE}, section 3.1; {CARLINI}"
+    return _sign("black_box", broken, len(held), BLACK_BOX, f"{told} correct", source)
 
 
 def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
@@ -101,20 +75,19 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
             May be empty: then the sign was not looked for.
     """
     each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
-    any_broke = held & ~np.logical_and.reduce([held, *transferred.values()])
-    broken = int(any_broke.sum())
+    broken = int((held & ~np.logical_and.reduce([held, *transferred.values()])).sum())
     told = (
         f"examples made on {len(each)} other network(s) broke {broken} of the {int(held.sum())}"
         " images that PGD left correct"
         if each
         else "not looked for: no sources were given"
     )
-    sign = _sign("transfer", broken, len(held), TRANSFER, told, f"{ATHALYE}; {CARLINI}")
-    return sign._replace(evidence=sign.evidence | {"by_source": each})
+    source = f"{ATHALYE}; {CARLINI}"
+    return _sign("transfer", broken, len(held), TRANSFER, told, source, by_source=each)
 
 
-def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> dict[str, Any]:
-    """How far PGD on cross-entropy alone overestimates, for a record.
+def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
+    """How far PGD on cross-entropy alone overestimates.
 
     Args:
         cross_entropy: Images that PGD on it left correct, bool ``(n,)``.
@@ -124,58 +97,34 @@ def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> dict[str, An
         Carlini & Wagner 2017, arXiv:1608.04644, section V; Mosbach et al. 2018, arXiv:1810.12042.
     """
     broken, n = int((cross_entropy & ~margin).sum()), len(margin)
-    low, high = wilson_interval(broken, n)
-    return {
-        "count": broken,
-        "of": n,
-        "share": broken / n,
-        "interval": [low, high],
-        "explanation": f"PGD on the margin broke {broken} of the {int(cross_entropy.sum())} images"
-        " that PGD on cross-entropy left correct",
-    }
+    told = f"PGD on the margin broke {broken} of the {int(cross_entropy.sum())} images"
+    return LossNote(
+        count=broken,
+        of=n,
+        share=broken / n,
+        interval=wilson_interval(broken, n),
+        explanation=f"{told} that PGD on cross-entropy left correct",
+    )
 
 
 def steps(search: Search, *, most: int) -> Sign:
-    """More steps keep finding what twenty did not.
-
-    Args:
-        search: PGD of ``most`` steps.
-        most: Its number of steps.
-    """
-    late = (search.needed > FEW_STEPS) & (search.needed < NEVER)
-    broken, n = int(late.sum()), len(late)
-    held = int(search.held[0].sum())
-    sign = _sign(
-        "steps",
-        broken,
-        n,
-        STEPS,
-        f"accuracy fell from {_percent(held + broken, n)} at {FEW_STEPS} steps to"
-        f" {_percent(held, n)} at {most}",
-        f"{ENGSTROM}; {CARLINI}",
-    )
-    accuracy = {str(min(FEW_STEPS, most)): (held + broken) / n, str(most): held / n}
-    return sign._replace(evidence=sign.evidence | {"accuracy_by_steps": accuracy})
+    """More steps, up to ``most`` in ``search``, keep finding what twenty did not."""
+    n, held = len(search.needed), int(search.held[0].sum())
+    late = int(((search.needed > FEW_STEPS) & (search.needed < NEVER)).sum())
+    before, after = _percent(held + late, n), _percent(held, n)
+    told = f"accuracy fell from {before} at {FEW_STEPS} steps to {after} at {most}"
+    accuracy = {str(min(FEW_STEPS, most)): (held + late) / n, str(most): held / n}
+    source = f"{ENGSTROM}; {CARLINI}"
+    return _sign("steps", late, n, STEPS, told, source, accuracy_by_steps=accuracy)
 
 
 def restarts(search: Search) -> Sign:
-    """Other starts keep finding what the first did not.
-
-    Args:
-        search: PGD with restarts.
-    """
-    left = search.held.sum(axis=1)
-    broken, n = int(left[0] - left[-1]), search.held.shape[1]
-    sign = _sign(
-        "restarts",
-        broken,
-        n,
-        RESTARTS,
-        f"accuracy fell from {_percent(int(left[0]), n)} after the first start to"
-        f" {_percent(int(left[-1]), n)} after {len(left)}",
-        MOSBACH,
-    )
-    return sign._replace(evidence=sign.evidence | {"accuracy_by_restarts": (left / n).tolist()})
+    """Other starts keep finding what the first did not."""
+    left, n = search.held.sum(axis=1), search.held.shape[1]
+    before, after = _percent(int(left[0]), n), _percent(int(left[-1]), n)
+    told = f"accuracy fell from {before} after the first start to {after} after {len(left)}"
+    accuracy, broken = (left / n).tolist(), int(left[0] - left[-1])
+    return _sign("restarts", broken, n, RESTARTS, told, MOSBACH, accuracy_by_restarts=accuracy)
 
 
 def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
@@ -187,15 +136,9 @@ def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
         eps: The large radius.
     """
     left, of = int((held & correct).sum()), int(correct.sum())
-    sign = _sign(
-        "large_eps",
-        left,
-        of,
-        LARGE_EPS,
-        f"PGD left {left} of {of} images correct at eps = {eps:g}, where it should break all",
-        f"{ATHALYE}, section 3.1; {CARLINI}",
-    )
-    return sign._replace(evidence=sign.evidence | {"eps": eps})
+    told = f"PGD left {left} of {of} images correct at eps = {eps:g}, where it should break all"
+    source = f"{ATHALYE}, section 3.1; {CARLINI}"
+    return _sign("large_eps", left, of, LARGE_EPS, told, source, eps=eps)
 
 
 def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
@@ -207,29 +150,27 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
     """
     bad, of = int((vanished | (cosine < TURNED)).sum()), len(cosine)
     gone = int(vanished.sum())
-    sign = _sign(
-        "gradient",
-        bad,
-        of,
-        GRADIENT,
-        f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified"
-        " images",
-        f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}",
-    )
-    median = float(np.median(cosine)) if of else None
-    return sign._replace(evidence=sign.evidence | {"vanished": gone, "median_cosine": median})
+    told = f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified"
+    source = f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}"
+    more = {"vanished": gone, "median_cosine": float(np.median(cosine)) if of else None}
+    return _sign("gradient", bad, of, GRADIENT, f"{told} images", source, **more)
 
 
-def _sign(name: str, count: int, of: int, threshold: float, told: str, source: str) -> Sign:
+def _sign(
+    name: str,
+    count: int,
+    of: int,
+    threshold: float,
+    told: str,
+    source: str,
+    **more: Any,  # noqa: ANN401
+) -> Sign:
+    """A sign that fires if the lower end of the count's interval is above the threshold."""
     low, high = wilson_interval(count, of) if of else (0.0, 1.0)
-    evidence = {
-        "count": count,
-        "of": of,
-        "share": count / of if of else 0.0,
-        "interval": [low, high],
-        "threshold": threshold,
-    }
-    return Sign(name, low > threshold, evidence, told, source)
+    counted = {"count": count, "of": of, "share": count / of if of else 0.0}
+    evidence = {**counted, "interval": [low, high], "threshold": threshold, **more}
+    fired = low > threshold
+    return Sign(name=name, fired=fired, evidence=evidence, explanation=told, source=source)
 
 
 def _percent(count: int, of: int) -> str:

@@ -1,92 +1,167 @@
-"""PGD as an adversary uses it: any misclassified iterate of any restart counts."""
+"""What the strong suite does besides AutoAttack: searches by PGD, and probes of the gradient."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, attack_batch
+from lrm_lightning.attacks.context import attack_mode
 from lrm_lightning.attacks.pgd import NEVER
-from lrm_lightning.evaluation.bench import Bench
-from lrm_lightning.evaluation.images import starts
+from lrm_lightning.evaluation.bench import Bench, correct_on, predict
+from lrm_lightning.evaluation.cache import Piece
+from lrm_lightning.runs.networks import weights_sha256
+
+# Below it float32 numbers lose precision one bit at a time.
+SMALLEST = float(torch.finfo(torch.float32).tiny)
 
 
 class Search(NamedTuple):
-    """What PGD with restarts did to each image.
+    """What PGD searches did to each image, one after another; any misclassified iterate counts.
 
     Attributes:
-        held: Correct on the clean image and in all searches up to each, bool ``(restarts, n)``.
+        held: Correct on the clean image and in all searches up to each, bool ``(searches, n)``.
         needed: Steps after which the first search broke the image, ``NEVER`` if it did not or the
-            clean image was misclassified anyway, int16 ``(n,)``.
+            clean image was misclassified anyway, int64 ``(n,)``.
     """
 
     held: np.ndarray
     needed: np.ndarray
 
 
-def search(bench: Bench, stage: str, attack: PGDAttack, correct: np.ndarray) -> Search:
-    """PGD with restarts; of an image that one search broke the next ones do not attack it.
+def search(
+    network: nn.Module,
+    bench: Bench,
+    stage: str,
+    attack: PGDAttack,
+    correct: np.ndarray,
+    targets: np.ndarray | None = None,
+) -> Search:
+    """PGD from random starts; of an image that one search broke the next ones do not attack it.
 
     Args:
-        bench: Network and images.
+        network: What is attacked.
+        bench: The images, and where searches begin.
         stage: Name of the stage.
-        attack: Untargeted, with its ``steps`` and ``restarts``.
+        attack: Does as many searches as it has restarts or, if targeted, one for each target.
         correct: Images classified correctly without an attack, bool ``(n,)``; the others count as
             broken.
+        targets: Classes to reach, int ``(n, searches)``; any misclassification counts all the same.
     """
-    alive = correct.copy()
-    held, first = [], np.full(len(correct), NEVER)
-    for restart in range(attack.restarts):
+    alive, held, needed = correct, [], []
+    single = replace(attack, restarts=1)
+    for number in range(attack.restarts if targets is None else targets.shape[1]):
 
-        def compute(places: np.ndarray, restart: int = restart) -> dict[str, np.ndarray]:
+        def compute(places: np.ndarray, number: int = number) -> Piece:
             x, y = bench.images.rows(places)
-            start = starts(attack, bench.images, places, bench.seed, stage, restart)
-            return {"needed": _steps(attack.steps_to_break(bench.network, x, y, start=start))}
+            start = bench.starts(single, places, stage, number)
+            start = x if start is None else start[0]
+            target = None if targets is None else torch.from_numpy(targets[places, number]).to(y)
+            steps = single.steps_to_break(network, x, y, start=start, target=target)
+            return {"needed": steps.cpu().numpy()}
 
         blank = {"needed": np.full(len(correct), NEVER)}
-        needed = bench.fill(stage, alive.nonzero()[0], compute, blank, part=str(restart))["needed"]
-        first = needed if restart == 0 else first
-        alive = alive & (needed == NEVER)
+        needed.append(bench.fill(stage, alive.nonzero()[0], compute, blank, number)["needed"])
+        alive = alive & (needed[-1] == NEVER)
         held.append(alive)
-    return Search(np.stack(held), first)
+    return Search(np.stack(held), needed[0])
 
 
-def targeted_search(
-    bench: Bench, stage: str, attack: PGDAttack, logits: np.ndarray, correct: np.ndarray, aims: int
-) -> np.ndarray:
-    """PGD towards each of the most likely wrong classes; any misclassification counts.
+def likely_targets(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` wrong classes an image, most likely first: int ``(n, min(count, C - 1))``.
 
-    Args:
-        bench: Network and images.
-        stage: Name of the stage.
-        attack: Targeted, one search a class.
-        logits: Clean logits ``(n, C)``, which rank the classes.
-        correct: As for :func:`search`.
-        aims: How many wrong classes, most likely first; all if there are no more.
-
-    Returns:
-        Images that held against all searches, bool ``(n,)``.
+    ``logits`` are those of the clean images, ``(n, C)``.
     """
-    labels = bench.images.y.cpu().numpy()
     wrong = logits.astype(np.float64)
     wrong[np.arange(len(labels)), labels] = -np.inf
-    ranking = np.argsort(-wrong, axis=1, kind="stable")[:, :-1]
-    alive = correct.copy()
-    for rank in range(min(aims, ranking.shape[1])):
+    return np.argsort(-wrong, axis=1, kind="stable")[:, : min(count, logits.shape[1] - 1)]
 
-        def compute(places: np.ndarray, rank: int = rank) -> dict[str, np.ndarray]:
+
+def gradient_health(
+    network: nn.Module, bench: Bench, correct: np.ndarray, *, nearness: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss gradient of each of the ``correct`` images, bool ``(n,)``, there and a hair away.
+
+    ``nearness`` is the size of the random step to the second point, as a share of eps.
+
+    Returns:
+        ``vanished``: bool ``(m,)``, the largest entry of the gradient is zero or denormal in
+        float32; ``cosine``: float ``(m,)`` in [-1, 1], between the gradients at both points, 0
+        where either vanished. ``m`` images, in order.
+    """
+    step = replace(bench.threat, eps=bench.threat.eps * nearness, random_start=True)
+
+    def compute(places: np.ndarray) -> Piece:
+        x, y = bench.images.rows(places)
+        near = bench.starts(step, places, "gradient")
+        assert near is not None  # it is a random start
+        here, there = (_gradient(network, each, y) for each in (x, near[0].clamp(0, 1)))
+        sizes = torch.stack([here.abs().amax(dim=1), there.abs().amax(dim=1)])
+        usable = (sizes >= SMALLEST).all(dim=0)
+        # Brought to size 1 first: squares of small gradients underflow.
+        here, there = (
+            each.double() / size.double().clamp(min=SMALLEST)[:, None]
+            for each, size in zip((here, there), sizes, strict=True)
+        )
+        cosine = torch.where(usable, F.cosine_similarity(here, there, dim=1), 0.0)
+        return {"vanished": (sizes[0] < SMALLEST).cpu().numpy(), "cosine": cosine.cpu().numpy()}
+
+    blank = {"vanished": np.zeros(len(correct), bool), "cosine": np.zeros(len(correct))}
+    results = bench.fill("gradient", correct.nonzero()[0], compute, blank)
+    return results["vanished"][correct], results["cosine"][correct]
+
+
+def _gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of each image's cross-entropy with respect to its pixels, shape ``(B, pixels)``."""
+    with attack_mode(network):
+        leaf = x.detach().requires_grad_()
+        loss = F.cross_entropy(network(leaf), y, reduction="sum")
+        found = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else [None]
+    gradient = found[0]
+    if gradient is None:
+        raise ValueError("no gradient flows from the model's logits to x: is its input detached?")
+    if not gradient.isfinite().all():
+        raise ValueError("the model's gradients are NaN or infinite")
+    return gradient.flatten(1)
+
+
+def square_after_pgd(
+    network: nn.Module, bench: Bench, held: np.ndarray, ensemble: Ensemble, *, queries: int | None
+) -> np.ndarray:
+    """Which of the images that PGD left correct Square leaves correct too, bool ``(n,)`` both.
+
+    Square's verdicts in AutoAttack's ``ensemble`` count, on the images that it attacked there.
+
+    References:
+        Andriushchenko et al. 2020, arXiv:1912.00049.
+    """
+    before, after = ensemble.correct[STANDARD[-2]], ensemble.correct[STANDARD[-1]]
+    settings = {"eps": bench.threat.eps, "norm": bench.threat.norm, "seed": bench.seed}
+    settings |= {"classes": predict(network, bench.images.x[:1]).shape[1], "queries": queries}
+
+    def survive(places: np.ndarray) -> np.ndarray:
+        return ~attack_batch(network, *bench.images.rows(places), "square", **settings)["broken"]
+
+    return (held & after) | bench.left("pgd_square", held & ~before, survive)
+
+
+def transfer_after_pgd(
+    network: nn.Module, bench: Bench, held: np.ndarray, *, steps: int
+) -> dict[str, np.ndarray]:
+    """Which of the images that PGD left correct each source's PGD examples leave correct too."""
+    attack = replace(bench.threat, steps=steps)
+
+    def left(name: str, source: nn.Module) -> np.ndarray:
+        def survive(places: np.ndarray) -> np.ndarray:
             x, y = bench.images.rows(places)
-            target = torch.from_numpy(ranking[places, rank]).to(y)
-            start = starts(attack, bench.images, places, bench.seed, stage, rank)
-            steps = attack.steps_to_break(bench.network, x, y, start=start, target=target)
-            return {"needed": _steps(steps)}
+            start = bench.starts(attack, places, "transfer", name)
+            return correct_on(network, attack(source, x, y, start=start), y)
 
-        blank = {"needed": np.full(len(correct), NEVER)}
-        needed = bench.fill(stage, alive.nonzero()[0], compute, blank, part=str(rank))["needed"]
-        alive = alive & (needed == NEVER)
-    return alive
+        # A name need not always mean the same weights.
+        return bench.left("transfer", held, survive, f"{name} {weights_sha256(source)}")
 
-
-def _steps(needed: Tensor) -> np.ndarray:
-    return needed.cpu().numpy().astype(np.int16)
+    return {name: left(name, source) for name, source in bench.sources.items()}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,26 +12,29 @@ from torch import Tensor, nn
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, autoattack
 from lrm_lightning.checks import check_integer, check_number
-from lrm_lightning.evaluation import gradients, masking
-from lrm_lightning.evaluation.bench import Bench, Outcome, predict
-from lrm_lightning.evaluation.gradient_free import square_after_pgd, transfer_after_pgd
-from lrm_lightning.evaluation.searches import search, targeted_search
+from lrm_lightning.evaluation import masking
+from lrm_lightning.evaluation.bench import Bench, Outcome, Suite, predict
+from lrm_lightning.evaluation.cache import Piece
+from lrm_lightning.evaluation.searches import (
+    gradient_health,
+    likely_targets,
+    search,
+    square_after_pgd,
+    transfer_after_pgd,
+)
 
-# Fields of the suite that are not settings but the networks that examples are transferred from.
-SOURCES = "sources"
 TRANSFER_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrongSuite:
+class StrongSuite(Suite):
     """PGD with restarts and both losses, targeted PGD, AutoAttack, and a verdict on masking.
 
     All accuracies are worst cases: an image counts as correct only if it is without an attack and
     after every iterate that the attack tried, so an image that is broken already is not attacked
-    again within a metric. Every PGD attack begins with the images that are correct
-    without an attack. AutoAttack's metrics are its own: each attack sees what the former left, so
-    ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square, or
-    another network's examples, leave of what PGD on both losses left, for the verdict.
+    again within a metric. AutoAttack's metrics are its own: each attack sees what the former left,
+    so ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square,
+    or another network's examples, leave of what PGD on both losses left, for the verdict.
 
     Attributes:
         pgd_steps: Steps of a search; the first is what the sign "steps" looks at.
@@ -44,7 +47,6 @@ class StrongSuite:
         nearness: How far, as a share of eps, the second point lies at which gradients are compared.
         autoattack_iterations: ``None`` is the standard's 100; a number is for quick checks only.
         square_queries: ``None`` is the standard's 5000; a number is for quick checks only.
-        sources: Networks by name, whose PGD-10 examples are tried too.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -63,10 +65,8 @@ class StrongSuite:
     nearness: float = 0.01
     autoattack_iterations: int | None = None
     square_queries: int | None = None
-    sources: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check every range."""
         for name in ("pgd_steps", "pgd_restarts", "targets", "targeted_steps", "large_eps_steps"):
             check_integer(name, getattr(self, name), low=1)
         check_number("large_eps", self.large_eps, above=0)
@@ -75,67 +75,31 @@ class StrongSuite:
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), low=1)
 
-    def as_dict(self) -> dict[str, Any]:
-        """All settings, as JSON; of sources their names."""
-        settings = {key: value for key, value in vars(self).items() if key != SOURCES}
-        return settings | {SOURCES: sorted(self.sources)}
-
-    def describe(self, threat: PGDAttack) -> dict[str, Any]:
-        """The threat model, as JSON; each attack's own settings are in the details."""
-        return {key: getattr(threat, key) for key in ("norm", "eps", "step_size", "random_start")}
-
-    @property
-    def passes(self) -> dict[str, float]:
-        """Forward passes an image takes in each stage; one with a backward pass counts three."""
-        iterations = self.autoattack_iterations or 100
-        pgd = 3.0 * self.pgd_steps * self.pgd_restarts
-        queries = self.square_queries or 5000
-        return {
-            "clean": 1,
-            "gradient": 6,
-            "large_eps": 3 * self.large_eps_steps,
-            "pgd_ce": pgd,
-            "pgd_margin": pgd,
-            "pgd_targeted": 3 * self.targeted_steps * self.targets,
-            "apgd-ce": 3 * iterations,
-            "apgd-t": 27 * iterations,
-            "fab-t": 36 * iterations,
-            "square": queries,
-            "pgd_square": 0.2 * queries,  # most that PGD left went through Square already
-            "transfer": 1 + 3 * TRANSFER_STEPS * len(self.sources),
-        }
-
-    def run(self, bench: Bench) -> Outcome:
-        """Evaluate the network on ``bench``.
-
-        Raises:
-            ValueError: If the network returns something else than finite logits, or no gradient.
-        """
-        logits = _clean_logits(bench)
-        clean = logits.argmax(axis=1) == bench.images.y.cpu().numpy()
-        vanished, cosine = gradients.gradient_health(bench, clean, nearness=self.nearness)
+    def run(self, network: nn.Module, bench: Bench) -> Outcome:
+        logits, labels = _clean_logits(network, bench), bench.images.y.cpu().numpy()
+        clean = logits.argmax(axis=1) == labels
+        vanished, cosine = gradient_health(network, bench, clean, nearness=self.nearness)
         attacks = self._attacks(bench)
-        far = search(bench, "large_eps", attacks["large_eps"], clean).held[-1]
-        pgd_ce = search(bench, "pgd_ce", attacks["pgd_ce"], clean)
-        pgd_margin = search(bench, "pgd_margin", attacks["pgd_margin"], clean)
-        aimed = targeted_search(
-            bench, "pgd_targeted", attacks["pgd_targeted"], logits, clean, self.targets
+        far, pgd_ce, pgd_margin = (
+            search(network, bench, stage, attacks[stage], clean)
+            for stage in ("large_eps", "pgd_ce", "pgd_margin")
         )
-        ensemble = self._autoattack(bench)
+        aims, stage = likely_targets(logits, labels, self.targets), "pgd_targeted"
+        targeted = search(network, bench, stage, attacks[stage], clean, aims)
+        ensemble = self._autoattack(network, bench)
         held = pgd_ce.held[-1] & pgd_margin.held[-1]
-        square = square_after_pgd(
-            bench, held, ensemble, classes=logits.shape[1], queries=self.square_queries
-        )
-        transferred = transfer_after_pgd(bench, held, self.sources, steps=TRANSFER_STEPS)
+        square = square_after_pgd(network, bench, held, ensemble, queries=self.square_queries)
+        transferred = transfer_after_pgd(network, bench, held, steps=TRANSFER_STEPS)
         correct = {
             "clean": clean,
             "pgd_ce": pgd_ce.held[-1],
             "pgd_margin": pgd_margin.held[-1],
-            "pgd_targeted": aimed,
+            "pgd_targeted": targeted.held[-1],
             **{name.replace("-", "_"): ensemble.correct[name] for name in STANDARD},
             "autoattack": ensemble.correct[STANDARD[-1]],
             "pgd_square": square,
             **{f"transfer_{name}": left for name, left in transferred.items()},
+            **bench.left_by_extras(network, clean),
         }
         correct["worst"] = np.logical_and.reduce(list(correct.values()))
         signs = [
@@ -143,17 +107,16 @@ class StrongSuite:
             masking.transfer(held, transferred),
             masking.steps(pgd_ce, most=self.pgd_steps),
             masking.restarts(pgd_ce),
-            masking.large_eps(far, clean, eps=attacks["large_eps"].eps),
+            masking.large_eps(far.held[-1], clean, eps=attacks["large_eps"].eps),
             masking.gradient(vanished, cosine),
         ]
-        mistaken = masking.mistaken_loss(pgd_ce.held[-1], pgd_margin.held[-1])
+        loss = masking.mistaken_loss(pgd_ce.held[-1], pgd_margin.held[-1])
+        threat = ("norm", "eps", "step_size", "random_start")
         details = {
-            "settings": self._settings(attacks, ensemble),
-            "autoattack": {
-                "flags": ensemble.flags,
-                "x_adv_sha256": hashlib.sha256(_bytes(ensemble.x_adv)).hexdigest(),
-            },
-            "masking": masking.verdict(signs) | {"loss": mistaken},
+            "attack": {key: getattr(bench.threat, key) for key in threat},
+            "settings": self._settings(bench, attacks),
+            "autoattack": {"flags": ensemble.flags, "x_adv_sha256": _sha256(ensemble.x_adv)},
+            "masking": masking.verdict(signs, loss),
         }
         arrays = {
             "autoattack_y_adv": ensemble.y_adv,
@@ -163,7 +126,7 @@ class StrongSuite:
         return Outcome(correct, details, arrays)
 
     def _attacks(self, bench: Bench) -> dict[str, PGDAttack]:
-        threat = bench.threat
+        threat, steps = bench.threat, self.large_eps_steps
         far = self.large_eps
         if threat.norm == "l2":
             far *= bench.images.x[0].numel() ** 0.5
@@ -172,15 +135,10 @@ class StrongSuite:
             "pgd_ce": pgd,
             "pgd_margin": replace(pgd, loss="margin"),
             "pgd_targeted": replace(threat, steps=self.targeted_steps, targeted=True),
-            "large_eps": replace(
-                threat,
-                eps=far,
-                step_size=2.5 * far / self.large_eps_steps,
-                steps=self.large_eps_steps,
-            ),
+            "large_eps": replace(threat, eps=far, step_size=2.5 * far / steps, steps=steps),
         }
 
-    def _settings(self, attacks: dict[str, PGDAttack], ensemble: Ensemble) -> dict[str, Any]:
+    def _settings(self, bench: Bench, attacks: Mapping[str, PGDAttack]) -> dict[str, Any]:
         official = self.autoattack_iterations is None and self.square_queries is None
         return {
             **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
@@ -192,15 +150,12 @@ class StrongSuite:
             },
             "gradient": {"nearness": self.nearness},
             "targets": self.targets,
-            "transfer": {"sources": sorted(self.sources), "steps": TRANSFER_STEPS},
+            "transfer": {"sources": sorted(bench.sources), "steps": TRANSFER_STEPS},
         }
 
-    def _autoattack(self, bench: Bench) -> Ensemble:
-        def done(attack: str, images: int, of: int) -> None:
-            bench.done(images) if images else bench.begin(attack, of)
-
+    def _autoattack(self, network: nn.Module, bench: Bench) -> Ensemble:
         return autoattack(
-            bench.network,
+            network,
             bench.images.x,
             bench.images.y,
             eps=bench.threat.eps,
@@ -209,21 +164,20 @@ class StrongSuite:
             batch_size=bench.batch_size,
             iterations=self.autoattack_iterations,
             queries=self.square_queries,
-            once=bench.journal.once,
-            done=done,
+            once=bench.cache.once,
+            done=bench.progress,
         )
 
 
-def _clean_logits(bench: Bench) -> np.ndarray:
-    images = bench.images
-    classes = predict(bench.network, images.x[: bench.batch_size]).shape[1]
+def _clean_logits(network: nn.Module, bench: Bench) -> np.ndarray:
+    def compute(places: np.ndarray) -> Piece:
+        return {"logits": predict(network, bench.images.rows(places)[0]).cpu().numpy()}
 
-    def compute(places: np.ndarray) -> dict[str, np.ndarray]:
-        return {"logits": predict(bench.network, images.rows(places)[0]).cpu().numpy()}
-
-    blank = {"logits": np.zeros((len(images.y), classes), np.float32)}
-    return bench.fill("clean", np.arange(len(images.y)), compute, blank)["logits"]
+    n, classes = len(bench.images.y), predict(network, bench.images.x[:1]).shape[1]
+    blank = {"logits": np.zeros((n, classes), np.float32)}
+    return bench.fill("clean", np.arange(n), compute, blank)["logits"]
 
 
-def _bytes(x: Tensor) -> bytes:
-    return x.detach().cpu().to(torch.float32).contiguous().numpy().tobytes()
+def _sha256(x: Tensor) -> str:
+    numbers = x.detach().cpu().to(torch.float32).contiguous().numpy()
+    return hashlib.sha256(numbers.tobytes()).hexdigest()

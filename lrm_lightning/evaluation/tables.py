@@ -40,7 +40,8 @@ def print_evaluations(records: Sequence[EvaluationRecord], console: Console | No
         records: Of one suite.
         console: As for :func:`print_runs`.
     """
-    metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
+    metrics = dict.fromkeys(name for record in records for name in record.metrics)
+    metrics = sorted(metrics, key="worst".__eq__)  # it comes last
     table = _table("accuracy %", numbers=metrics)
     for record in records:
         numbers = [f"{100 * record.metrics[name]:.1f}" if name in record.metrics else "-"

@@ -17,6 +17,8 @@ from lrm_lightning.runs.records import RunRecord, read_record
 
 RECORD, CORRECT = "record.json", "correct.npz"  # of a finished run, and its verdict an image
 CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
+EVALUATIONS, TRANSFER = "evaluations", "transfer.json"  # what evaluate and transfer leave
+EXPORTED, EXPORTED_WEIGHTS = "model.json", "model.safetensors"  # what export leaves
 STATUS = "status.json"  # the latest progress, for whoever started the run
 JOB_LOG = "job.log"  # what a sweep's job prints
 LOCK = ".lock"  # held by the process that trains here; says which it is

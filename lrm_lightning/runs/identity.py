@@ -68,10 +68,14 @@ def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def hashed(identity: object) -> str:
+    """SHA-256 in hex of what determines a result, given as JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 def run_id(cfg: DictConfig) -> str:
     """Eight hexadecimal digits that name the configuration; equal configurations share them."""
-    canonical = json.dumps(identity(cfg), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    return hashed(identity(cfg))[:8]
 
 
 # On import, so that a job that a cluster's launcher unpickles elsewhere knows it too: ${run_id:} is

@@ -1,23 +1,49 @@
-"""From a run directory, or an export of it, back to a network."""
+"""Loading trained networks: runs of this project, exports of them, and anybody's own.
 
+Files may come from anybody: nothing in them is executed, and a class that they name is one of ours
+or is refused. An import path on the command line is code that runs: the user names what he trusts.
+"""
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 import yaml
-from hydra.utils import get_object
 from torch import Tensor, nn
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.directory import CHECKPOINTS, CONFIG
+from lrm_lightning.runs import directory
+from lrm_lightning.runs.directory import CHECKPOINTS, CONFIG, EXPORTED, RECORD
+from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.records import Network
 
-# A run directory may come from anybody, so it names a network of ours or it is refused.
-TRUSTED = "lrm_lightning.models."
 # How the LightningModule calls the network's weights.
 PREFIX = "network."
-# What lrm_lightning.export leaves in a folder.
-EXPORTED, EXPORTED_WEIGHTS = "model.json", "model.safetensors"
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network and where it came from.
+
+    Attributes:
+        module: The network, in eval mode, on the CPU until moved.
+        about: What the record of an evaluation says about it.
+        folder: Its evaluations are kept in here.
+        config: The configuration of its training; empty if it was not trained here.
+    """
+
+    module: nn.Module
+    about: Network
+    folder: Path
+    config: dict[str, Any]
 
 
 def load_model(
@@ -41,18 +67,96 @@ def load_model(
     folder = Path(run_dir)
     saved = saved_settings(folder)
     network = _build(saved["network"], folder) if network is None else network
-    exported = (folder / EXPORTED).exists()
-    name = EXPORTED_WEIGHTS if exported else f"{CHECKPOINTS}/{checkpoint or saved['select']}.ckpt"
-    path = folder / name
+    if (folder / EXPORTED).exists():
+        path, prefix, mend = folder / directory.EXPORTED_WEIGHTS, "", "export it again"
+    else:
+        path = folder / CHECKPOINTS / f"{checkpoint or saved['select']}.ckpt"
+        prefix, mend = PREFIX, "the run has not finished its first epoch"
     if not path.exists():
-        why = "export it again" if exported else "the run has not finished its first epoch"
-        raise UserError(f"checkpoint {path} is missing; {why}")
-    state = read_state(path)
-    if not exported:
-        state = {key[len(PREFIX) :]: each for key, each in state.items() if key.startswith(PREFIX)}
-    fill(network, state, path)
+        raise UserError(f"checkpoint {path} is missing; {mend}")
+    _fill(network, path, prefix)
     # torch's stub forgets that memory_format suffices
     return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def load_run(folder: Path, checkpoint: str | None = None) -> TrainedNetwork:
+    """The network of a run directory or an export; arguments and errors as :func:`load_model`."""
+    saved, module = saved_settings(folder), load_model(folder, checkpoint=checkpoint)
+    record = directory.finished_run(folder)
+    about = Network(
+        name=str((saved["config"].get("method") or {}).get("name", folder.name)),
+        label=folder.resolve().name,
+        run_dir=shown_path(folder),
+        run_id=record.run_id if record else saved["run_id"],
+        checkpoint=checkpoint or saved["select"],
+        weights_sha256=weights_sha256(module),
+    )
+    return TrainedNetwork(module, about, folder, saved["config"])
+
+
+def load_foreign(
+    target: str, *, weights: str | None, name: str | None, out: str | Path
+) -> TrainedNetwork:
+    """A network that this project did not train.
+
+    Args:
+        target: ``package.module:function``, which is imported and called without arguments; it
+            returns a network from pixels in [0, 1], shape ``(B, 3, H, W)``, to logits.
+        weights: File of its weights: ``*.safetensors``, or a state dict that ``torch.save`` wrote,
+            alone or under ``"state_dict"``; ``None`` if the function has loaded them.
+        name: What to call it; the function's name by default.
+        out: Its evaluations are kept below ``out / name``.
+
+    Raises:
+        UserError: If it can't be imported, called or filled.
+    """
+    module, _, function = target.partition(":")
+    if not (module and function):
+        raise UserError(f"network={target} must be an import path, package.module:function")
+    name = name or function
+    if Path(name).name != name or name in (".", ".."):
+        raise UserError(f"name={name} must be usable as the name of a folder")
+    try:
+        network = getattr(import_module(module), function)()
+    except Exception as error:  # it is anybody's code
+        raise UserError(f"network={target}: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise UserError(f"network={target} returned a {kind}, not a torch.nn.Module")
+    path = Path(weights or "").expanduser()
+    if weights is not None:
+        if not path.is_file():
+            raise UserError(f"weights={weights}: there is no such file")
+        _fill(network, path)
+    sha256 = weights_sha256(network.eval().float())
+    known = {"name": name, "label": name, "checkpoint": path.name, "weights_sha256": sha256}
+    about = Network(**known, run_dir="", run_id="")  # given, so that a record says so
+    return TrainedNetwork(network, about, Path(out) / name, {})
+
+
+def finished_runs(patterns: Sequence[str] | str, *, key: str = "runs") -> list[Path]:
+    """The finished run directories and exports that ``patterns`` name, each once, in order.
+
+    Of a glob pattern, what it matches that is no finished run is left out. ``key`` is how the user
+    knows the patterns.
+
+    Raises:
+        UserError: If a directory is no finished run, or a pattern matches none.
+    """
+    found: dict[Path, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        path = Path(str(pattern)).expanduser()
+        if glob.has_magic(str(path)):
+            matched = [Path(each) for each in sorted(glob.glob(str(path))) if _finished(Path(each))]
+            if not matched:
+                raise UserError(f"{key}: no finished run matches {pattern}")
+        else:
+            saved_settings(path)
+            if not _finished(path):
+                raise UserError(f"{key}: the run {path} is not finished: it has no {RECORD} yet")
+            matched = [path]
+        found.update(dict.fromkeys(matched))
+    return list(found)
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
@@ -60,7 +164,8 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``network``: how to build it; ``select``: which checkpoint was tested; ``config``: the
-        resolved configuration, of an export without machine and paths.
+        resolved configuration, and ``identity``: what of it determines the result, of an export the
+        same; ``run_id``: the run's, of an export.
 
     Raises:
         UserError: If there is no such run, or its file is damaged.
@@ -72,66 +177,43 @@ def saved_settings(folder: Path) -> dict[str, Any]:
             "network": dict(saved["network"]),
             "select": saved["config"]["checkpoint"]["select"],
             "config": dict(saved["config"]),
+            "identity": dict(saved.get("identity", saved["config"])),
+            "run_id": str(saved.get("training", {}).get("run_id", "")),
         }
     except FileNotFoundError as error:
-        raise UserError(
-            f"no run in {path.parent}: {path.name} is missing; give a run directory"
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        missing = f"{path.name} is missing; give a run directory"
+        raise UserError(f"no run in {folder}: {missing}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged; train the run again") from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a file of safetensors or of torch; nothing in it is executed.
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 in hex over a network's state: names, types, shapes and numbers, however stored."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)} ".encode())
+        digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
-    Args:
-        path: ``*.safetensors``, or what ``torch.save`` wrote: a state dict, or a dict that has one
-            under ``"state_dict"``.
 
-    Raises:
-        UserError: If it can't be read, or holds something else.
-    """
+def own_class(target: object, room: str, base: type[Kind]) -> type[Kind] | None:
+    """The class that a file names if it is a ``base`` in this package's ``room``, else ``None``."""
+    path, prefix = str(target), f"lrm_lightning.{room}."
+    module, _, name = path.rpartition(".")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(saved.get("state_dict", saved))
-    except Exception as error:  # any damage: torch raises half a dozen types
-        raise UserError(
-            f"checkpoint {path} is damaged or not a plain state dict ({_first(error)})"
-        ) from error
-    if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
-        raise UserError(
-            f"checkpoint {path} holds {', '.join(map(str, list(state)[:4]))} instead of tensors;"
-            " save network.state_dict() itself"
-        )
-    return state
-
-
-def fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load ``state``, which came from ``path``, into ``network``.
-
-    Raises:
-        UserError: If names or shapes differ.
-    """
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the network: {_first(error)}") from error
+        found: Any = getattr(import_module(module), name) if path.startswith(prefix) else None
+    except (ImportError, AttributeError):
+        return None
+    # The class itself must be ours: a module of ours also leads to all that it imports.
+    ours = isinstance(found, type) and found.__module__.startswith(prefix)
+    return found if ours and issubclass(found, base) else None
 
 
 def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
-    target = str(settings.pop("_target_", ""))
-    try:
-        found = get_object(target) if target.startswith(TRUSTED) else None
-    except (ImportError, ValueError):
-        found = None
-    # The class itself must be ours: a module of ours also leads to all that it imports.
-    if not (
-        isinstance(found, type)
-        and found.__module__.startswith(TRUSTED)
-        and issubclass(found, nn.Module)
-    ):
+    target = settings.pop("_target_", "")
+    found = own_class(target, "models", nn.Module)
+    if found is None:
         raise UserError(
             f"{folder} names the network {target}, which is not this package's; build it yourself"
             " and pass it as load_model(..., network=...)"
@@ -141,6 +223,34 @@ def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
         return found(**settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder} is damaged, {_first(error)}; train the run again") from error
+
+
+def _fill(network: nn.Module, path: Path, prefix: str = "") -> None:
+    """Load the tensors of a file whose names begin with ``prefix``; nothing in it is executed."""
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            state = dict(saved.get("state_dict", saved))
+    except Exception as error:  # any damage: torch raises half a dozen types
+        what = f"damaged or not a plain state dict ({_first(error)})"
+        raise UserError(f"checkpoint {path} is {what}") from error
+    if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
+        raise UserError(
+            f"checkpoint {path} holds {', '.join(map(str, list(state)[:4]))} instead of tensors;"
+            " save network.state_dict() itself"
+        )
+    state = {key[len(prefix) :]: each for key, each in state.items() if key.startswith(prefix)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the network: {_first(error)}") from error
+
+
+def _finished(folder: Path) -> bool:
+    trained_here = (folder / CONFIG).is_file() and (folder / RECORD).is_file()
+    return trained_here or (folder / EXPORTED).is_file()
 
 
 def _first(error: BaseException) -> str:

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.evaluation.bench import Bench
-from lrm_lightning.evaluation.images import Images
+from lrm_lightning.evaluation.bench import Bench, Images
+from lrm_lightning.evaluation.suites import evaluate
+from lrm_lightning.evaluation.transfer import transfer
+from lrm_lightning.runs.identity import plain
 
 CLASSES = 4
 EPS = 0.08
@@ -73,10 +75,22 @@ def images():
 
 @pytest.fixture
 def make_bench(images):
-    """``make_bench(network, **fields)``: a bench with the images and the threat model."""
+    """``make_bench(**fields)``: a bench with the images and the threat model."""
 
-    def make(network, **fields):
+    def make(**fields):
         threat = PGDAttack(eps=EPS, step_size=0.26 * EPS)
-        return Bench(**{"network": network, "images": images, "threat": threat} | fields)
+        return Bench(**{"images": images, "threat": threat} | fields)
 
     return make
+
+
+@pytest.fixture
+def evaluated(composed):
+    """``evaluated(*overrides)``: what ``evaluate`` records, in this process."""
+    return lambda *overrides: evaluate(plain(composed("evaluate", *overrides)))
+
+
+@pytest.fixture
+def transferred(composed):
+    """``transferred(*overrides)``: what ``transfer`` records, in this process."""
+    return lambda *overrides: transfer(plain(composed("transfer", *overrides)))

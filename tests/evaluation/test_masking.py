@@ -46,10 +46,10 @@ def test_transfer_counts_an_image_once():
 def test_what_cross_entropy_missed_is_counted():
     held = flags(60)
     told = masking.mistaken_loss(held, held & ~flags(45))
-    assert (told["count"], told["of"]) == (45, len(held))
-    assert told["interval"] == list(wilson_interval(45, len(held)))
-    assert "broke 45 of the 60 images" in told["explanation"]
-    assert masking.mistaken_loss(held, held)["count"] == 0
+    assert (told.count, told.of) == (45, len(held))
+    assert told.interval == wilson_interval(45, len(held))
+    assert "broke 45 of the 60 images" in told.explanation
+    assert masking.mistaken_loss(held, held).count == 0
 
 
 def test_transfer_without_sources_says_so():
@@ -114,11 +114,12 @@ def test_no_correct_image_is_no_sign():
 def test_one_sign_suffices_and_all_are_kept():
     quiet = masking.black_box(flags(200), flags(200))
     loud = masking.black_box(flags(200), flags(100))
-    assert masking.verdict([quiet, quiet])["verdict"] == "not masked"
-    told = masking.verdict([quiet, loud])
-    assert told["verdict"] == "masked"
-    assert [sign["fired"] for sign in told["signs"]] == [False, True]
-    assert all("arXiv:" in sign["source"] for sign in told["signs"])
+    loss = masking.mistaken_loss(flags(60), flags(60))
+    assert masking.verdict([quiet, quiet], loss).verdict == "not masked"
+    told = masking.verdict([quiet, loud], loss)
+    assert told.verdict == "masked"
+    assert [sign.fired for sign in told.signs] == [False, True]
+    assert all("arXiv:" in sign.source for sign in told.signs)
 
 
 class Quantized(nn.Module):
@@ -152,50 +153,48 @@ SUITE = {
 }
 
 
-def verdict(bench):
+def verdict(network, bench):
     torch.manual_seed(0)
-    outcome = StrongSuite(autoattack_iterations=10, **SUITE).run(bench)
+    outcome = StrongSuite(autoattack_iterations=10, **SUITE).run(network, bench)
     told = outcome.details["masking"]
-    fired = {sign["name"] for sign in told["signs"] if sign["fired"]}
+    fired = {sign.name for sign in told.signs if sign.fired}
     accuracy = {name: float(each.mean()) for name, each in outcome.correct.items()}
-    return told["verdict"], fired, accuracy, told["signs"]
+    return told.verdict, fired, accuracy, told.signs
 
 
 def test_undefended_network_is_not_masked(make_bench, undefended):
-    told, fired, accuracy, signs = verdict(make_bench(undefended))
+    told, fired, accuracy, signs = verdict(undefended, make_bench())
     assert (told, fired) == ("not masked", set()), signs
     assert accuracy["clean"] > 0.9
     assert accuracy["pgd_ce"] < 0.1
 
 
 def test_adversarially_trained_network_is_not_masked(make_bench, robust):
-    told, fired, accuracy, signs = verdict(make_bench(robust))
+    told, fired, accuracy, signs = verdict(robust, make_bench())
     assert (told, fired) == ("not masked", set()), signs
     assert accuracy["worst"] > 0.3
 
 
 def test_quantised_input_is_masked(make_bench, undefended):
     threat = PGDAttack(eps=0.12, step_size=0.03)
-    told, fired, accuracy, signs = verdict(make_bench(Quantized(undefended), threat=threat))
+    told, fired, accuracy, signs = verdict(Quantized(undefended), make_bench(threat=threat))
     assert told == "masked"
     assert {"gradient", "black_box", "large_eps"} <= fired, signs
     assert accuracy["pgd_ce"] > accuracy["pgd_square"]
 
 
 def test_scaled_logits_are_masked(make_bench, undefended):
-    told, fired, accuracy, signs = verdict(make_bench(Scaled(undefended)))
+    told, fired, accuracy, signs = verdict(Scaled(undefended), make_bench())
     assert told == "masked"
     assert {"gradient", "large_eps"} <= fired, signs
     assert accuracy["pgd_ce"] > accuracy["pgd_margin"] + 0.2
 
 
 def test_another_network_gives_a_masked_one_away(make_bench, undefended, robust):
-    suite = StrongSuite(
-        autoattack_iterations=2, **SUITE | {"pgd_steps": 5}, sources={"plain": undefended}
-    )
-    outcome = suite.run(make_bench(Quantized(undefended)))
-    (sign,) = [each for each in outcome.details["masking"]["signs"] if each["name"] == "transfer"]
-    assert sign["fired"]
+    suite = StrongSuite(autoattack_iterations=2, **SUITE | {"pgd_steps": 5})
+    outcome = suite.run(Quantized(undefended), make_bench(sources={"plain": undefended}))
+    (sign,) = [each for each in outcome.details["masking"].signs if each.name == "transfer"]
+    assert sign.fired
     broken = outcome.correct["pgd_ce"] & ~outcome.correct["transfer_plain"]
-    assert sign["evidence"]["by_source"] == {"plain": int(broken.sum())}
+    assert sign.evidence["by_source"] == {"plain": int(broken.sum())}
     assert not (outcome.correct["worst"] & broken).any()

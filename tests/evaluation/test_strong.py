@@ -1,17 +1,19 @@
 """The strong suite: its searches, its metrics, its settings."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks import Attack, PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.attacks.pgd import NEVER
-from lrm_lightning.evaluation.gradients import gradient_health
-from lrm_lightning.evaluation.searches import search, targeted_search
+from lrm_lightning.evaluation.searches import gradient_health, likely_targets, search
 from lrm_lightning.evaluation.strong import StrongSuite
 
 SUITE = StrongSuite(
@@ -36,7 +38,7 @@ def noisy(images, eps, seed=0):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 def test_steps_to_break_are_those_of_the_trajectory(robust, images, make_bench, loss):
-    attack = replace(make_bench(robust).threat, steps=25, loss=loss)
+    attack = replace(make_bench().threat, steps=25, loss=loss)
     start = noisy(images, attack.eps)
     needed = attack.steps_to_break(robust, images.x, images.y, start=start)
     path = attack.trajectory(robust, images.x, images.y, range(26), start=start)
@@ -48,7 +50,7 @@ def test_steps_to_break_are_those_of_the_trajectory(robust, images, make_bench, 
 
 
 def test_targeted_steps_count_any_misclassification(robust, images, make_bench):
-    attack = replace(make_bench(robust).threat, steps=15, targeted=True)
+    attack = replace(make_bench().threat, steps=15, targeted=True)
     target = (images.y + 1) % 4
     needed = attack.steps_to_break(robust, images.x, images.y, start=images.x, target=target)
     path = attack.trajectory(robust, images.x, target, range(16), start=images.x)
@@ -58,9 +60,9 @@ def test_targeted_steps_count_any_misclassification(robust, images, make_bench):
 
 
 def test_restarts_only_take_away(make_bench, robust):
-    bench = make_bench(robust)
+    bench = make_bench()
     correct = np.arange(80) % 4 > 0
-    found = search(bench, "pgd", replace(bench.threat, steps=5, restarts=4), correct)
+    found = search(robust, bench, "pgd", replace(bench.threat, steps=5, restarts=4), correct)
     assert found.held.shape == (4, 80)
     assert not (found.held[1:] & ~found.held[:-1]).any()
     assert found.held[0].sum() > found.held[-1].sum()
@@ -69,31 +71,43 @@ def test_restarts_only_take_away(make_bench, robust):
     assert ((found.needed == NEVER) & correct == found.held[0]).all()
 
 
-def test_targets_are_the_most_likely_wrong_classes(make_bench, images, monkeypatch):
-    aims = []
+@given(
+    arrays(np.float32, (6, 4), elements=st.floats(-50, 50, width=32)),
+    st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    st.integers(1, 9),
+)
+def test_targets_are_the_most_likely_wrong_classes(logits, labels, count):
+    targets = likely_targets(logits, np.array(labels), count)
+    assert targets.shape == (6, min(count, 3))
+    for row, label, found in zip(logits, labels, targets, strict=True):
+        wrong = [each for each in range(4) if each != label]
+        assert set(found) <= set(wrong)
+        assert len(set(found)) == len(found)
+        assert row[found].tolist() == sorted(row[wrong], reverse=True)[: len(found)]
+
+
+def test_a_targeted_search_tries_each_target_on_what_is_left(make_bench, images, monkeypatch):
+    tried = []
 
     def remember(self, network, x, y, *, start, target):
-        aims.append(target.clone())
-        return torch.full((len(x),), NEVER)
+        tried.append(target.clone())
+        return torch.where(target == 0, 3, NEVER)
 
     monkeypatch.setattr(PGDAttack, "steps_to_break", remember)
-    bench = make_bench(nn.Identity(), batch_size=80)
-    logits = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    bench = make_bench(batch_size=80)
+    targets = np.arange(80)[:, None] % np.array([2, 3])
     attack = replace(bench.threat, targeted=True)
-    held = targeted_search(bench, "aimed", attack, logits, np.ones(80, bool), 9)
-    assert held.all()
-    assert len(aims) == 3
-    y = images.y.numpy()
-    for row in range(80):
-        expected = [each for each in np.argsort(-logits[row]) if each != y[row]]
-        assert [int(aim[row]) for aim in aims] == expected
+    held = search(nn.Identity(), bench, "aimed", attack, np.ones(80, bool), targets).held
+    assert tried[0].tolist() == targets[:, 0].tolist()
+    assert tried[1].tolist() == targets[targets[:, 0] != 0, 1].tolist()
+    assert (held[-1] == (targets != 0).all(axis=1)).all()
 
 
-def test_gradients_of_a_linear_network_do_not_turn(make_bench):
+def test_gradients_of_a_linear_network_do_not_turn(make_bench, images):
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    bench = make_bench(linear, images=make_bench(linear).images._replace(y=torch.zeros(80).long()))
-    vanished, cosine = gradient_health(bench, np.arange(80) < 30, nearness=0.01)
+    bench = make_bench(images=images._replace(y=torch.zeros(80).long()))
+    vanished, cosine = gradient_health(linear, bench, np.arange(80) < 30, nearness=0.01)
     assert len(vanished) == len(cosine) == 30
     assert not vanished.any()
     assert cosine == pytest.approx(np.ones(30))  # two classes: the difference of two rows, scaled
@@ -105,8 +119,8 @@ def test_denormal_gradient_has_vanished(make_bench, images):
             total = x.flatten(1).sum(dim=1)
             return torch.stack([1e-39 * total, torch.zeros_like(total)], dim=1)
 
-    bench = make_bench(Tiny(), images=images._replace(y=torch.zeros(80).long()))
-    vanished, cosine = gradient_health(bench, np.ones(80, bool), nearness=0.01)
+    bench = make_bench(images=images._replace(y=torch.zeros(80).long()))
+    vanished, cosine = gradient_health(Tiny(), bench, np.ones(80, bool), nearness=0.01)
     assert vanished.all()
     assert (cosine == 0).all()
 
@@ -119,7 +133,7 @@ def _kept():
 @pytest.fixture
 def outcome(_kept, make_bench, robust):
     if not _kept:
-        _kept["outcome"] = SUITE.run(make_bench(robust, batch_size=33, seed=1))
+        _kept["outcome"] = SUITE.run(robust, make_bench(batch_size=33, seed=1))
     return _kept["outcome"]
 
 
@@ -140,7 +154,7 @@ def test_autoattack_is_the_adapters(outcome, make_bench, robust, images):
         robust,
         images.x,
         images.y,
-        eps=make_bench(robust).threat.eps,
+        eps=make_bench().threat.eps,
         seed=1,
         batch_size=33,
         iterations=3,
@@ -151,22 +165,39 @@ def test_autoattack_is_the_adapters(outcome, make_bench, robust, images):
     assert (outcome.arrays["autoattack_y_adv"] == found.y_adv).all()
 
 
+def test_an_extra_attack_counts_for_the_worst_case(make_bench, robust, outcome):
+    @dataclass(frozen=True, kw_only=True)
+    class Oracle(Attack):
+        """Knows an adversarial image of every image that is not correct under ``best``."""
+
+        def __call__(self, model, x, y, *, start=None, generator=None):
+            assert start is None
+            return 1 - x
+
+    bench = make_bench(batch_size=33, seed=1, extra_attacks={"inverse": Oracle(eps=0.08)})
+    extended = SUITE.run(robust, bench).correct
+    assert set(extended) == METRICS | {"inverse"}
+    assert not (extended["inverse"] & ~extended["clean"]).any()
+    assert extended["inverse"].sum() < extended["clean"].sum()
+    assert (extended["worst"] == (outcome.correct["worst"] & extended["inverse"])).all()
+
+
 def test_every_setting_is_recorded(outcome):
-    settings = outcome.details["settings"]
+    settings, masking = outcome.details["settings"], outcome.details["masking"]
     assert settings["pgd_ce"]["steps"] == 5
     assert settings["pgd_ce"]["restarts"] == 2
     assert settings["pgd_margin"]["loss"] == "margin"
     assert settings["pgd_targeted"]["targeted"]
     assert settings["large_eps"]["eps"] == 0.5
     assert settings["autoattack"]["version"] == "reduced"
-    assert {sign["name"] for sign in outcome.details["masking"]["signs"]} == {
+    assert {sign.name for sign in masking.signs} == {
         "black_box", "transfer", "steps", "restarts", "large_eps", "gradient",
     }  # fmt: skip
 
 
 def test_l2(make_bench, robust):
     threat = PGDAttack(norm="l2", eps=0.5, step_size=0.13)
-    outcome = SUITE.run(make_bench(robust, threat=threat))
+    outcome = SUITE.run(robust, make_bench(threat=threat))
     assert set(outcome.correct) == METRICS
     assert outcome.details["settings"]["large_eps"]["eps"] == pytest.approx(0.5 * 192**0.5)
 
@@ -177,15 +208,13 @@ def test_network_that_returns_nan(make_bench, robust):
             return robust(x) * torch.nan
 
     with pytest.raises(ValueError, match="the model returned logits that are NaN or infinite"):
-        SUITE.run(make_bench(Broken()))
+        SUITE.run(Broken(), make_bench())
 
 
 def test_images_out_of_range(make_bench, robust, images):
-    bench = make_bench(robust, images=images._replace(x=images.x * 255))
-    with pytest.raises(
-        ValueError, match=r"x must lie in \[0, 1\] and hold no NaN, but goes from 1.5"
-    ):
-        SUITE.run(bench)
+    bench = make_bench(images=images._replace(x=images.x * 255))
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\] and hold no NaN, but goes from"):
+        SUITE.run(robust, bench)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -200,7 +229,7 @@ def test_network_without_a_gradient(make_bench, robust, frozen):
             return network((x * 255).long().float() / 255)
 
     with pytest.raises(ValueError, match="no gradient flows from the model's logits to x"):
-        SUITE.run(make_bench(Integers()))
+        SUITE.run(Integers(), make_bench())
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lrm_lightning.evaluation.tables import print_runs
-from lrm_lightning.runs.records import RunRecord
+from lrm_lightning.evaluation.tables import print_evaluations, print_matrix, print_runs
+from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord
 
 DATA = {"name": "cifar10", "official": True}
 RECORD = RunRecord(
@@ -67,3 +67,59 @@ def test_a_narrow_terminal_wraps_and_loses_nothing():
 def test_paths_are_relative_to_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert " runs/a" in printed(print_runs, [("", RECORD, tmp_path / "runs" / "a")])
+
+
+def evaluation(label, metrics, **fields):
+    network = {"name": "pgd", "label": label}
+    common = {"kind": "whitebox", "data": DATA, "n": 100, "subset": {"seed": 3}}
+    return EvaluationRecord(**common, suite="strong", network=network, metrics=metrics, **fields)
+
+
+def test_networks_are_rows_and_attacks_columns():
+    records = [
+        evaluation("a", {"clean": 0.5, "worst": 0.25}),
+        evaluation("b", {"clean": 1.0, "transfer_a": 0.75, "worst": 0.0}),
+    ]
+    lines = printed(print_evaluations, records).splitlines()
+    assert lines[1].split() == ["accuracy", "%", "clean", "transfer_a", "worst"]
+    assert [line.split() for line in lines[3:5]] == [
+        ["a", "50.0", "-", "25.0"],
+        ["b", "100.0", "75.0", "0.0"],
+    ]
+    # the interval of one half, 40.4 to 59.6
+    assert lines[-1] == "100 test images of CIFAR-10, subset seed 3; 95% within 9.6 points"
+
+
+def test_a_verdict_comes_with_the_signs_that_fired_and_what_else_was_noticed():
+    sign = {"name": "steps", "fired": True, "explanation": "accuracy fell"}
+    signs = [sign, {"name": "gradient", "fired": False, "explanation": "sound"}]
+    loss = {"count": 3, "explanation": "PGD on the margin broke 3"}
+    masking = {"verdict": "masked", "signs": signs, "loss": loss}
+    autoattack = {"flags": ["the model's output is random"]}
+    record = evaluation("a", {"clean": 0.5}, masking=masking, autoattack=autoattack)
+    text = printed(print_evaluations, [record])
+    for line in (
+        "a: gradient masked",
+        "  steps: accuracy fell",
+        "  PGD on the margin broke 3",
+        "  AutoAttack warns: the model's output is random",
+    ):
+        assert line in text.splitlines()
+    assert "sound" not in text
+
+
+def test_matrix_marks_what_is_no_black_box():
+    networks = [{"name": "pgd", "label": label} for label in ("a", "b")]
+    record = TransferRecord(
+        kind="blackbox",
+        sources=networks[:1],
+        targets=networks,
+        accuracy=[[0.25], [0.5]],
+        same_network=[[True], [False]],
+        data=DATA,
+        n=100,
+        subset={"seed": 0},
+    )
+    lines = printed(print_matrix, record).splitlines()
+    assert [line.split() for line in lines[3:5]] == [["a", "25.0*"], ["b", "50.0"]]
+    assert "a white-box number" in lines[-2]

@@ -1,79 +1,61 @@
 """The paper's suite: one trajectory, and what is read off it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from lrm_lightning.attacks import fgsm, pgd
-from lrm_lightning.evaluation.images import starts
-from lrm_lightning.evaluation.journal import Journal
-from lrm_lightning.evaluation.whitebox import PaperSuite, logit_distributions
+from lrm_lightning.attacks import fgsm
+from lrm_lightning.evaluation.cache import Cache
+from lrm_lightning.evaluation.paper import PaperSuite, logit_distributions
 
 SUITE = PaperSuite(steps=20, table=(5, 10, 20), logits_at=20, bins=10)
 
 
 @pytest.fixture(scope="module")
-def run(request):
-    """The suite's outcome for a network, once a module."""
-    outcomes = {}
-
-    def once(make_bench, network):
-        if not outcomes:
-            bench = make_bench(network, batch_size=32)
-            outcomes["bench"], outcomes["outcome"] = bench, SUITE.run(bench)
-        return outcomes["bench"], outcomes["outcome"]
-
-    return once
+def _kept():
+    return {}
 
 
 @pytest.fixture
-def outcome(run, make_bench, robust):
-    return run(make_bench, robust)[1]
+def bench(make_bench):
+    return make_bench(batch_size=32)
 
 
 @pytest.fixture
-def bench(run, make_bench, robust):
-    return run(make_bench, robust)[0]
+def outcome(_kept, bench, robust):
+    if not _kept:
+        _kept["outcome"] = SUITE.run(robust, bench)
+    return _kept["outcome"]
 
 
-def predictions(bench, attack):
+def predictions(bench, network, attack):
     """Predictions on the images that ``attack(x, y, start)`` makes, in the suite's batches."""
     found = []
     for begin in range(0, 80, 32):
         places = np.arange(begin, min(begin + 32, 80))
         x, y = bench.images.rows(places)
-        start = starts(bench.threat, bench.images, places, bench.seed, "paper")
         with torch.no_grad():
-            found.append(bench.network(attack(x, y, start)).argmax(dim=1))
+            x_adv = attack(x, y, bench.starts(bench.threat, places, "paper"))
+            found.append(network(x_adv).argmax(dim=1))
     return torch.cat(found)
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])
-def test_accuracy_equals_a_separate_run_with_the_same_start(bench, outcome, steps):
-    threat = bench.threat
-
-    def attack(x, y, start):
-        return pgd(
-            bench.network,
-            x,
-            y,
-            eps=threat.eps,
-            step_size=threat.step_size,
-            steps=steps,
-            start=start,
-        )
-
-    expected = (predictions(bench, attack) == bench.images.y).numpy()
+def test_accuracy_equals_a_separate_run_with_the_same_start(bench, robust, outcome, steps):
+    attack = replace(bench.threat, steps=steps)
+    found = predictions(bench, robust, lambda x, y, start: attack(robust, x, y, start=start))
+    expected = (found == bench.images.y).numpy()
     assert (outcome.correct[f"pgd{steps}"] == expected).all()
     assert outcome.details["curve"]["accuracy"][steps] == expected.mean()
 
 
-def test_clean_and_fgsm_equal_separate_runs(bench, outcome):
-    clean = predictions(bench, lambda x, y, start: x) == bench.images.y
-    attacked = predictions(
-        bench, lambda x, y, start: fgsm(bench.network, x, y, eps=bench.threat.eps)
-    )
-    assert (outcome.correct["clean"] == clean.numpy()).all()
+def test_clean_and_fgsm_equal_separate_runs(bench, robust, outcome):
+    eps = bench.threat.eps
+    clean = predictions(bench, robust, lambda x, y, start: x)
+    attacked = predictions(bench, robust, lambda x, y, start: fgsm(robust, x, y, eps=eps))
+    assert (outcome.correct["clean"] == (clean == bench.images.y).numpy()).all()
     assert (outcome.correct["fgsm"] == (attacked == bench.images.y).numpy()).all()
 
 
@@ -84,7 +66,7 @@ def test_curve_is_every_step(outcome):
     assert curve["accuracy"][0] > curve["accuracy"][20]
 
 
-def test_gallery_holds_the_attacked_images(bench, outcome):
+def test_gallery_holds_the_attacked_images(bench, robust, outcome):
     arrays, listed = outcome.arrays, outcome.details["gallery"]
     x, y = bench.images.rows(bench.images.shown)
     assert arrays["gallery_x"].dtype == np.uint8
@@ -93,7 +75,7 @@ def test_gallery_holds_the_attacked_images(bench, outcome):
     assert 0 < delta.max() <= bench.threat.eps + 1e-6
     with torch.no_grad():
         clean, adversarial = (
-            bench.network(each).argmax(dim=1).tolist()
+            robust(each).argmax(dim=1).tolist()
             for each in (x, torch.from_numpy(arrays["gallery_x_adv"]))
         )
     assert [each["clean"] for each in listed] == clean
@@ -103,7 +85,7 @@ def test_gallery_holds_the_attacked_images(bench, outcome):
 
 
 def test_batch_size_does_not_move_the_starts(make_bench, robust, outcome):
-    other = SUITE.run(make_bench(robust, batch_size=80))
+    other = SUITE.run(robust, make_bench(batch_size=80))
     for name, correct in outcome.correct.items():
         assert (correct == other.correct[name]).mean() > 0.98, name
 
@@ -136,16 +118,29 @@ def test_constant_logits_have_a_histogram():
 
 def test_pieces_are_computed_once(make_bench, robust, tmp_path, monkeypatch):
     small = PaperSuite(steps=2, table=(1, 2), logits_at=2)
-    first = small.run(make_bench(robust, journal=Journal(tmp_path / "pieces", {"a": 1})))
+
+    def run(identity):
+        return small.run(robust, make_bench(cache=Cache(tmp_path, identity)))
+
+    first = run({"a": 1})
 
     def fail(*arguments, **settings):
         raise AssertionError("attacked again")
 
     monkeypatch.setattr(PaperSuite, "_trajectory", fail)
-    again = small.run(make_bench(robust, journal=Journal(tmp_path / "pieces", {"a": 1})))
-    assert again.details == first.details
+    assert run({"a": 1}).details == first.details
     with pytest.raises(AssertionError, match="attacked again"):
-        small.run(make_bench(robust, journal=Journal(tmp_path / "pieces", {"a": 2})))
+        run({"a": 2})
+
+
+def test_an_extra_attack_stands_beside_the_table(make_bench, robust, bench, outcome):
+    # The suite's own PGD with a start of its own, of every image.
+    attack = replace(bench.threat, steps=20)
+    extended = SUITE.run(robust, make_bench(batch_size=32, extra_attacks={"mine": attack}))
+    assert list(extended.correct) == [*outcome.correct, "mine"]
+    for name, correct in outcome.correct.items():
+        assert (extended.correct[name] == correct).all()
+    assert (extended.correct["mine"] == outcome.correct["pgd20"]).mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -12,9 +13,9 @@ from pyautoattack import AutoAttack
 
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluate import evaluate
-from lrm_lightning.evaluation.images import pick
-from lrm_lightning.evaluation.journal import Journal
+from lrm_lightning.evaluation.bench import pick
+from lrm_lightning.evaluation.cache import Cache
+from lrm_lightning.evaluation.tables import print_evaluations
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.networks import load_model
 
@@ -78,27 +79,35 @@ def test_paper_suite_leaves_a_record(processes, make_run, read):
     ] == []
 
 
-def test_what_is_recorded_is_not_done_again(composed, make_run, read, monkeypatch, capsys):
+def test_what_is_recorded_is_not_done_again(evaluated, make_run, read, monkeypatch, capsys):
     folder = make_run()
-    cfg = composed("evaluate", f"runs=[{folder}]", *PAPER)
-    (first,) = evaluate(cfg)
-    before = (folder / "evaluations" / "paper.json").stat().st_mtime_ns
-    (again,) = evaluate(cfg)
+    path = folder / "evaluations" / "paper.json"
+    (first,) = evaluated(f"runs=[{folder}]", *PAPER)
+    before = path.stat().st_mtime_ns
+    (again,) = evaluated(f"runs=[{folder}]", *PAPER)
     assert "already evaluated" in capsys.readouterr().out
-    assert (folder / "evaluations" / "paper.json").stat().st_mtime_ns == before
+    assert path.stat().st_mtime_ns == before
     assert again == first
-    (other,) = evaluate(composed("evaluate", f"runs=[{folder}]", *PAPER, "seed=1"))
-    assert other["subset"]["seed"] == 1
-    assert read(folder, "paper")[0]["evaluation_id"] != first["evaluation_id"]
-    monkeypatch.setattr("lrm_lightning.evaluate.suite_record.finished", None)
-    (anew,) = evaluate(composed("evaluate", f"runs=[{folder}]", *PAPER, "rerun=true"))
-    assert anew["metrics"] == first["metrics"]
+    (other,) = evaluated(f"runs=[{folder}]", *PAPER, "seed=1")
+    assert other.subset.seed == 1
+    assert read(folder, "paper")[0]["evaluation_id"] != first.evaluation_id
+    (third,) = evaluated(f"runs=[{folder}]", *PAPER)
+    assert third.metrics == first.metrics
+    capsys.readouterr()
+    (anew,) = evaluated(f"runs=[{folder}]", *PAPER, "rerun=true")
+    assert "already evaluated" not in capsys.readouterr().out
+    assert anew.metrics == first.metrics
+    (folder / "evaluations" / "paper.npz").unlink()
+    assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
+    path.write_text("{")
+    assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
+    assert path.with_suffix(".npz").exists()
 
 
-def test_autoattack_is_the_official_code_bit_for_bit(composed, make_run, read, quick, caplog):
+def test_autoattack_is_the_official_code_bit_for_bit(evaluated, make_run, read, quick, caplog):
     folder = make_run()
     # weak enough to leave something for every attack
-    evaluate(composed("evaluate", f"runs=[{folder}]", *quick, "attack.eps=0.005", "seed=3"))
+    evaluated(f"runs=[{folder}]", *quick, "attack.eps=0.005", "seed=3")
     record, arrays = read(folder, "strong")
 
     datamodule = DigitsDataModule()
@@ -135,7 +144,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(
     for moment in moments:
         process = processes.start(*arguments).process
         deadline = time.monotonic() + 120
-        while len(list(pieces.glob("*.npz"))) < moment and process.is_alive():
+        while len(list(pieces.rglob("*.npz"))) < moment and process.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(generator.uniform(0, 0.02))
@@ -148,45 +157,129 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(
     assert not pieces.exists()
 
 
-def test_sources_are_other_networks(composed, make_run, quick):
+def test_sources_are_other_networks(evaluated, make_run, quick):
     one, other = make_run("a-1"), make_run("b-2", scale=0.5)
-    (record,) = evaluate(composed("evaluate", f"runs=[{one}]", f"sources=[{one},{other}]", *quick))
-    assert "transfer_b-2" in record["metrics"]
-    assert "transfer_a-1" not in record["metrics"]
-    assert record["settings"]["transfer"]["sources"] == ["b-2"]
+    (record,) = evaluated(f"runs=[{one}]", f"sources=[{one},{other}]", *quick)
+    assert "transfer_b-2" in record.metrics
+    assert "transfer_a-1" not in record.metrics
+    assert record.settings["transfer"]["sources"] == ["b-2"]
 
 
-def test_a_source_more_repeats_no_other_attack(composed, make_run, quick, monkeypatch):
+ATTACK = """
+from dataclasses import dataclass
+import torch
+from lrm_lightning.attacks import Attack
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Attack):
+    draws: int = 1
+
+    def draw_noise(self, shape, *, generator=None, device="cpu"):
+        return self.threat.draw(shape, generator=generator, device=device)[None]
+
+    def __call__(self, model, x, y, *, start=None, generator=None):
+        return (start[0] + 1e-3 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+
+class Other:
+    pass
+"""
+MINE = "extra_attacks.mine"
+
+
+@pytest.fixture
+def own_attack(tmp_path, monkeypatch):
+    """A folder of somebody's with an attack, and what makes ``evaluate`` use it."""
+    (tmp_path / "conf" / "attack").mkdir(parents=True)
+    mine = tmp_path / "conf" / "attack" / "mine.yaml"
+    mine.write_text("_target_: somebodys_attack.Noise\nnorm: linf\neps: 0.1\n")
+    (tmp_path / "somebodys_attack.py").write_text(ATTACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebodys_attack", raising=False)
+    return f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"+attack@{MINE}=mine"
+
+
+def test_more_of_what_is_tried_repeats_no_other_attack(
+    evaluated, make_run, quick, monkeypatch, own_attack
+):
     one, other = make_run("a-1"), make_run("b-2", scale=0.5)
+    fixed = (f"runs=[{one}]", *quick, "attack.eps=0.005")
     with monkeypatch.context() as killed_at_the_end:
-        killed_at_the_end.setattr(Journal, "remove", lambda self: None)
-        evaluate(composed("evaluate", f"runs=[{one}]", *quick, "attack.eps=0.005"))
+        killed_at_the_end.setattr(Cache, "remove", lambda self: None)
+        (first,) = evaluated(*fixed)
     computed = []
-    once = Journal.once
+    once = Cache.once
 
     def counted(self, name, compute):
         piece = once(self, name, compute)
         computed.extend([name] if self.computed else [])
         return piece
 
-    monkeypatch.setattr(Journal, "once", counted)
-    (record,) = evaluate(
-        composed("evaluate", f"runs=[{one}]", f"sources=[{other}]", *quick, "attack.eps=0.005")
+    monkeypatch.setattr(Cache, "once", counted)
+    (record,) = evaluated(*fixed, f"sources=[{other}]", *own_attack, f"{MINE}.eps=0.005")
+    assert set(record.metrics) == set(first.metrics) | {"transfer_b-2", "mine"}
+    assert {name.split()[0] for name in computed} == {"transfer", "mine"}
+
+
+@pytest.mark.parametrize("suite", ["paper", "strong"])
+def test_an_attack_from_outside(evaluated, make_run, quick, read, own_attack, suite):
+    folder = make_run()
+    fixed = (f"runs=[{folder}]", *(PAPER if suite == "paper" else quick))
+    (without,) = evaluated(*fixed)
+    (record,) = evaluated(*fixed, *own_attack)
+    assert record.evaluation_id != without.evaluation_id
+    assert set(record.metrics) == set(without.metrics) | {"mine"}
+    assert all(record.metrics[name] <= without.metrics[name] for name in without.metrics)
+    assert record.metrics["mine"] < record.metrics["clean"]
+    settings = {"_target_": "somebodys_attack.Noise", "norm": "linf", "eps": 0.1, "draws": 1}
+    assert record.settings["mine"] == settings
+    arrays = read(folder, suite)[1]
+    assert arrays["mine"].mean() == record.metrics["mine"]
+    (again,) = evaluated(*fixed, *own_attack, "rerun=true")
+    assert again.metrics == record.metrics
+    (other,) = evaluated(*fixed, *own_attack, f"+{MINE}.draws=2")
+    assert other.evaluation_id != record.evaluation_id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{MINE}.eps=0.2"], r"mine is of .*eps=0\.2.* is evaluated under .*eps=0\.1"),
+        ([f"+{MINE}.strength=3"], r"extra_attacks\.mine: .*'strength'"),
+        ([f"{MINE}.norm=l7"], r"extra_attacks\.mine: norm='l7' is unknown"),
+        ([f"{MINE}._target_=somebodys_attack.Other"], "unexpected|takes no arguments"),
+        ([f"{MINE}._target_=somebodys_attack.None_"], r"extra_attacks\.mine: .*None_"),
+        ([f"{MINE}._target_=nowhere_at_all.Noise"], "No module named 'nowhere_at_all'"),
+        (["+attack@extra_attacks.pgd20=mine"], "use this name themselves"),
+        (["+extra_attacks.empty=3"], r"extra_attacks\.empty: "),
+        (["+extra_attacks.odd={_target_: builtins.dict}"], "is a dict, not a lrm_lightning"),
+    ],
+)
+def test_wrong_extra_attack(evaluated, make_run, own_attack, overrides, message):
+    with pytest.raises(UserError, match=message):
+        evaluated(f"runs=[{make_run()}]", *PAPER, *own_attack, *overrides)
+
+
+def test_an_attack_that_a_run_names_is_never_built(evaluated, make_run, own_attack):
+    folder = make_run()
+    config = folder / "config.yaml"
+    config.write_text(
+        config.read_text().replace("norm: linf", "_target_: os.mkdir\n    norm: linf")
     )
-    assert "transfer_b-2" in record["metrics"]
-    assert computed
-    assert all(name.startswith("transfer-") for name in computed)
+    assert "os.mkdir" in config.read_text()
+    (record,) = evaluated(f"runs=[{folder}]", *PAPER)
+    assert record.attack["eps"] == 0.1
 
 
-def test_scaled_logits_are_called_masked(composed, make_run, quick, capsys):
+def test_scaled_logits_are_called_masked(evaluated, make_run, quick, capsys):
     folder = make_run(scale=1e4)
-    (record,) = evaluate(composed("evaluate", f"runs=[{folder}]", *quick))
-    assert record["masking"]["verdict"] == "masked"
-    (sign,) = [each for each in record["masking"]["signs"] if each["name"] == "gradient"]
-    assert sign["fired"]
+    (record,) = evaluated(f"runs=[{folder}]", *quick)
+    assert record.masking.verdict == "masked"
+    (sign,) = [each for each in record.masking.signs if each.name == "gradient"]
+    assert sign.fired
+    print_evaluations([record])
     printed = capsys.readouterr().out
     assert f"{folder.name}: gradient masked" in printed
-    assert sign["explanation"] in printed
+    assert sign.explanation in printed
 
 
 NETWORKS = """
@@ -259,7 +352,6 @@ def test_mistakes_are_one_line(processes, make_run):
         ("checkpoint=best", "best.ckpt is missing"),
     ],
 )
-def test_wrong_values(composed, make_run, override, message):
-    cfg = composed("evaluate", f"runs=[{make_run()}]", override)
+def test_wrong_values(evaluated, make_run, override, message):
     with pytest.raises(UserError, match=message):
-        evaluate(cfg)
+        evaluated(f"runs=[{make_run()}]", override)

@@ -1,0 +1,123 @@
+"""A long evaluation: its finished pieces on disk, and what a person sees of it meanwhile."""
+
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.files import write_arrays
+from lrm_lightning.runs.identity import hashed
+
+SECONDS = "wall_s"
+EVERY_S = 10.0
+
+Piece = dict[str, np.ndarray]
+
+
+class Cache:
+    """Computes each named piece once: killed anywhere, an evaluation goes on where it was.
+
+    A piece is written in one step, so there is never half of one. Pieces must be asked for in an
+    order that depends on earlier pieces alone; then an interrupted evaluation ends like an
+    undisturbed one. Evaluations of another identity have pieces of their own beside these.
+
+    Args:
+        folder: Where pieces are kept; ``None`` keeps nothing.
+        identity: What determines the pieces, as JSON.
+
+    Attributes:
+        computed: Whether the last piece was computed, and not read.
+        wall_s: Seconds that all pieces so far took, those before an interruption included.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, identity: Mapping[str, Any] | None = None
+    ) -> None:
+        self._folder = folder and folder / hashed(identity or {})[:16]
+        self.computed = False
+        self.wall_s = 0.0
+
+    def once(self, name: str, compute: Callable[[], Piece]) -> Piece:
+        """Arrays by name: what ``compute()`` returns, or returned before an interruption.
+
+        Raises:
+            UserError: If the piece can't be written.
+        """
+        path = self._folder and self._folder / f"{hashed(name)[:16]}.npz"
+        piece = path and _read(path)
+        self.computed = piece is None
+        if piece is None:
+            begin = time.monotonic()
+            piece = compute()
+            seconds = np.array(time.monotonic() - begin)
+            if path is not None:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise UserError(f"cannot write {path}: {error.strerror}") from error
+                write_arrays(path, piece | {SECONDS: seconds})
+        else:
+            seconds = piece.pop(SECONDS)
+        self.wall_s += float(seconds)
+        return piece
+
+    def remove(self) -> None:
+        """Forget these pieces: the evaluation is finished and recorded."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):  # not there, or other evaluations have pieces
+                self._folder.parent.rmdir()
+
+
+def _read(path: Path) -> Piece | None:
+    """The piece at ``path``; ``None`` if there is none, or a crash of the machine damaged it."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            return dict(saved)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+class Progress:
+    """Prints a line at most every ten seconds: where it is, how long the stage will still take.
+
+    Args:
+        title: What every line begins with; nothing is printed without one.
+        cache: Knows which batches were computed; the others took no time.
+    """
+
+    def __init__(self, title: str = "", cache: Cache | None = None) -> None:
+        self._title, self._cache, self._printed = title, cache or Cache(), -EVERY_S
+        self._images = self._computed = 0
+        self._seconds = self._since = 0.0
+
+    def __call__(self, stage: str, images: int, of: int) -> None:
+        """So many more ``images`` of the stage's are done; none: the stage begins."""
+        before, self._since = self._since, time.monotonic()
+        if not images:
+            self._images, self._computed, self._seconds = 0, 0, 0.0
+        elif self._cache.computed:
+            self._computed += images
+            self._seconds += self._since - before
+        self._images += images
+        if self._title and self._since - self._printed >= EVERY_S:
+            self._printed, left = self._since, ""
+            if self._computed:
+                seconds = (of - self._images) * self._seconds / self._computed
+                left = f", about {duration(seconds)} of it left"
+            told = f"{self._title}: {stage} {self._images}/{of} images{left}"
+            print(told, flush=True)  # noqa: T201  (a person reads it)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

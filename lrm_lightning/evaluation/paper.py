@@ -1,0 +1,146 @@
+"""The paper's white-box evaluation: Table 1, the curve of section 5.3, logits of Fig. 1 and 2."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrm_lightning.checks import check_integer
+from lrm_lightning.diagnostics import LogitStatistics
+from lrm_lightning.evaluation.bench import Bench, Outcome, Suite, predict
+from lrm_lightning.evaluation.cache import Piece
+
+# What a record says of each image that is shown.
+GALLERY = ("index", "y", "clean", "adversarial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperSuite(Suite):
+    """Natural, FGSM, PGD-k and the accuracy after every step, all from one trajectory an image.
+
+    PGD-k is the last iterate of k steps from one random start, as the paper reports it, of every
+    image, the misclassified ones included.
+
+    Attributes:
+        steps: Length of the trajectory.
+        table: The k that are metrics.
+        logits_at: The k whose images are the adversarial ones of the logits and the gallery.
+        bins: Bins of the logits' histograms.
+
+    Raises:
+        ValueError: If a setting is out of range.
+
+    References:
+        Summers & Dinneen, sections 5.1 to 5.3.
+    """
+
+    name: ClassVar[str] = "paper"
+    steps: int = 200
+    table: Sequence[int] = (5, 10, 20, 200)
+    logits_at: int = 20
+    bins: int = 100
+
+    def __post_init__(self) -> None:
+        check_integer("steps", self.steps, low=1)
+        check_integer("bins", self.bins, low=2)
+        if isinstance(self.table, (int, str)) or not self.table:
+            raise ValueError(
+                f"table={self.table!r} must be a list of step counts, e.g. [5, 10, 20]"
+            )
+        for name, step in [("logits_at", self.logits_at), *(("table", k) for k in self.table)]:
+            check_integer(name, step, low=1)
+            if step > self.steps:
+                raise ValueError(f"{name}={step} must be at most steps={self.steps}")
+
+    def run(self, network: nn.Module, bench: Bench) -> Outcome:
+        n, table = len(bench.images.y), sorted(set(self.table))
+        classes = predict(network, bench.images.x[:1]).shape[1]
+        blank = {
+            "clean": np.zeros((n, classes), np.float32),
+            "adversarial": np.zeros((n, classes), np.float32),
+            "fgsm": np.zeros(n, bool),
+            "pgd": np.zeros((n, self.steps + 1), bool),
+        }
+        results = bench.fill(
+            "trajectory", np.arange(n), lambda batch: self._trajectory(network, bench, batch), blank
+        )
+        correct = {
+            "clean": results["clean"].argmax(axis=1) == bench.images.y.cpu().numpy(),
+            "fgsm": results["fgsm"],
+            **{f"pgd{step}": results["pgd"][:, step] for step in table},
+            **bench.left_by_extras(network, np.ones(n, bool)),
+        }
+        logits = {kind: results[kind] for kind in ("clean", "adversarial")}
+        steps, accuracy = list(range(self.steps + 1)), results["pgd"].mean(axis=0).tolist()
+        shown = self._gallery(network, bench)
+        listed = zip(*(shown[f"gallery_{name}"].tolist() for name in GALLERY), strict=True)
+        details = {
+            "attack": bench.threat.as_dict() | {"steps": table},
+            "curve": {"steps": steps, "accuracy": accuracy},
+            "logits": logit_distributions(logits, bins=self.bins),
+            "gallery": [dict(zip(GALLERY, row, strict=True)) for row in listed],
+        }
+        return Outcome(correct, details, shown)
+
+    def _trajectory(self, network: nn.Module, bench: Bench, places: np.ndarray) -> Piece:
+        x, y = bench.images.rows(places)
+        start = bench.starts(bench.threat, places, "paper")
+        path = bench.threat.trajectory(
+            network, x, y, range(self.steps + 1), start=start, keep_images=False
+        )
+        verdicts = [iterate.logits.argmax(dim=1) == y for iterate in path.iterates.values()]
+        return {
+            "clean": path.logits.cpu().numpy(),
+            "adversarial": path.iterates[self.logits_at].logits.cpu().numpy(),
+            "fgsm": (path.fgsm.logits.argmax(dim=1) == y).cpu().numpy(),
+            "pgd": torch.stack(verdicts, dim=1).cpu().numpy(),
+        }
+
+    def _gallery(self, network: nn.Module, bench: Bench) -> dict[str, np.ndarray]:
+        """A few images, attacked again with the same starts, this time to be looked at."""
+        shown = bench.images.shown
+        x, y = bench.images.rows(shown)
+        start = bench.starts(bench.threat, shown, "paper")
+        path = bench.threat.trajectory(network, x, y, [self.logits_at], start=start)
+        last = path.iterates[self.logits_at]
+        assert last.x_adv is not None
+        return {
+            "gallery_index": bench.images.index[shown],
+            "gallery_y": y.cpu().numpy(),
+            "gallery_clean": path.logits.argmax(dim=1).cpu().numpy(),
+            "gallery_adversarial": last.logits.argmax(dim=1).cpu().numpy(),
+            "gallery_x": x.mul(255).round().to(torch.uint8).cpu().numpy(),
+            "gallery_x_adv": last.x_adv.cpu().numpy(),
+        }
+
+
+def logit_distributions(logits: Mapping[str, np.ndarray], *, bins: int) -> dict[str, Any]:
+    """Histograms of all logits over the same bins, with their size.
+
+    Args:
+        logits: Kind to logits, shape ``(n, C)``.
+        bins: Number of bins, of equal width.
+
+    Returns:
+        Kind to the fields of a :class:`~lrm_lightning.runs.records.Histogram`.
+
+    References:
+        Summers & Dinneen, Fig. 1 left and Fig. 2 right.
+    """
+    low = min(float(each.min()) for each in logits.values())
+    high = max(float(each.max()) for each in logits.values())
+    edges = np.histogram_bin_edges(np.array([low, high]), bins=bins)
+    described = {}
+    for kind, values in logits.items():
+        statistics = LogitStatistics()
+        statistics.update(torch.from_numpy(values))
+        counts, _ = np.histogram(values.astype(np.float64), bins=edges)
+        described[kind] = {
+            **{name: float(value) for name, value in statistics.compute().items()},
+            "edges": edges.tolist(),
+            "counts": counts.tolist(),
+        }
+    return described

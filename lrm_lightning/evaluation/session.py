@@ -1,0 +1,206 @@
+"""What ``evaluate`` and ``transfer`` share: networks, data, threat model, making a record."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from lrm_lightning.attacks import PGDAttack, ThreatModel
+from lrm_lightning.attacks.context import exact_arithmetic
+from lrm_lightning.checks import check_choice, check_flag, check_integer
+from lrm_lightning.data import ImageDataModule
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.bench import Bench, Images, pick, predict
+from lrm_lightning.evaluation.cache import Cache, Progress
+from lrm_lightning.runs import provenance
+from lrm_lightning.runs.files import write_arrays
+from lrm_lightning.runs.identity import conf_dir, hashed
+from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run, own_class
+from lrm_lightning.runs.records import (
+    SCHEMA,
+    EvaluationRecord,
+    TransferRecord,
+    read_record,
+    write_record,
+)
+
+# Where the data are; what else a DataModule takes concerns training.
+WHERE = ("root", "require_official", "download")
+
+R = TypeVar("R", EvaluationRecord, TransferRecord)
+# What an evaluation found: the record's own fields, and arrays for the file of verdicts.
+Found = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+@contextmanager
+def as_user_error(
+    prefix: str = "", kinds: tuple[type[Exception], ...] = (ValueError, TypeError)
+) -> Iterator[None]:
+    """Exceptions of these kinds, and a full GPU, become a :class:`UserError` behind ``prefix``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UserError("out of GPU memory: lower batch_size") from error
+    except kinds as error:
+        what = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{prefix}{what}") from error
+
+
+class Session:
+    """One command's settings, and what is made of them.
+
+    Args:
+        given: The composed configuration, ``conf/evaluate.yaml`` or ``conf/transfer.yaml``.
+
+    Raises:
+        UserError: Here and from every method, for whatever the user can mend.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+        with as_user_error():
+            check_flag("rerun", given["rerun"])
+            check_integer("seed", given["seed"], low=0)
+            check_integer("batch_size", given["batch_size"], low=1)
+        self.device = choose_device(given["device"])
+        self._loaded: dict[str, ImageDataModule] = {}
+
+    def networks(self, key: str, checkpoint: str | None = None) -> list[TrainedNetwork]:
+        """The runs and exports that the setting ``key`` names."""
+        return [load_run(path, checkpoint) for path in finished_runs(self.given[key], key=key)]
+
+    def threat(self, networks: Sequence[TrainedNetwork]) -> PGDAttack:
+        """PGD of the threat model: as the networks were trained unless told otherwise."""
+        threats = {threat_model(each.config, self.given["attack"]) for each in networks}
+        if len(threats) > 1:
+            choose = "choose one with attack.norm=... and attack.eps=..."
+            raise UserError(f"the runs were trained against different attacks; {choose}")
+        return threats.pop()
+
+    def data(self, networks: Sequence[TrainedNetwork]) -> tuple[ImageDataModule, Images]:
+        """The networks' data and the images that are attacked; every network is tried on two."""
+        settings, *others = (data_settings(each.config, self.given["data"]) for each in networks)
+        if any(each["_target_"] != settings["_target_"] for each in others):
+            choose = "choose one with data.name=..."
+            raise UserError(f"the runs were trained on different data; {choose}")
+        data = self._loaded.get(str(settings)) or load_data(settings)
+        self._loaded[str(settings)] = data
+        subset = {key: self.given[key] for key in ("n_images", "seed")}
+        with as_user_error():
+            images = pick(data.test_dataloader().split, **subset, device=self.device)
+        for each in networks:  # its forward is anybody's code
+            with exact_arithmetic(), as_user_error(f"{each.about.label}: ", (Exception,)):
+                predict(each.module.to(self.device), images.x[:2], classes=data.num_classes)
+        return data, images
+
+    def record(
+        self,
+        path: Path,
+        kind: type[R],
+        networks: Sequence[TrainedNetwork],
+        threat: PGDAttack,
+        title: str,
+        pieces: Mapping[str, Any],
+        more: Mapping[str, Any],
+        make: Callable[[Bench], Found],
+    ) -> R:
+        """The record at ``path``: what lies there if it is of this very evaluation, else made.
+
+        Verdicts lie beside it, and the cache until it is written. Besides images and settings,
+        ``pieces`` determine each piece of the evaluation and ``more`` the whole, as JSON.
+        """
+        data, images = self.data(networks)
+        common = {key: self.given[key] for key in ("seed", "batch_size")}
+        common |= {"schema": SCHEMA, "data": data.fingerprint, "n": len(images.y)}
+        cache = Cache(path.with_suffix(".progress"), {**common, **pieces})
+        evaluation_id = hashed({**common, **pieces, **more})[:8]
+        record = None if self.given["rerun"] else _finished(path, kind, evaluation_id)
+        if record is not None:
+            print(f"already evaluated (rerun=true does it again): {path}")  # noqa: T201
+        else:
+            seed, size, progress = common["seed"], common["batch_size"], Progress(title, cache)
+            with exact_arithmetic():
+                fields, arrays = make(Bench(images, threat, seed, size, cache, progress))
+            fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
+            fields |= {"subset": {key: self.given[key] for key in ("seed", "n_images")}}
+            fields |= {"data": data.provenance(), "n": len(images.y)}
+            fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
+            record = kind(**fields)
+            write_arrays(path.with_suffix(".npz"), {"index": images.index} | arrays)
+            write_record(path, record)  # last: its presence says that the evaluation is finished
+        cache.remove()
+        return record
+
+
+def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAttack:
+    """PGD, with the paper's random start, of the threat model that a network is evaluated under.
+
+    What is not ``given`` is as in the configuration of its training or, for a network not trained
+    here, the paper's. The step is the paper's for the radius, 0.26 eps.
+    """
+    known = {"norm": PGDAttack.norm, "eps": PGDAttack.eps} | (trained.get("attack") or {})
+    told = {key: value for key, value in given.items() if value is not None}
+    norm, eps = (told.get(key, known[key]) for key in ("norm", "eps"))
+    with as_user_error("attack."):
+        step_size = ThreatModel(norm, eps).step_size
+        return PGDAttack(**{"norm": norm, "eps": eps, "step_size": step_size} | told)
+
+
+def data_settings(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Class of the data, as ``_target_``, and where they are.
+
+    What is not ``given`` is as in the configuration of its training or, for a network not trained
+    here, CIFAR-10's.
+    """
+    data = dict(trained.get("data") or {})
+    name = str(given.get("name") or data.get("name", "cifar10"))
+    shipped = {path.stem: path for path in (conf_dir() / "data").glob("*.yaml")}
+    settings = dict(OmegaConf.load(shipped[name])) if name in shipped else {}
+    if name == data.get("name"):
+        settings |= data  # an export keeps no paths
+    if not settings:
+        raise UserError(f"data.name={name} is unknown; choose one of: {', '.join(sorted(shipped))}")
+    told = {key: value for key, value in given.items() if value is not None}
+    return {key: {**settings, **told}[key] for key in ("_target_", *WHERE) if key in settings}
+
+
+def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
+    """The DataModule of :func:`data_settings`, its data read."""
+    where = dict(settings)
+    target = where.pop("_target_")
+    # A run directory may come from anybody, so it names data of ours or they are refused.
+    found: Any = own_class(target, "data", ImageDataModule)
+    if found is None:
+        raise UserError(f"data {target} are not this package's; choose others with data.name=...")
+    with as_user_error("data."):
+        datamodule = found(**where)
+    datamodule.setup()
+    return datamodule
+
+
+def choose_device(name: str) -> torch.device:
+    """``cpu``, ``cuda``, or ``auto``: a GPU if there is one."""
+    with as_user_error():
+        check_choice("device", name, ("auto", "cpu", "cuda"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that is too old
+        available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device=cuda: torch finds no GPU here; use device=cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _finished(path: Path, kind: type[R], evaluation_id: str) -> R | None:
+    try:
+        record = read_record(path, kind)
+    except (FileNotFoundError, UserError):  # damaged: it is made anew
+        return None
+    same = record.evaluation_id == evaluation_id and path.with_suffix(".npz").exists()
+    return record if same else None

@@ -1,0 +1,109 @@
+"""The paper's black-box evaluation: examples made on one network, scored on another (Table 2)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lrm_lightning.checks import check_integer
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.bench import Bench, correct_on
+from lrm_lightning.evaluation.cache import Piece
+from lrm_lightning.evaluation.session import Found, Session, as_user_error
+from lrm_lightning.runs.directory import TRANSFER
+from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.records import TransferRecord
+
+
+def transfer_matrix(
+    bench: Bench, sources: Mapping[str, nn.Module], targets: Sequence[nn.Module]
+) -> np.ndarray:
+    """Which images each target classifies correctly, attacked on each source.
+
+    Each source's examples are made once and shown to every target; all images are attacked, whether
+    the source classifies them correctly or not. Random starts are the same on every source.
+
+    Args:
+        bench: Images, and the whole attack as its threat; the paper's is PGD with 10 steps.
+        sources: Networks by name; every source is a stage.
+        targets: Networks.
+
+    Returns:
+        Verdicts, bool ``(targets, sources, n)``.
+
+    Raises:
+        ValueError: If a network returns something else than finite logits.
+
+    References:
+        Summers & Dinneen, Table 2.
+    """
+
+    def column(stage: str, source: nn.Module) -> np.ndarray:
+        def compute(places: np.ndarray) -> Piece:
+            x, y = bench.images.rows(places)
+            x_adv = bench.threat(source, x, y, start=bench.starts(bench.threat, places, "blackbox"))
+            return {"correct": np.stack([correct_on(each, x_adv, y) for each in targets], axis=1)}
+
+        n = len(bench.images.y)
+        blank = {"correct": np.zeros((n, len(targets)), bool)}
+        return bench.fill(stage, np.arange(n), compute, blank)["correct"].T
+
+    return np.stack([column(name, source) for name, source in sources.items()], axis=1)
+
+
+def transfer(given: Mapping[str, Any]) -> TransferRecord:
+    """Make each source's examples once, score them on every target, and record the matrix.
+
+    Args:
+        given: The composed configuration, ``conf/transfer.yaml``.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: For whatever the user can mend.
+    """
+    session = Session(given)
+    with as_user_error():
+        check_integer("steps", given["steps"], low=1)
+    networks = {key: session.networks(key, given["checkpoint"]) for key in ("sources", "targets")}
+    for key, found in networks.items():
+        if not found:
+            raise UserError(f"no {key}: give {key}=[run directory, ...]")
+    sources, targets = networks.values()
+    attack = replace(session.threat([*sources, *targets]), steps=given["steps"])
+    pieces = {
+        **{k: [[n.about.label, n.about.weights_sha256] for n in v] for k, v in networks.items()},
+        "attack": attack.as_dict(),
+    }
+
+    def make(bench: Bench) -> Found:
+        stages = {
+            f"source {place} of {len(sources)}, {each.about.label}": each.module
+            for place, each in enumerate(sources, start=1)
+        }
+        with as_user_error():
+            correct = transfer_matrix(bench, stages, [each.module for each in targets])
+        n = correct.shape[2]
+        fields = {
+            "kind": "blackbox",
+            "sources": [each.about for each in sources],
+            "targets": [each.about for each in targets],
+            "attack": attack.as_dict(),
+            "accuracy": correct.mean(axis=2).tolist(),
+            "intervals": [
+                [wilson_interval(int(count), n) for count in row] for row in correct.sum(axis=2)
+            ],
+            "same_network": [
+                [source.about.weights_sha256 == target.about.weights_sha256 for source in sources]
+                for target in targets
+            ],
+        }
+        return fields, {"correct": correct}
+
+    path = Path(given["out"]) / TRANSFER
+    everyone = [*sources, *targets]
+    return session.record(path, TransferRecord, everyone, attack, "transfer", pieces, {}, make)

@@ -1,0 +1,116 @@
+"""Pieces are computed once, whatever happens in between; progress and its estimate."""
+
+import numpy as np
+import pytest
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation import cache
+from lrm_lightning.evaluation.cache import Cache, Progress, duration
+
+
+def piece(value):
+    return {"a": np.arange(value), "b": np.array([value > 3])}
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_computes_once(tmp_path):
+    for computed in (True, False):
+        kept = Cache(tmp_path / "kept", {"seed": 1})
+        found = kept.once("x", lambda: piece(5))
+        assert kept.computed is computed
+        assert set(found) == {"a", "b"}
+        assert found["a"].tolist() == [0, 1, 2, 3, 4]
+        assert found["b"].dtype == bool
+
+
+def test_a_name_may_be_any_text(tmp_path):
+    for value, name in enumerate(("x", "../x/y", "a\0b", "ä" * 300)):
+        Cache(tmp_path).once(name, lambda value=value: piece(value))
+    assert len(files(tmp_path)) == 4
+    assert len(Cache(tmp_path).once("../x/y", lambda: piece(9))["a"]) == 1
+
+
+def test_time_of_earlier_processes_counts(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 13.0])
+    monkeypatch.setattr(cache.time, "monotonic", lambda: next(clock))
+    Cache(tmp_path).once("x", lambda: piece(1))
+    again = Cache(tmp_path)
+    again.once("x", lambda: piece(1))
+    again.once("y", lambda: piece(1))
+    assert again.wall_s == 5
+
+
+def test_each_identity_has_its_own_pieces(tmp_path):
+    one, other = (Cache(tmp_path / "kept", {"seed": seed}) for seed in (1, 2))
+    for kept, value in ((one, 5), (other, 3)):
+        assert len(kept.once("x", lambda value=value: piece(value))["a"]) == value
+    other.remove()
+    assert len(one.once("x", lambda: piece(1))["a"]) == 5
+    one.remove()
+    assert not (tmp_path / "kept").exists()
+    one.remove()  # nothing is left to remove
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"\x00" * 50, "flipped", "cut"])
+def test_damaged_piece_is_computed_again(tmp_path, damage):
+    Cache(tmp_path).once("x", lambda: piece(5))
+    (path,) = files(tmp_path)
+    whole = path.read_bytes()
+    middle = len(whole) // 4
+    changed = {
+        "flipped": whole[:middle] + bytes(255 - each for each in whole[middle:][:40]),
+        "cut": whole[: len(whole) // 2],
+    }
+    path.write_bytes(changed.get(damage, damage))
+    assert len(Cache(tmp_path).once("x", lambda: piece(4))["a"]) == 4
+
+
+def test_nothing_is_left_of_a_piece_that_failed(tmp_path):
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Cache(tmp_path).once("x", fail)
+    assert files(tmp_path) == []
+
+
+def test_without_a_folder_nothing_is_kept():
+    nothing = Cache()
+    assert len(nothing.once("x", lambda: piece(2))["a"]) == 2
+    assert len(nothing.once("x", lambda: piece(3))["a"]) == 3
+    nothing.remove()
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        Cache(tmp_path / "file" / "kept").once("x", lambda: piece(2))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_progress_estimates_from_what_was_computed(tmp_path, monkeypatch, capsys):
+    clock = iter([0.0, 20.0, 20.0, 41.0])
+    monkeypatch.setattr(cache.time, "monotonic", lambda: next(clock))
+    kept = Cache()
+    progress = Progress("strong", kept)
+    progress("pgd_ce", 0, 400)
+    kept.computed = True
+    progress("pgd_ce", 100, 400)
+    kept.computed = False
+    progress("pgd_ce", 100, 400)  # read: it took no time, and says nothing of the others
+    progress("square", 0, 50)
+    assert capsys.readouterr().out.splitlines() == [
+        "strong: pgd_ce 0/400 images",
+        "strong: pgd_ce 100/400 images, about 60 s of it left",
+        "strong: square 0/50 images",
+    ]

@@ -1,0 +1,71 @@
+"""What evaluate and transfer are told: threat model, data, device."""
+
+import pytest
+import torch
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.session import choose_device, data_settings, load_data, threat_model
+
+TRAINED = {"attack": {"norm": "l2", "eps": 0.5, "step_size": 0.3, "steps": 3}}
+NOTHING = {"norm": None, "eps": None, "step_size": None}
+
+
+def test_threat_is_as_trained_with_the_papers_step():
+    threat = threat_model(TRAINED, NOTHING)
+    assert (threat.norm, threat.eps, threat.step_size) == ("l2", 0.5, 0.13)
+    threat = threat_model({}, NOTHING)
+    assert (threat.norm, threat.eps, threat.step_size) == ("linf", 0.03, 0.0078)
+    threat = threat_model(TRAINED, {"norm": "linf", "eps": 0.1, "step_size": 0.02})
+    assert (threat.norm, threat.eps, threat.step_size) == ("linf", 0.1, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eps": 0}, "attack.eps=0 must be"),
+        ({"eps": "far"}, "attack.eps='far' must be"),
+        ({"norm": "l7"}, "attack.norm='l7' is unknown"),
+        ({"step_size": -1}, "attack.step_size=-1 must be"),
+    ],
+)
+def test_wrong_threat_model(given, message):
+    with pytest.raises(UserError, match=message):
+        threat_model({}, NOTHING | given)
+
+
+def test_data_are_as_trained_unless_told_otherwise():
+    trained = {
+        "data": {
+            "_target_": "lrm_lightning.data.CIFAR10DataModule",
+            "name": "cifar10",
+            "root": "here",
+            "require_official": False,
+            "batch_size": 3,
+        }
+    }
+    nothing = {"name": None, "root": None, "require_official": None}
+    settings = data_settings(trained, nothing)
+    assert settings == {
+        "_target_": "lrm_lightning.data.CIFAR10DataModule",
+        "root": "here",
+        "require_official": False,
+        "download": True,
+    }
+    assert data_settings(trained, nothing | {"root": "there"})["root"] == "there"
+    digits = {"_target_": "lrm_lightning.data.DigitsDataModule"}
+    assert data_settings(trained, nothing | {"name": "digits", "root": "there"}) == digits
+    assert data_settings({}, nothing)["require_official"] is True
+    with pytest.raises(UserError, match=r"data.name=mnist is unknown; choose one of: .*digits"):
+        data_settings({}, nothing | {"name": "mnist"})
+
+
+@pytest.mark.parametrize("target", ["os.system", "lrm_lightning.data.digits.torch.nn.Linear", "x"])
+def test_data_of_others_are_refused(target):
+    with pytest.raises(UserError, match="not this package's"):
+        load_data({"_target_": target})
+
+
+def test_wrong_device():
+    with pytest.raises(UserError, match="device='tpu' is unknown"):
+        choose_device("tpu")
+    assert choose_device("cpu") == torch.device("cpu")
