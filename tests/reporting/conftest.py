@@ -8,6 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrm_lightning.report import report
+from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.figures.style import style
+from lrm_lightning.reporting.load import load
+
 OFFICIAL = {
     "name": "cifar10", "official": True, "fingerprint": "ab" * 32, "note": "",
     "n_train": 45000, "n_val": 5000, "n_test": 10000,
@@ -193,6 +198,19 @@ def records(tmp_path):
     return Records(tmp_path / "runs")
 
 
+@pytest.fixture
+def read(records):
+    """Reads what was written: the results on the first data set."""
+
+    def read():
+        everything = load([str(records.folder)])
+        assert everything.skipped == []
+        return aggregate(everything)[0]
+
+    with style():
+        yield read
+
+
 NASTY = "<script>alert(1)</script>"  # a method's name, wherever names are shown
 
 
@@ -229,8 +247,6 @@ def everything(records):
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
     """The folder of one full report, made once."""
-    from lrm_lightning.report import report
-
     folder = tmp_path_factory.mktemp("published")
     everything(Records(folder / "runs"))
     report([str(folder / "runs")], folder / "out")

@@ -9,26 +9,14 @@ import pytest
 
 from lrm_lightning.report import report
 from lrm_lightning.reporting import figures
-from lrm_lightning.reporting.aggregate import aggregate
 from lrm_lightning.reporting.document import compose
 from lrm_lightning.reporting.figures import FIGURES
 from lrm_lightning.reporting.figures.curves import step_curve, training_plots
 from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right
 from lrm_lightning.reporting.figures.strength import figure_1_right, figure_2_left
-from lrm_lightning.reporting.figures.style import inline, save, series_of, style
+from lrm_lightning.reporting.figures.style import inline, save, series_of
 from lrm_lightning.reporting.load import load
 from lrm_lightning.reporting.parts import Missing
-
-
-@pytest.fixture
-def read(records):
-    def read():
-        everything = load([str(records.folder)])
-        assert everything.skipped == []
-        return aggregate(everything)[0]
-
-    with style():
-        yield read
 
 
 def series(plot):

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrm_lightning.reporting import page, paper
-from lrm_lightning.reporting.aggregate import aggregate
 from lrm_lightning.reporting.document import Chapter, Document, Section, compose
 from lrm_lightning.reporting.load import load
 from lrm_lightning.reporting.parts import Table, attack_title, number, signed
@@ -60,16 +59,6 @@ that the examples were made on.
 Beside it the paper's number and ours minus the paper's, in percentage points.
 “white-box”: source and target are one network; the paper's are trained independently.
 """
-
-
-@pytest.fixture
-def read(records):
-    def read():
-        everything = load([str(records.folder)])
-        assert everything.skipped == []
-        return aggregate(everything)[0]
-
-    return read
 
 
 def markdown(results, *parts):
