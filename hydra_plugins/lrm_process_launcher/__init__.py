@@ -1,6 +1,5 @@
 """Hydra launcher that gives every job of a multirun an operating-system process group of its own.
 
-Only ``launcher`` has a public name: Hydra's plugin scan executes every module of this package whose
-name has no leading underscore, also when it is imported already, and would leave two copies of its
-classes.
+Hydra's plugin scan executes each module here that has a public name, even one imported already, and
+two copies of a class don't know each other: only ``launcher`` has one.
 """

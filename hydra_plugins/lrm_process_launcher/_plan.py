@@ -1,59 +1,94 @@
 """From the sweeper's overrides to jobs: composed, checked, with a directory each."""
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.lrm_process_launcher._job import Job, State
-from hydra_plugins.lrm_process_launcher._resources import Machine
+from hydra_plugins.lrm_process_launcher._hydra import Composer
+from hydra_plugins.lrm_process_launcher._processes import start_fork_server
+from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.directory import JOB_LOG, finished_run
+from lrm_lightning.runs.records import RunRecord
 
-Validator = Callable[[DictConfig], object]
+
+class State(StrEnum):
+    """Where a job stands, in the words shown to the user."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    EARLIER = "done earlier"
+    FAILED = "failed"
+    STOPPED = "interrupted"
+
+
+@dataclass
+class Job:
+    """One job of the sweep."""
+
+    number: int  # in the sweep, from 0
+    overrides: tuple[str, ...]  # of the sweep, key=value each
+    directory: Path  # absolute path of the run directory
+    config: Any = None  # as plain dicts and lists, not resolved
+    devices: int = 1
+    on_gpu: bool = False  # else the devices are CPU processes
+    state: State = State.WAITING
+    message: str = ""  # latest progress, or why it failed
+    twin: "Job | None" = None  # earlier job with the same directory, which runs for both
+    seconds: float = 0.0  # wall time so far
+    log_start: int = 0  # where in the log this attempt begins, bytes
+
+    @property
+    def log(self) -> Path:
+        """File that takes everything the job prints."""
+        return self.directory / JOB_LOG
+
+    @property
+    def failed(self) -> bool:
+        """Whether it, or the job that runs for it, failed."""
+        return (self.twin or self).state is State.FAILED
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The run's record, or None where it is not finished or its record is damaged."""
+        with suppress(UserError):
+            return finished_run(self.directory)
 
 
 def plan(
     batch: Sequence[Sequence[str]],
-    *,
     first_number: int,
-    master: DictConfig,
-    loader: ConfigLoader,
-    validator: str | None,
-    machine: Machine,
+    composer: Composer,
+    settings: ProcessLauncherConf,
 ) -> tuple[list[Job], list[str]]:
-    """Compose and check every job before any is started.
+    """Compose every job and check those that are not finished, before any is started.
 
-    Args:
-        batch: Overrides of each job.
-        first_number: Number of the batch's first job in the sweep.
-        master: The multirun's config.
-        loader: Composes a job's config.
-        validator: Dotted name of the function that raises for a bad config.
-        machine: What the jobs will run on.
-
-    Returns:
-        The jobs, and one line for each that can't be run.
+    Returns the jobs, and one line for each that can't be run.
     """
-    validate = _load(validator)
+    validate: Callable[[DictConfig], object] | None = None
     jobs: list[Job] = []
     problems: list[str] = []
     for number, overrides in enumerate(batch, first_number):
-        config = loader.load_sweep_config(master, list(overrides))
         try:
-            with _as_current(config, number):
-                job = _job(number, overrides, config)
-                validate(job.config)
-                if job.record() is not None and not job.rerun:
-                    job.state = State.EARLIER
-                else:
-                    job.on_gpu, job.devices = _wanted_devices(job.config, machine)
+            with composer.job(number, overrides) as (config, directory):
+                job = Job(number, tuple(overrides), directory, OmegaConf.to_container(config))
                 job.twin = _twin(job, jobs)
+                if job.record is not None and not OmegaConf.select(config, "rerun"):
+                    job.state = State.EARLIER
+                elif job.twin is None:
+                    validate = validate or _prepare(settings)
+                    validate(config)
+                    job.on_gpu, job.devices = wanted_devices(config, settings)
             jobs.append(job)
         except (UserError, ValueError, OmegaConfBaseException) as problem:
             line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -61,81 +96,62 @@ def plan(
     return jobs, problems
 
 
-def _load(dotted: str | None) -> Validator:
-    if dotted is None:
-        return lambda _: None
-    module, _, name = dotted.rpartition(".")
+def _prepare(settings: ProcessLauncherConf) -> Callable[[DictConfig], object]:
+    """The validator, and the fork server, which imports while we do."""
+    if settings.preload is not None:
+        start_fork_server(settings.preload)
+    module, _, name = settings.validator.rpartition(".")
     return getattr(import_module(module), name)
 
 
-@contextmanager
-def _as_current(config: DictConfig, number: int) -> Iterator[None]:
-    """Let ``${hydra:...}`` resolve as it will in the job."""
-    with open_dict(config), read_write(config.hydra):
-        config.hydra.job.num = number
-        config.hydra.job.id = str(number)
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before
-
-
-def _job(number: int, overrides: Sequence[str], config: DictConfig) -> Job:
-    directory = Path(str(OmegaConf.select(config, "hydra.run.dir", throw_on_missing=True)))
-    directory = Path.cwd() / directory
-    with open_dict(config), read_write(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(directory)
-    HydraConfig.instance().set_config(config)
-    task = copy.deepcopy(config)
-    with open_dict(task), read_write(task):
-        del task["hydra"]
-    return Job(number, tuple(overrides), task, config, directory)
-
-
 def _twin(job: Job, earlier: Sequence[Job]) -> Job | None:
-    """The earlier job in the same directory, which then runs for both.
+    """The earlier job in the same directory; one of two that differ would be lost."""
+    found = [other for other in earlier if other.directory == job.directory]
+    if found and job.config != found[0].config:
+        raise UserError(
+            f"differs from job {found[0].number} but would share its directory"
+            f" {job.directory}; name what differs in hydra.sweep.subdir"
+        )
+    return found[0] if found else None
 
-    Raises:
-        UserError: If the two differ, as one of them would be lost.
+
+def wanted_devices(config: DictConfig, settings: ProcessLauncherConf) -> tuple[bool, int]:
+    """Whether the job runs on GPUs, and how many devices it takes.
+
+    Which GPUs those are is not for ``trainer.devices`` to say, as the jobs share them out.
     """
-    for other in earlier:
-        if other.directory == job.directory and other.twin is None:
-            if OmegaConf.to_container(job.config) != OmegaConf.to_container(other.config):
-                raise UserError(
-                    f"differs from job {other.number} but would share its directory"
-                    f" {job.directory}; name what differs in hydra.run.dir"
-                )
-            return other
-    return None
-
-
-def _wanted_devices(config: DictConfig, machine: Machine) -> tuple[bool, int]:
-    """Whether the job runs on GPUs, and how many devices it takes."""
-    accelerator = OmegaConf.select(config, "trainer.accelerator", default="auto")
-    on_gpu = accelerator in ("gpu", "cuda") or (
-        accelerator in ("auto", None) and bool(machine.gpus)
-    )
-    if on_gpu and not machine.gpus:
+    accelerator = OmegaConf.select(config, "trainer.accelerator") or "auto"
+    gpus = visible_gpus(settings.gpus) if accelerator in ("auto", "gpu", "cuda") else []
+    if not gpus and accelerator in ("gpu", "cuda"):
         raise UserError(f"trainer.accelerator={accelerator}: no GPU is visible")
-    wanted = OmegaConf.select(config, "trainer.devices", default="auto")
-    if wanted in ("auto", None):
-        return on_gpu, 1
-    if on_gpu and wanted in (-1, "-1"):
-        return on_gpu, len(machine.gpus)
-    try:
-        devices = int(wanted)
-    except (TypeError, ValueError):
-        devices = 0
-    if devices < 1:
-        raise UserError(
-            f"trainer.devices={wanted} must be a whole number >= 1 or auto"
-            " (the launcher picks which)"
-        )
-    if on_gpu and devices > len(machine.gpus):
-        raise UserError(
-            f"trainer.devices={devices}: only {len(machine.gpus)} GPUs are there to share out"
-            " (hydra.launcher.gpus)"
-        )
-    return on_gpu, devices
+    devices = OmegaConf.select(config, "trainer.devices")
+    if devices in ("auto", None):
+        devices = 1
+    if devices == -1 and gpus:
+        devices = len(gpus)
+    most = len(gpus) or math.inf
+    if not isinstance(devices, int) or not 1 <= devices <= most:
+        limit = f" and <= {most}, the GPUs to share out (hydra.launcher.gpus)" if gpus else ""
+        raise UserError(f"trainer.devices={devices} must be auto or a whole number >= 1{limit}")
+    return bool(gpus), devices
+
+
+def visible_gpus(setting: int | Sequence[Any] | None) -> list[str]:
+    """Ids for CUDA_VISIBLE_DEVICES of the GPUs to share out; see ``hydra.launcher.gpus``."""
+    if setting == 0:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = [] if visible is None else [entry.strip() for entry in visible.split(",")]
+    if setting is not None and not isinstance(setting, int):
+        chosen = list(dict.fromkeys(str(gpu) for gpu in setting))
+        if visible is not None and not set(chosen) <= set(known):
+            raise UserError(
+                f"hydra.launcher.gpus={chosen}: not all are in CUDA_VISIBLE_DEVICES={visible}"
+            )
+        return chosen
+    import torch
+
+    count = torch.cuda.device_count()  # of those that are visible
+    if setting is not None and setting > count:
+        raise UserError(f"hydra.launcher.gpus={setting}: only {count} GPUs are visible")
+    return (known or [str(gpu) for gpu in range(count)])[: count if setting is None else setting]

@@ -3,197 +3,181 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Self
 
-from omegaconf import DictConfig
-
-from hydra_plugins.lrm_process_launcher._command import child_command, child_environment
-from hydra_plugins.lrm_process_launcher._display import Display, open_display
-from hydra_plugins.lrm_process_launcher._forking import Template
-from hydra_plugins.lrm_process_launcher._job import Job, State
-from hydra_plugins.lrm_process_launcher._process import JobProcess, open_log
-from hydra_plugins.lrm_process_launcher._resources import Machine, Resources, Share
+from hydra_plugins.lrm_process_launcher._display import Display
+from hydra_plugins.lrm_process_launcher._hydra import Composer
+from hydra_plugins.lrm_process_launcher._plan import Job, State, visible_gpus
+from hydra_plugins.lrm_process_launcher._processes import JobProcess
+from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.directory import STATUS
+from lrm_lightning.runs.files import read_json
 
-if TYPE_CHECKING:
-    from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf
-
-
-def run_jobs(
-    jobs: Sequence[Job],
-    machine: Machine,
-    master: DictConfig,
-    settings: "ProcessLauncherConf",
-    template: Template | None,
-) -> int | None:
-    """Run all waiting jobs; a failure of one stops no other.
-
-    Args:
-        jobs: The batch; states and messages are updated in place.
-        machine: What they run on.
-        master: The multirun's config.
-        settings: The launcher's settings.
-        template: What jobs of a single process are forked from.
-
-    Returns:
-        Number of the signal that ended it early, or None.
-    """
-    pending = [job for job in jobs if job.state is State.WAITING and job.twin is None]
-    resources = Resources(machine, pending, settings.jobs, settings.jobs_per_gpu)
-    with Interruption() as interruption, open_display(jobs) as display:
-        schedule = _Schedule(pending, resources, master, settings, template, display)
-        try:
-            schedule.run(interruption)
-        finally:  # whatever went wrong in here: leave no process behind
-            schedule.kill()
-    return interruption.signal_number
+POLL_S = 0.1
 
 
-class Interruption:
-    """Within this context Ctrl-C, SIGTERM and SIGHUP are noted instead of ending the process.
+@dataclass(frozen=True)
+class Share:
+    """What one job holds while it runs: GPUs, or else CPU cores."""
 
-    Attributes:
-        signal_number: The first one that came, or None.
-        count: How many came.
+    gpus: tuple[str, ...] = ()
+    cores: int = 0
+
+    def environment(self, devices: int) -> dict[str, str]:
+        """Variables that confine the job's processes, one a device, to its share."""
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+        if not self.gpus:
+            threads = str(max(1, self.cores // devices))
+            environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        return environment
+
+    def __str__(self) -> str:
+        return f"GPU {','.join(self.gpus)}" if self.gpus else f"{self.cores} CPU cores"
+
+
+class Resources:
+    """Shares out the machine's GPUs and CPU cores among the jobs of one batch.
+
+    On the CPU every job gets the same number of cores, so that its speed and its rounding don't
+    depend on when it happens to start.
     """
 
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self.count = 0
+    def __init__(self, jobs: Sequence[Job], settings: ProcessLauncherConf) -> None:
+        on_cpu = sum(not job.on_gpu for job in jobs)
+        gpus = visible_gpus(settings.gpus) if on_cpu < len(jobs) else ()
+        self._machine_cores = settings.cores or usable_cores()
+        wide = min(settings.jobs or self._machine_cores, max(on_cpu, 1))
+        self._cores_each = max(1, self._machine_cores // wide)
+        # What is free.
+        self._cores = max(self._machine_cores, wide)
+        self._gpus = dict.fromkeys(gpus, settings.jobs_per_gpu)
+        self._places = settings.jobs or len(jobs)
 
-    def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # A signal that the shell told us to ignore (nohup) stays ignored.
-        self._before = {
-            number: signal.signal(number, self._note)
-            for number in numbers
-            if signal.getsignal(number) is not signal.SIG_IGN
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal_number = self.signal_number or number
-        self.count += 1
-
-
-@dataclass
-class _Running:
-    job: Job
-    share: Share
-    process: JobProcess
-    timed_out: bool = False
-
-
-class _Schedule:
-    def __init__(
-        self,
-        pending: Sequence[Job],
-        resources: Resources,
-        master: DictConfig,
-        settings: "ProcessLauncherConf",
-        template: Template | None,
-        display: Display,
-    ) -> None:
-        self._waiting = list(pending)
-        self._running: list[_Running] = []
-        self._resources = resources
-        self._master = master
-        self._settings = settings
-        self._template = template
-        self._display = display
-
-    def run(self, interruption: Interruption) -> None:
-        while self._waiting or self._running:
-            for running in list(self._running):
-                self._watch(running, interrupted=interruption.count > 0)
-            if interruption.count:
-                self._stop_all(at_once=interruption.count > 1)
-            elif self._template is None or not self._template.importing():
-                self._start_what_fits()
-            self._display.refresh()
-            if self._waiting or self._running:
-                time.sleep(self._settings.poll)
-
-    def kill(self) -> None:
-        for running in self._running:
-            running.process.kill()
-
-    def _start_what_fits(self) -> None:
-        for job in list(self._waiting):
-            share = self._resources.take(job)
-            if share is None:
-                continue
-            self._waiting.remove(job)
-            if not self._start(job, share):
-                self._resources.give_back(job, share)
-
-    def _start(self, job: Job, share: Share) -> bool:
-        if job.record() is not None and not job.rerun:  # another sweep has finished it meanwhile
-            return self._end(job, State.EARLIER)
-        command = child_command(self._settings.module, self._master, job)
-        environment = child_environment(os.environ, share.environment)
-        template = self._template if job.can_be_forked else None
-        try:
-            with open_log(job.log) as log:
-                job.log_start = log.tell()
-                job.set_aside()
-                process = JobProcess(command, environment, log, template)
-        except (UserError, OSError) as problem:
-            return self._end(job, State.FAILED, str(problem))
-        self._running.append(_Running(job, share, process))
-        job.state, job.message = State.RUNNING, f"started on {share.text}"
-        self._display.changed(job)
-        return True
-
-    def _end(self, job: Job, state: State, message: str = "") -> bool:
-        job.state, job.message = state, message
-        self._display.changed(job)
-        return False
-
-    def _watch(self, running: _Running, *, interrupted: bool) -> None:
-        job, process = running.job, running.process
-        job.seconds = process.seconds
-        code = process.poll()
-        if code is None:
-            self._display.progress(job, job.progress())
-            timeout = self._settings.timeout
-            running.timed_out |= (
-                timeout is not None and process.seconds > timeout and not interrupted
-            )
-            if running.timed_out:
-                process.stop(self._settings.grace)
-            return
-        self._running.remove(running)
-        self._resources.give_back(job, running.share)
-        if code == 0 and job.record() is not None:
-            self._end(job, State.DONE)
-        elif interrupted:
-            self._end(job, State.STOPPED)
-        elif running.timed_out:
-            self._end(
-                job,
-                State.FAILED,
-                f"stopped after {self._settings.timeout:g} s (hydra.launcher.timeout)",
-            )
+    def take(self, job: Job) -> Share | None:
+        """The job's share, of GPUs the least used, or None while too little is free."""
+        if job.on_gpu:
+            gpus = sorted((gpu for gpu, n in self._gpus.items() if n), key=lambda x: -self._gpus[x])
+            share = Share(gpus=tuple(gpus[: job.devices]))
+            fits = len(gpus) >= job.devices
         else:
-            self._end(job, State.FAILED, _why(code))
+            cores = max(self._cores_each, min(job.devices, self._machine_cores))
+            share = Share(cores=cores)
+            fits = cores <= self._cores
+        if not fits or self._places == 0:
+            return None
+        self.give_back(share, -1)
+        return share
 
-    def _stop_all(self, *, at_once: bool) -> None:
+    def give_back(self, share: Share, sign: int = 1) -> None:
+        """Make the share free for another job."""
+        self._places += sign
+        self._cores += sign * share.cores
+        for gpu in share.gpus:
+            self._gpus[gpu] += sign
+
+
+class Schedule:
+    """Runs all waiting jobs of a batch and keeps their states and messages up to date."""
+
+    def __init__(
+        self, jobs: Sequence[Job], composer: Composer, settings: ProcessLauncherConf
+    ) -> None:
+        self._jobs, self._composer, self._settings = jobs, composer, settings
+        self._waiting = [job for job in jobs if job.state is State.WAITING and job.twin is None]
+        self._running: list[tuple[Job, Share, JobProcess]] = []
+        self._resources = Resources(self._waiting, settings)
+
+    def run(self) -> int | None:
+        """Return the number of the signal that ended it early, or None."""
+        display = Display(self._jobs)
+        with noted_signals() as signals, display.live:
+            try:
+                while self._waiting or self._running:
+                    self._watch(interrupted=bool(signals))
+                    if signals:
+                        self._stop(self._settings.grace if len(signals) == 1 else 0.0)
+                    for job in list(self._waiting):
+                        if (share := self._resources.take(job)) is not None:
+                            self._waiting.remove(job)
+                            self._start(job, share)
+                    display.show()
+                    time.sleep(POLL_S)
+            finally:  # whatever went wrong in here: leave no process behind
+                self._stop(grace=0.0)
+        return signals[0] if signals else None
+
+    def _start(self, job: Job, share: Share) -> None:
+        command = self._composer.command_line(self._settings.module, job)
+        fork = self._settings.preload is not None and job.devices == 1
+        try:
+            (job.directory / STATUS).unlink(missing_ok=True)  # an earlier attempt's
+            job.log_start = job.log.stat().st_size if job.log.exists() else 0
+            process = JobProcess(command, share.environment(job.devices), job.log, fork=fork)
+        except OSError as problem:
+            self._resources.give_back(share)
+            job.state, job.message = State.FAILED, str(problem)
+        else:
+            self._running.append((job, share, process))
+            job.state, job.message = State.RUNNING, f"started on {share}"
+
+    def _watch(self, *, interrupted: bool) -> None:
+        for job, share, process in list(self._running):
+            code = process.poll()
+            job.seconds = time.monotonic() - process.started
+            late = self._settings.timeout is not None and job.seconds > self._settings.timeout
+            if code is not None:
+                self._running.remove((job, share, process))
+                self._resources.give_back(share)
+                self._end(job, code, interrupted=interrupted, late=late)
+            else:
+                with suppress(UserError):
+                    status = read_json(job.directory / STATUS) or {}
+                    job.message = str(status.get("message", job.message))
+                if late:
+                    process.stop(self._settings.grace)
+
+    def _end(self, job: Job, code: int, *, interrupted: bool, late: bool) -> None:
+        if code == 0 and job.record is not None:
+            job.state, job.message = State.DONE, ""
+        elif interrupted:
+            job.state, job.message = State.STOPPED, ""
+        else:
+            job.state, job.message = State.FAILED, "ended without a record.json"
+            if late:
+                limit = f"{self._settings.timeout:g} s"
+                job.message = f"stopped after {limit} (hydra.launcher.timeout)"
+            elif code:
+                name = signal.Signals(-code).name if code < 0 else ""
+                job.message = f"killed by {name}" if name else f"exit code {code}"
+
+    def _stop(self, grace: float) -> None:
         for job in self._waiting:
             job.state = State.STOPPED
         self._waiting.clear()
-        for running in self._running:
-            running.process.stop(0.0 if at_once else self._settings.grace)
+        for _, _, process in self._running:
+            process.stop(grace)
 
 
-def _why(code: int) -> str:
-    if code == 0:
-        return "ended without a record.json"
-    return f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Within this context Ctrl-C, SIGTERM and SIGHUP are noted instead of ending the process."""
+    noted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # by nohup, and stays ignored
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has not
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

@@ -23,13 +23,13 @@ behaviour: ok
 rerun: false
 trainer: {accelerator: cpu, devices: 1}
 hydra:
-  run: {dir: 'runs/${name}'}
-  sweep: {dir: sweep}
-  launcher: {module: quick_job, preload: warm, validator: rules.validate, poll: 0.05, grace: 0.5,
+  run: {dir: '${hydra.sweep.dir}/${hydra.sweep.subdir}'}
+  sweep: {dir: runs, subdir: '${name}'}
+  launcher: {module: quick_job, preload: warm, validator: rules.validate, grace: 0.5,
     cores: 4}
 """
 
-# What the process that is forked for the jobs imports, and how a job knows whose fork it is.
+# What the fork server imports, and how a job knows whose fork it is.
 WARM = "import os; PID = os.getpid(); os.environ['SET_BY_WARM'] = 'yes'"
 
 RULES = """
@@ -78,8 +78,9 @@ def play(name, behaviour, out, number):
     write(out / "status.json", {"message": f"epoch 1/1 of {name}"})
     write(out / "seen.json", {
         "environment": dict(os.environ), "pids": pids, "session": os.getsid(0),
-        "template": getattr(sys.modules.get("warm"), "PID", None),
-        "arguments": sys.argv[1:], "number": number, "folder": os.getcwd(), "begin": begin})
+        "server": getattr(sys.modules.get("warm"), "PID", None),
+        "arguments": sys.argv[1:], "number": number, "folder": os.getcwd(), "begin": begin,
+        "threads": __import__("torch").get_num_threads() if behaviour == "threads" else None})
     if behaviour in HANGING or (behaviour == "hang_once" and first):
         time.sleep(300)
     while behaviour == "meet" and len(list(out.parent.glob("*/seen.json"))) < 2:
@@ -186,9 +187,9 @@ class App:
     def seen(self, name: str) -> dict:
         return json.loads(self.file(name, "seen.json").read_text())
 
-    def templates(self, *names: str) -> list[int | None]:
-        """Of whose fork each job ran; None for a process of its own."""
-        return [self.seen(name)["template"] for name in names]
+    def servers(self, *names: str) -> list[int | None]:
+        """Whose fork each job was; None for a process of its own."""
+        return [self.seen(name)["server"] for name in names]
 
     def record(self, name: str) -> dict:
         return json.loads(self.file(name, "record.json").read_text())
@@ -227,7 +228,7 @@ class App:
             process.communicate()
         for file in self.folder.glob("runs/*/seen.json"):
             seen = json.loads(file.read_text())
-            for pid in [*seen["pids"], seen["template"]]:
+            for pid in [*seen["pids"], seen["server"]]:
                 if pid is not None and self.alive(pid):
                     os.kill(pid, signal.SIGKILL)
 

@@ -2,13 +2,13 @@
 
 import io
 import os
+import re
 
 import pytest
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from hydra_plugins.lrm_process_launcher._display import Display, LiveDisplay, log_tail, summarise
-from hydra_plugins.lrm_process_launcher._job import Job, State, differing_overrides
+from hydra_plugins.lrm_process_launcher._display import Display, labels, log_tail, summarise
+from hydra_plugins.lrm_process_launcher._plan import Job, State
 
 os.environ.pop("FORCE_COLOR", None)
 
@@ -18,34 +18,55 @@ def job(tmp_path):
     def make(number=0, overrides=("a=1",), **more):
         directory = tmp_path / str(number)
         directory.mkdir(exist_ok=True)
-        empty = OmegaConf.create()
-        return Job(number, tuple(overrides), empty, empty, directory, **more)
+        return Job(number, tuple(overrides), directory, **more)
 
     return make
 
 
 def test_only_differing_overrides_are_shown(job):
     jobs = [job(0, ["a=1", "b=1", "c=[1,2]"]), job(1, ["a=2", "b=1", "c=[1,2]"])]
-    assert differing_overrides(jobs) == [("a=1",), ("a=2",)]
-    assert differing_overrides(jobs[:1]) == [("a=1", "b=1", "c=[1,2]")]
+    assert labels(jobs) == ["a=1", "a=2"]
+    assert labels(jobs[:1]) == ["a=1 b=1 c=[1,2]"]
 
 
-def test_progress_is_said_once_a_message(job):
-    console = Console(file=io.StringIO())
-    display = Display([job()], console)
-    for message in ("testing", "testing", "[bold]saving[/bold]"):
-        display.progress(display.jobs[0], {"message": message})
-    assert console.file.getvalue() == "job 0 (a=1): testing\njob 0 (a=1): [bold]saving[/bold]\n"
+def test_each_event_is_one_line_as_it_is(job):
+    console = Console(file=io.StringIO(), markup=False, highlight=False, width=20)
+    jobs = [job(0), job(1, ["a=2"]), job(2, ["a=1"], state=State.EARLIER)]
+    display = Display(jobs, console)
+    events = (
+        *((State.RUNNING, "testing"), (State.RUNNING, "testing")),
+        *((State.RUNNING, "[bold]saving[/bold]"), (State.DONE, "")),
+    )
+    jobs[0].seconds = 3661.9
+    for jobs[0].state, jobs[0].message in events:
+        display.show()
+    jobs[1].state, jobs[1].message = State.FAILED, "disk full"
+    display.show()
+    assert console.file.getvalue().splitlines() == [
+        "3 jobs: 2 waiting, 1 done earlier",
+        "job 0 (a=1): testing",
+        "job 0 (a=1): [bold]saving[/bold]",
+        "job 0 (a=1): done after 1:01:01",
+        "job 1 (a=2): failed after 0:00:00: disk full",
+    ]
 
 
-def test_the_table_keeps_what_matters_when_the_terminal_is_low(job):
-    states = [State.DONE] * 10 + [State.RUNNING, State.FAILED] + [State.WAITING] * 10
-    jobs = [job(number, [f"n={number}"], state=state) for number, state in enumerate(states)]
-    console = Console(file=io.StringIO(), width=80, height=8)
-    console.print(LiveDisplay(jobs, console).rows())
-    shown = console.file.getvalue()
-    assert [line.split()[0] for line in shown.splitlines()[1:5]] == ["10", "11", "12", "13"]
-    assert "22 jobs: 10 waiting, 1 running, 10 done, 1 failed" in shown
+def test_a_terminal_shows_rows_of_what_runs_and_lines_of_what_has_ended(job):
+    console = Console(file=io.StringIO(), width=60, height=8, force_terminal=True, markup=False)
+    states = [State.DONE, State.RUNNING, State.WAITING]
+    jobs = [
+        job(number, [f"n=[{number}]"], state=state, message=f"message {number}", seconds=1.0)
+        for number, state in enumerate(states)
+    ]
+    jobs[2].seconds, jobs[2].message = 0.0, ""
+    display = Display(jobs, console)
+    with display.live:
+        display.show()
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert "job 0 (n=[0]): done after 0:00:01: message 0\n" in shown
+    assert re.search(r"\n1 +n=\[1\] +0:00:01 +message 1 *\n", shown)
+    assert "n=[2]" not in shown
+    assert "3 jobs: 1 waiting, 1 running, 1 done" in shown
 
 
 LOG = "# 2026-01-01 python -m x\n"

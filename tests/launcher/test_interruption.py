@@ -6,7 +6,7 @@ import signal
 import pytest
 
 PATIENCE = 200.0
-NAMED = "hydra.run.dir=runs/${behaviour}"
+NAMED = "hydra.sweep.subdir=${behaviour}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -68,12 +68,34 @@ def test_what_a_job_leaves_running_ends_with_it(app):
     app.assert_gone(app.seen("straggler")["pids"])
 
 
-def test_a_job_that_outlived_its_launcher_is_not_doubled(app):
-    sweep = app.start("behaviour=hang", NAMED)
-    pids = app.wait_for("hang")
+def test_a_killed_sweep_leaves_no_job_and_no_fork_server(app):
+    sweep = app.start("behaviour=polite,hang", NAMED)
+    pids = app.wait_for("polite", "hang")
+    (server,) = set(app.servers("polite", "hang"))
     sweep.kill()
-    sweep.wait(timeout=PATIENCE)
-    assert all(app.alive(pid) for pid in pids)
-    output = app.run("behaviour=hang", NAMED, code=1)
-    assert "another process is still at work" in output
-    assert app.calls("hang") == [1]
+    app.assert_gone([*pids, server])
+    assert app.file("polite", "saved").read_text() == "checkpoint"
+
+
+def test_an_interruption_does_not_take_the_fork_server_away_from_its_jobs(app):
+    """A terminal sends its signals to the whole process group, in which the fork server began."""
+    sweep = app.start("behaviour=polite,hang", NAMED)
+    pids = app.wait_for("polite", "hang")
+    (server,) = set(app.servers("polite", "hang"))
+    os.killpg(sweep.pid, signal.SIGHUP)
+    output, _ = sweep.communicate(timeout=PATIENCE)
+    assert sweep.returncode == 128 + signal.SIGHUP, output
+    app.assert_gone([*pids, server])
+    assert app.file("polite", "saved").read_text() == "checkpoint"
+
+
+def test_jobs_of_a_fork_server_that_dies(app):
+    sweep = app.start("behaviour=hang,ok", NAMED, "hydra.launcher.jobs=1")
+    pids = app.wait_for("hang")
+    (server,) = app.servers("hang")
+    os.kill(server, signal.SIGKILL)
+    output, _ = sweep.communicate(timeout=PATIENCE)
+    assert sweep.returncode == 1
+    assert "job 0 failed: exit code 255 (behaviour=hang)" in output
+    assert "2 jobs: 1 done, 1 failed" in output
+    app.assert_gone(pids)

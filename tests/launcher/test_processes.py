@@ -1,0 +1,172 @@
+"""One job's processes: a fork must look like a new process, and all of them must end."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hydra_plugins.lrm_process_launcher._processes import (
+    JobProcess,
+    job_environment,
+    start_fork_server,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+
+# What a job sees of its surroundings.
+LOOK = """
+import json, os, signal, sys
+print("said")
+print("warned", file=sys.stderr)
+json.dump({
+    "environment": dict(os.environ), "arguments": sys.argv,
+    "main": [__name__, __spec__.name, sys.modules["__main__"].__file__],
+    "folder": os.getcwd(), "leads": [os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid()],
+    "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+    "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+    "streams": [os.readlink(f"/proc/self/fd/{number}") for number in range(3)],
+}, open(sys.argv[1], "w"))
+"""
+# Starts a child, both deaf to SIGTERM; the child's id is the last line of the log.
+FAMILY = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+if child:
+    print(child)
+time.sleep(300)
+"""
+# What is as it was when the fork server started: pytest's, this module's, readline's; and its own.
+OF_A_FORK = ("PYTEST_CURRENT_TEST", "PYTHONPATH", "LINES", "COLUMNS", "OPENBLAS_NUM_THREADS")
+BOTH = pytest.mark.parametrize("fork", [False, True])
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """``start(code, *arguments)`` runs it as a job; numpy has been imported before a fork."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
+    start_fork_server("numpy.random")
+    started = []
+
+    def start_job(code, *arguments, fork, log="log", **environment):
+        (tmp_path / "job.py").write_text(code)
+        command = [sys.executable, "-m", "job", *arguments]
+        started.append(JobProcess(command, environment, tmp_path / "new" / log, fork=fork))
+        forks = [child.pid for child in multiprocessing.active_children()]
+        assert (started[-1]._pid in forks) == fork
+        return started[-1]
+
+    yield start_job
+    for process in started:
+        process.stop(grace=0.0)
+        wait(process)
+
+
+def wait(process):
+    while (code := process.poll()) is None:
+        time.sleep(0.01)
+    return code
+
+
+def words(tmp_path, log="log"):
+    """What the log holds without the lines with the command."""
+    lines = (tmp_path / "new" / log).read_text().splitlines()
+    return [line for line in lines if not line.startswith("# ")]
+
+
+def test_a_fork_sees_what_a_new_process_sees(start, tmp_path):
+    odd = {"ODD": "\udcff = 'ä\n", "LONG": "x" * 100_000}
+    seen = []
+    for fork in (False, True):
+        log = f"log of {fork}"
+        assert wait(start(LOOK, "seen", "it's", "", fork=fork, log=log, **odd)) == 0
+        assert words(tmp_path, log) == ["said", "warned"]
+        seen.append(json.loads((tmp_path / "seen").read_text()))
+        streams = seen[-1].pop("streams")
+        assert streams == ["/dev/null", *[str(tmp_path / "new" / log)] * 2]
+    new, forked = seen
+    for name in OF_A_FORK:
+        new["environment"].pop(name, None)
+        forked["environment"].pop(name, None)
+    assert forked == new
+    assert forked["environment"].items() >= odd.items()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("code", "exit_code", "last"),
+    [
+        ("", 0, None),
+        ("raise SystemExit(3)", 3, None),
+        ("raise SystemExit('error: no data')", 1, "error: no data"),
+        ("raise KeyError('nothing here')", 1, "KeyError: 'nothing here'"),
+        ("import os, signal; print('begun'); os.kill(os.getpid(), signal.SIGABRT)", -6, "begun"),
+    ],
+)
+def test_how_a_job_ends(start, tmp_path, fork, code, exit_code, last):
+    assert wait(start(code, fork=fork)) == exit_code
+    assert words(tmp_path)[-1:] == ([last] if last else [])
+
+
+@BOTH
+def test_a_stop_kills_what_ignores_it_once_grace_is_over(start, tmp_path, app, fork):
+    process = start(FAMILY, fork=fork)
+    while not words(tmp_path):
+        time.sleep(0.01)
+    child = int(words(tmp_path)[-1])
+    process.stop(grace=1000.0)
+    assert process.poll() is None
+    assert app.alive(child)
+    process.stop(grace=0.0)
+    assert wait(process) == -9
+    app.assert_gone([child])
+
+
+@BOTH
+def test_a_stop_reaches_a_job_that_has_just_been_started(start, fork):
+    process = start("import time; time.sleep(300)", fork=fork)
+    process.stop(grace=1000.0)
+    assert wait(process) == -15
+    process.stop(grace=1000.0)  # there is nobody left, which is fine
+
+
+@BOTH
+def test_attempts_are_added_to_one_log(start, tmp_path, fork):
+    for word in ("one", "two"):
+        wait(start(f"print('{word}')", fork=fork))
+    assert words(tmp_path) == ["one", "two"]
+    first = (tmp_path / "new" / "log").read_text().splitlines()[0]
+    assert f"{sys.executable} -m job" in first
+
+
+def test_forks_draw_different_numbers(start, tmp_path):
+    for _ in range(2):
+        wait(start("import numpy, random; print(numpy.random.rand(), random.random())", fork=True))
+    first, second = (line.split() for line in words(tmp_path))
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+
+
+def test_an_environment_loses_ranks_and_keeps_the_rest():
+    kept = {"PATH": "p", "APL_X": "1", "SLURM_JOB_ID": "9"}
+    before = {"RANK": "1", "PL_X": "1", "MASTER_PORT": "1", "LRM_RUN_DIR": "x", "THREADS": "1"}
+    after = job_environment(kept | before, {"THREADS": "2"})
+    assert after == kept | {"THREADS": "2", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.slow
+def test_what_jobs_are_forked_from_has_one_thread(tmp_path):
+    """A fork has but the thread that forked; what others hold, a lock maybe, is held forever."""
+    code = (
+        "import os, hydra_plugins.lrm_process_launcher._preload, lrm_lightning.training.run;"
+        "open('threads', 'w').write(str(len(os.listdir('/proc/self/task'))))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / "threads").read_text() == "1"
