@@ -18,10 +18,7 @@ TAIL_LINES = 5
 
 
 class Display:
-    """A line for each job that has ended; for those that run a table on a terminal, else lines.
-
-    ``live`` is a context, within which the table is on the terminal.
-    """
+    """A line for each job that has ended; for those that run a table on a terminal, else lines."""
 
     def __init__(self, jobs: Sequence[Job], console: Console = CONSOLE) -> None:
         self._jobs, self._labels = jobs, labels(jobs)
@@ -83,11 +80,7 @@ def summarise(jobs: Sequence[Job]) -> None:
 
 
 def log_tail(job: Job) -> list[str]:
-    """The last lines of the job's log that tell why it failed.
-
-    The lines ``error: ...``, of several processes maybe, if this attempt wrote any, else up to five
-    that aren't blank.
-    """
+    """The lines ``error: ...`` that this attempt has logged, or else its last lines."""
     try:
         text = job.log.read_bytes()[job.log_start :].decode(errors="replace")
     except OSError:

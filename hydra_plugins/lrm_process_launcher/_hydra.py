@@ -34,7 +34,6 @@ class Composer:
         context.config_loader = self  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        """All else that Hydra asks of a config loader."""
         return getattr(self._loader, name)
 
     def load_sweep_config(
@@ -62,8 +61,8 @@ class Composer:
             config.hydra.job.num, config.hydra.job.id = number, str(number)
             HydraConfig.instance().set_config(config)
             try:
-                found = OmegaConf.select(config, "hydra.run.dir", throw_on_missing=True)
-                directory = Path.cwd() / found
+                run_dir = OmegaConf.select(config, "hydra.run.dir", throw_on_missing=True)
+                directory = Path.cwd() / run_dir
                 config.hydra.runtime.output_dir = str(directory)
                 HydraConfig.instance().set_config(config)
                 keys = [str(key) for key in config if key != "hydra"]

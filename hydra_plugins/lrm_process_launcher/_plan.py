@@ -116,10 +116,7 @@ def _twin(job: Job, earlier: Sequence[Job]) -> Job | None:
 
 
 def wanted_devices(config: DictConfig, settings: ProcessLauncherConf) -> tuple[bool, int]:
-    """Whether the job runs on GPUs, and how many devices it takes.
-
-    Which GPUs those are is not for ``trainer.devices`` to say, as the jobs share them out.
-    """
+    """Whether the job runs on GPUs, and how many devices it takes."""
     accelerator = OmegaConf.select(config, "trainer.accelerator") or "auto"
     gpus = visible_gpus(settings.gpus) if accelerator in ("auto", "gpu", "cuda") else []
     if not gpus and accelerator in ("gpu", "cuda"):

@@ -134,7 +134,5 @@ def _become(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 
 def _end_with_launcher() -> None:
     """Ask this job to end when the launcher has, which happens if that was killed."""
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
-    launcher.join()
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
     os.kill(os.getpid(), signal.SIGTERM)

@@ -35,7 +35,8 @@ class Share:
         return environment
 
     def __str__(self) -> str:
-        return f"GPU {','.join(self.gpus)}" if self.gpus else f"{self.cores} CPU cores"
+        cores = f"{self.cores} CPU core{'s' * (self.cores != 1)}"
+        return f"GPU {','.join(self.gpus)}" if self.gpus else cores
 
 
 class Resources:
@@ -48,7 +49,9 @@ class Resources:
     def __init__(self, jobs: Sequence[Job], settings: ProcessLauncherConf) -> None:
         on_cpu = sum(not job.on_gpu for job in jobs)
         gpus = visible_gpus(settings.gpus) if on_cpu < len(jobs) else ()
-        self._machine_cores = settings.cores or usable_cores()
+        has_affinity = hasattr(os, "sched_getaffinity")  # macOS has not
+        usable = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        self._machine_cores = settings.cores or usable
         wide = min(settings.jobs or self._machine_cores, max(on_cpu, 1))
         self._cores_each = max(1, self._machine_cores // wide)
         # What is free.
@@ -175,9 +178,3 @@ def noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has not
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

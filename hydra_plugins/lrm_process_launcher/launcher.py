@@ -93,9 +93,8 @@ class ProcessLauncher(Launcher):
         from hydra_plugins.lrm_process_launcher._display import summarise
 
         summarise(self.jobs)
-        code = code or int(any(job.failed for job in self.jobs))
-        if code:
-            raise SystemExit(code)
+        if code or any(job.failed for job in self.jobs):
+            raise SystemExit(code or 1)
 
 
 def check_settings(settings: ProcessLauncherConf) -> None:

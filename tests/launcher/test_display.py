@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 
 import pytest
 from rich.console import Console
@@ -49,24 +48,6 @@ def test_each_event_is_one_line_as_it_is(job):
         "job 0 (a=1): done after 1:01:01",
         "job 1 (a=2): failed after 0:00:00: disk full",
     ]
-
-
-def test_a_terminal_shows_rows_of_what_runs_and_lines_of_what_has_ended(job):
-    console = Console(file=io.StringIO(), width=60, height=8, force_terminal=True, markup=False)
-    states = [State.DONE, State.RUNNING, State.WAITING]
-    jobs = [
-        job(number, [f"n=[{number}]"], state=state, message=f"message {number}", seconds=1.0)
-        for number, state in enumerate(states)
-    ]
-    jobs[2].seconds, jobs[2].message = 0.0, ""
-    display = Display(jobs, console)
-    with display.live:
-        display.show()
-        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
-    assert "job 0 (n=[0]): done after 0:00:01: message 0\n" in shown
-    assert re.search(r"\n1 +n=\[1\] +0:00:01 +message 1 *\n", shown)
-    assert "n=[2]" not in shown
-    assert "3 jobs: 1 waiting, 1 running, 1 done" in shown
 
 
 LOG = "# 2026-01-01 python -m x\n"

@@ -99,9 +99,9 @@ def test_a_sweeper_gets_scores(tmp_path):
     assert math.isnan(values[2])
 
 
-def command(overrides=(), directory="/runs/a", hydra_overrides=(), sources=(), **job):
+def command(overrides=(), directory="/runs/a", hydra_overrides=(), **job):
     hydra = {
-        "runtime": {"config_sources": list(sources)},
+        "runtime": {"config_sources": []},
         "job": {"config_name": "config"},
         "overrides": {"hydra": list(hydra_overrides)},
     }
@@ -123,20 +123,6 @@ def test_hydra_reads_the_directory_back(name):
     (line,) = [item for item in command(directory=directory) if item.startswith("hydra.run.dir=")]
     read = OverridesParser.create().parse_override(line).value()
     assert str(read) == str(Path(directory))
-
-
-def test_config_files_are_named_as_the_parent_found_them():
-    sources = [
-        {"provider": "hydra", "schema": "pkg", "path": "hydra.conf"},
-        {"provider": "main", "schema": "pkg", "path": "lrm_lightning.conf"},
-        {"provider": "command-line", "schema": "file", "path": "/here/sweeps"},
-        {"provider": "schema", "schema": "structured", "path": ""},
-    ]
-    assert command(sources=sources)[3:9] == [
-        *("--config-path", "pkg://lrm_lightning.conf"),
-        *("--config-dir", "/here/sweeps"),
-        *("--config-name", "config"),
-    ]
 
 
 def test_only_the_hydra_settings_that_hold_for_a_job_are_passed_on():

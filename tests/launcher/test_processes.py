@@ -12,7 +12,6 @@ import pytest
 
 from hydra_plugins.lrm_process_launcher._processes import (
     JobProcess,
-    job_environment,
     start_fork_server,
 )
 
@@ -137,28 +136,12 @@ def test_a_stop_reaches_a_job_that_has_just_been_started(start, fork):
     process.stop(grace=1000.0)  # there is nobody left, which is fine
 
 
-@BOTH
-def test_attempts_are_added_to_one_log(start, tmp_path, fork):
-    for word in ("one", "two"):
-        wait(start(f"print('{word}')", fork=fork))
-    assert words(tmp_path) == ["one", "two"]
-    first = (tmp_path / "new" / "log").read_text().splitlines()[0]
-    assert f"{sys.executable} -m job" in first
-
-
 def test_forks_draw_different_numbers(start, tmp_path):
     for _ in range(2):
         wait(start("import numpy, random; print(numpy.random.rand(), random.random())", fork=True))
     first, second = (line.split() for line in words(tmp_path))
     assert first[0] != second[0]
     assert first[1] != second[1]
-
-
-def test_an_environment_loses_ranks_and_keeps_the_rest():
-    kept = {"PATH": "p", "APL_X": "1", "SLURM_JOB_ID": "9"}
-    before = {"RANK": "1", "PL_X": "1", "MASTER_PORT": "1", "LRM_RUN_DIR": "x", "THREADS": "1"}
-    after = job_environment(kept | before, {"THREADS": "2"})
-    assert after == kept | {"THREADS": "2", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.mark.slow

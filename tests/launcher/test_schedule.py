@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hydra_plugins.lrm_process_launcher._plan import Job, visible_gpus, wanted_devices
-from hydra_plugins.lrm_process_launcher._schedule import Resources, usable_cores
+from hydra_plugins.lrm_process_launcher._schedule import Resources
 from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf, check_settings
 from lrm_lightning.errors import UserError
 
@@ -176,5 +176,7 @@ def test_cpu_jobs_divide_the_cores(cores, at_once, jobs, devices, fit, threads):
 
 
 def test_cores_are_those_of_this_process():
+    (job,) = jobs_of(1, on_gpu=False)
     if hasattr(os, "sched_getaffinity"):
-        assert usable_cores() == len(os.sched_getaffinity(0))
+        share = Resources([job], ProcessLauncherConf()).take(job)
+        assert share.cores == len(os.sched_getaffinity(0))
