@@ -15,7 +15,7 @@ from typing import Generic, TypeAlias, TypeVar
 import yaml
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.directory import METRICS, RECORD
+from lrm_lightning.runs.directory import EVALUATIONS, METRICS, RECORD, TRANSFER
 from lrm_lightning.runs.records import (
     EvaluationRecord,
     Record,
@@ -25,7 +25,6 @@ from lrm_lightning.runs.records import (
     read_record,
 )
 
-EVALUATIONS, TRANSFER = "evaluations", "transfer.json"
 # Large or foreign folders of a run directory without records.
 SKIPPED_FOLDERS = {"checkpoints", "wandb", ".git", "__pycache__"}
 
