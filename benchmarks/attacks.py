@@ -10,7 +10,7 @@ from pyautoattack import AutoAttack
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.peers import PEERS, PLAIN
+from benchmarks.peers import PEERS, PLAIN, Sizes
 from benchmarks.same_work import DifferentWorkError, check_verdicts
 from benchmarks.subject import ENGINES, OURS, Settings, Subject, copy_for, correct
 from benchmarks.timing import Result, interleaved
@@ -37,13 +37,12 @@ def table_row(subject: Subject, settings: Settings) -> list[Result]:
 
     def theirs(name: str) -> Tensor:
         peer, network = PEERS[name], copy_for(name, subject.network)
-        eps, step_size = settings.attack.eps, settings.attack.step_size
-        attacks = [{"step_size": eps, "steps": 1, "random_start": False}]
-        attacks += [{"step_size": step_size, "steps": steps} for steps in STEPS]
+        eps = settings.attack.eps
+        attacks = [Sizes(eps, eps, 1, random_start=False), *(Sizes(steps=k) for k in STEPS)]
 
         def row(x: Tensor, y: Tensor) -> Tensor:
             x = x.contiguous(memory_format=peer.layout)
-            found = [peer.attack(network, x, y, eps=eps, **sizes) for sizes in attacks]
+            found = [peer.attack(network, x, y, sizes) for sizes in attacks]
             return torch.stack([correct(network, each, y) for each in (x, *found)])
 
         return _in_batches(row, subject, settings)
@@ -80,14 +79,14 @@ def step_curve(subject: Subject, settings: Settings) -> list[Result]:
         result put back into the ball here, and an accuracy pass.
         """
         peer, network = PEERS[name], copy_for(name, subject.network)
-        one = {"eps": step_size, "step_size": step_size, "steps": 1, "random_start": False}
+        one = Sizes(step_size, step_size, 1, random_start=False)
 
         def curve(x: Tensor, y: Tensor) -> Tensor:
             x = x.contiguous(memory_format=peer.layout)
             x_adv = _start(x, eps)
             rows = [correct(network, x_adv, y)]
             for _ in range(steps):
-                x_adv = _back(peer.attack(network, x_adv, y, **one), x, eps)
+                x_adv = _back(peer.attack(network, x_adv, y, one), x, eps)
                 rows.append(correct(network, x_adv, y))
             return torch.stack(rows)
 

@@ -15,74 +15,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# network, x, y, eps, step_size, steps, random_start -> x_adv; one step of length eps is FGSM.
-AttackFunction = Callable[..., Tensor]
+
+class Sizes(NamedTuple):
+    """How an attack searches; one step of length ``eps`` without a random start is FGSM."""
+
+    eps: float = 0.03
+    step_size: float = 0.0078
+    steps: int = 10
+    random_start: bool = True
 
 
-def plain_loop(
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    step_size: float,
-    steps: int,
-    random_start: bool = True,
-) -> Tensor:
+AttackFunction = Callable[[nn.Module, Tensor, Tensor, Sizes], Tensor]
+
+
+def plain_loop(network: nn.Module, x: Tensor, y: Tensor, sizes: Sizes) -> Tensor:
     """The loop that papers ship."""
-    x_adv = x.clone()
-    if random_start:
+    eps, x_adv = sizes.eps, x.clone()
+    if sizes.random_start:
         x_adv = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
-    for _ in range(steps):
+    for _ in range(sizes.steps):
         x_adv.requires_grad_()
         F.cross_entropy(network(x_adv), y).backward()
         assert x_adv.grad is not None
-        moved = x_adv.detach() + step_size * x_adv.grad.sign()
+        moved = x_adv.detach() + sizes.step_size * x_adv.grad.sign()
         x_adv = torch.clamp(x + (moved - x).clamp(-eps, eps), 0, 1)
     return x_adv.detach()
 
 
-def foolbox(
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    step_size: float,
-    steps: int,
-    random_start: bool = True,
-) -> Tensor:
+def foolbox(network: nn.Module, x: Tensor, y: Tensor, sizes: Sizes) -> Tensor:
     """Foolbox: Rauber et al. 2017, arXiv:1707.04131."""
     from foolbox.attacks import LinfPGD
     from foolbox.criteria import Misclassification
 
+    eps, step_size, steps, random_start = sizes
     attack = LinfPGD(abs_stepsize=step_size, steps=steps, random_start=random_start)
     return attack.run(_foolbox_model(network), x, Misclassification(y), epsilon=eps)
 
 
-def torchattacks(
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    step_size: float,
-    steps: int,
-    random_start: bool = True,
-) -> Tensor:
+def torchattacks(network: nn.Module, x: Tensor, y: Tensor, sizes: Sizes) -> Tensor:
     """Torchattacks: Kim 2020, arXiv:2010.01950."""
     from torchattacks import PGD  # pyright: ignore[reportMissingImports]
 
-    attack = PGD(network, eps=eps, alpha=step_size, steps=steps, random_start=random_start)
-    return attack(x, y)
+    eps, step_size, steps, random_start = sizes
+    return PGD(network, eps=eps, alpha=step_size, steps=steps, random_start=random_start)(x, y)
 
 
-def cleverhans(
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    step_size: float,
-    steps: int,
-    random_start: bool = True,
-) -> Tensor:
+def cleverhans(network: nn.Module, x: Tensor, y: Tensor, sizes: Sizes) -> Tensor:
     """CleverHans: Papernot et al. 2018, arXiv:1610.00768."""
     from cleverhans.torch.attacks import (  # pyright: ignore[reportMissingImports]
         projected_gradient_descent as module,
@@ -91,28 +69,20 @@ def cleverhans(
     x_adv = module.projected_gradient_descent(
         network,
         x,
-        eps=eps,
-        eps_iter=step_size,
-        nb_iter=steps,
+        eps=sizes.eps,
+        eps_iter=sizes.step_size,
+        nb_iter=sizes.steps,
         norm=np.inf,  # pyright: ignore[reportArgumentType]
         clip_min=0,
         clip_max=1,
         y=y,
-        rand_init=random_start,
+        rand_init=sizes.random_start,
         sanity_checks=False,  # their own advice where time counts
     )
     return x_adv.detach()
 
 
-def art(
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    eps: float,
-    step_size: float,
-    steps: int,
-    random_start: bool = True,
-) -> Tensor:
+def art(network: nn.Module, x: Tensor, y: Tensor, sizes: Sizes) -> Tensor:
     """Adversarial Robustness Toolbox: Nicolae et al. 2018, arXiv:1807.01069."""
     from art.attacks.evasion import (  # pyright: ignore[reportMissingImports]
         ProjectedGradientDescentPyTorch,
@@ -120,10 +90,10 @@ def art(
 
     attack = ProjectedGradientDescentPyTorch(
         _art_classifier(network),
-        eps=eps,
-        eps_step=step_size,
-        max_iter=steps,
-        num_random_init=int(random_start),
+        eps=sizes.eps,
+        eps_step=sizes.step_size,
+        max_iter=sizes.steps,
+        num_random_init=int(sizes.random_start),
         batch_size=len(x),
         verbose=False,
     )

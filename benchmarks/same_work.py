@@ -1,9 +1,6 @@
 """Whether two contestants did the same work: a ratio of times means nothing otherwise."""
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import mean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,35 +54,3 @@ def check_verdicts(correct: Tensor, reference: Tensor) -> None:
         if abs(more - fewer) > DEVIATIONS * math.sqrt(more + fewer):
             percent = [f"{100 * float(each.float().mean()):.1f}%" for each in (ours, theirs)]
             raise DifferentWorkError(f"accuracy {percent[0]} instead of {percent[1]}")
-
-
-def check_runs(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> None:
-    """Raise if trained runs, given by their records in the same order, are not the same runs.
-
-    With as many threads they end exactly alike. With another number sums are rounded otherwise,
-    training amplifies that, and a single short run may end anywhere. Then what has to agree is each
-    accuracy's mean over the runs, but for the error of two samples of n = runs x images.
-    """
-    sizes = [[_size(record) for record in records] for records in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-        raise DifferentWorkError("the runs differ in configuration, data or size")
-    if len({record["hardware"]["threads"] for record in (*ours, *theirs)}) == 1:
-        if [each["metrics"] for each in ours] != [each["metrics"] for each in theirs]:
-            raise DifferentWorkError("runs with equal threads end differently")
-        return
-    images = sum(record["n"] for record in ours)
-    for name in ours[0]["metrics"]:
-        own, other = (mean(each["metrics"][name] for each in all_) for all_ in (ours, theirs))
-        pooled = (own + other) / 2
-        if abs(own - other) > DEVIATIONS * math.sqrt(2 * pooled * (1 - pooled) / images):
-            raise DifferentWorkError(
-                f"mean {name} accuracy {100 * own:.1f}% instead of {100 * other:.1f}%, "
-                f"over {images} images"
-            )
-
-
-def _size(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was to do, and how much of it it did; not where its files lie."""
-    config = {name: value for name, value in record["config"].items() if name != "runs_dir"}
-    done = {name: record[name] for name in ("global_step", "epochs", "n", "split")}
-    return {"config": config, "data": record["data"]["fingerprint"], **done}

@@ -32,13 +32,12 @@ class Settings:
         device: ``"cpu"`` or ``"cuda"``.
         model: A file of ``conf/model``.
         out: Where the JSON goes.
-        threads: Of torch, and cores of the processes that are started.
+        threads: Of torch.
         pretraining: Training steps before anything is measured, so that accuracies mean something.
         pretraining_lr: Adam's rate in them.
         curve_steps: Length of the step curve.
         apgd_steps: Iterations of AutoAttack's first attack.
         trainer_steps: Training steps of ``trainer``.
-        runs: Runs of the sweep.
     """
 
     rounds: int = 3
@@ -53,18 +52,11 @@ class Settings:
     curve_steps: int = 200
     apgd_steps: int = 100
     trainer_steps: int = 32
-    runs: int = 8
 
     @property
     def attack(self) -> PGDAttack:
         """The paper's training attack: eps 0.03, ten steps of 0.0078."""
         return PGDAttack()
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """The same attack as every peer's arguments."""
-        attack = self.attack
-        return {"eps": attack.eps, "step_size": attack.step_size, "steps": attack.steps}
 
     @property
     def fewer_images(self) -> int:
@@ -86,7 +78,6 @@ QUICK: dict[str, Any] = {
     "curve_steps": 20,
     "apgd_steps": 3,
     "trainer_steps": 2,
-    "runs": 2,
 }
 
 
@@ -163,7 +154,7 @@ def admit(subject: Subject, settings: Settings) -> dict[str, str]:
         peer = peers.PEERS[name]
         own = copy_for(name, network)
         try:
-            check(peer.attack(own, x.contiguous(memory_format=peer.layout), y, **settings.sizes))
+            check(peer.attack(own, x.contiguous(memory_format=peer.layout), y, peers.Sizes()))
         except DifferentWorkError as difference:
             refused[name] = str(difference)
     return refused

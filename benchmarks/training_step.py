@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, Sizes
 from benchmarks.same_work import DifferentWorkError
 from benchmarks.subject import ENGINES, OURS, Settings, Subject, copy_for
 from benchmarks.timing import Result, interleaved
@@ -46,7 +46,7 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
 
         def attack_batch(batch: Batch, targets: Tensor) -> Tensor:
             own.eval()
-            x_adv = PEERS[name].attack(own, batch.x, batch.y, **settings.sizes)
+            x_adv = PEERS[name].attack(own, batch.x, batch.y, Sizes())
             own.train()
             return x_adv
 

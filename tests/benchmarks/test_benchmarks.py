@@ -9,7 +9,7 @@ import torch
 from benchmarks import peers
 from benchmarks.__main__ import main, parse
 from benchmarks.attacks import _compare, step_curve, table_row
-from benchmarks.same_work import DifferentWorkError, check_ball, check_runs, check_verdicts
+from benchmarks.same_work import DifferentWorkError, check_ball, check_verdicts
 from benchmarks.subject import ENGINES, OURS, REFERENCE, Settings, admit, copy_for, prepare
 from benchmarks.timing import Result, interleaved, ratios
 from benchmarks.training_step import NO_ATTACK, training_step
@@ -73,40 +73,15 @@ class TestSameWork:
         with pytest.raises(DifferentWorkError, match=r"accuracy 70\.0% instead of 50\.0%"):
             check_verdicts(torch.arange(100) < 70, reference)
 
-    def test_runs(self):
-        def records(threads, hits, *, smoothing=0.5):
-            return [
-                {
-                    "config": {"method": {"smoothing": smoothing}, "runs_dir": f"{threads}"},
-                    "data": {"fingerprint": "digits"},
-                    **{"global_step": 39, "epochs": 1, "n": 100, "split": "test"},
-                    "metrics": {"clean": hit / 100},
-                    "hardware": {"threads": threads},
-                }
-                for hit in hits
-            ]
-
-        two = records(2, (40, 60, 50, 50))
-        check_runs(two, records(2, (40, 60, 50, 50)))
-        with pytest.raises(DifferentWorkError, match="equal threads"):
-            check_runs(two, records(2, (40, 60, 50, 51)))
-        # Single runs end anywhere, their mean doesn't.
-        check_runs(two, records(1, (60, 40, 55, 50)))
-        with pytest.raises(DifferentWorkError, match=r"clean accuracy 50\.0% instead of 70\.0%"):
-            check_runs(two, records(1, (70, 70, 70, 70)))
-        for other in (records(1, (40, 60, 50, 50), smoothing=0.4), records(1, (40, 60, 50))):
-            with pytest.raises(DifferentWorkError, match="differ in configuration"):
-                check_runs(two, other)
-
     def test_a_peer_that_cheats_is_left_out(self, subject, monkeypatch):
-        def too_far(network, x, y, eps, **sizes):
-            return peers.plain_loop(network, x, y, 2 * eps, **sizes)
+        def too_far(network, x, y, sizes):
+            return peers.plain_loop(network, x, y, sizes._replace(eps=2 * sizes.eps))
 
-        def idle(network, x, y, **sizes):
+        def idle(network, x, y, sizes):
             return x
 
-        def noise(network, x, y, eps, **sizes):
-            return (x + eps * torch.randn_like(x).sign()).clamp(0, 1)
+        def noise(network, x, y, sizes):
+            return (x + sizes.eps * torch.randn_like(x).sign()).clamp(0, 1)
 
         cheats = {"too far": too_far, "idle": idle, "noise": noise}
         for name, attack in cheats.items():
@@ -132,9 +107,9 @@ def test_a_peer_finds_what_we_find(subject, name):
         pytest.skip(f"{name} is not installed")
     peer = peers.PEERS[name]
     x = subject.x.contiguous(memory_format=peer.layout)
-    sizes = {"eps": 0.03, "step_size": 0.0078, "steps": 5, "random_start": False}
-    theirs = peer.attack(copy_for(name, subject.network), x, subject.y, **sizes)
-    ours = pgd(subject.network, subject.x, subject.y, **sizes)
+    sizes = peers.Sizes(steps=5, random_start=False)
+    theirs = peer.attack(copy_for(name, subject.network), x, subject.y, sizes)
+    ours = pgd(subject.network, subject.x, subject.y, **sizes._asdict())
     # but for rare signs of a zero gradient
     assert ((ours - theirs).abs() > 1e-4).float().mean() < 0.01
     assert admit(subject._replace(peers=[name]), TINY) == {}
