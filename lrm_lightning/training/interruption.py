@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lrm_lightning.training.lightning_internals import end_after_this_batch
+
 # Ctrl-C; kill, schedulers, preemption; what sbatch is often told to send before the time is over.
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
@@ -66,46 +68,18 @@ class Interruption(L.Callback):
     # ------------------------------------------------------------------ Lightning's hooks
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen, in place of Lightning's handlers."""
-        self._listen()
+        self._listen()  # in place of Lightning's handlers
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen, in place of Lightning's handlers."""
         self._listen()
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
-        """Agree."""
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._agree(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Agree; every rank has the same number of batches."""
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._agree(trainer)
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Agree; every rank has the same number of batches."""
+    def on_test_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._agree(trainer)
 
     def _listen(self) -> None:
@@ -119,5 +93,4 @@ class Interruption(L.Callback):
 
     def _agree(self, trainer: L.Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
-            # What Lightning's handler sets: its loops look at it when a batch is wholly done.
-            trainer._signal_connector.received_sigterm = True
+            end_after_this_batch(trainer)

@@ -31,7 +31,6 @@ from lrm_lightning.training.checkpoints import run_checkpoints
 from lrm_lightning.training.failures import in_one_line
 from lrm_lightning.training.interruption import Interruption
 from lrm_lightning.training.progress import Progress
-from lrm_lightning.training.ranks import RankWatch
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 
@@ -72,7 +71,7 @@ def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
     network = build.build_network(cfg, datamodule.num_classes)
     defense = build.build_defense(cfg, network, datamodule.num_classes)
     attacker = build.build_robust_accuracy(cfg)
-    progress, interruption = Progress(path), Interruption()
+    progress, interruption = Progress(path, attacker), Interruption()
     if rank_zero_only.rank == 0:
         resolved = identity.plain(cfg)
         run_dir.write_config(resolved, resolved["model"] | {"num_classes": datamodule.num_classes})
@@ -81,10 +80,10 @@ def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
     try:
         callbacks = [attacker, progress, interruption, *build.build_callbacks(cfg)]
         trainer = build_trainer(cfg, run_dir, callbacks, metrics, tracker)
-        with in_one_line(RankWatch(trainer)), interruption.around():
+        with in_one_line(trainer), interruption.around():
             _fit(trainer, defense, datamodule, run_dir)
             # Not trainer.current_epoch, which is one less after resuming a training that had ended.
-            epochs = trainer.fit_loop.epoch_progress.current.processed
+            epochs = trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
             steps = trainer.global_step
             _test(trainer, defense, datamodule, cfg, run_dir)
         score = attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}")
