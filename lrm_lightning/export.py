@@ -34,34 +34,31 @@ def export_model(
     checkpoint: str | None = None,
     network: nn.Module | None = None,
 ) -> Path:
-    """Write ``model.safetensors`` and ``model.json`` of a finished run.
+    """Write ``model.safetensors`` and ``model.json`` of a finished run into the folder ``out``.
 
-    Args:
-        run_dir: The run directory.
-        out: Folder to write into; made if absent.
-        checkpoint: ``"last"`` or ``"best"``; the one the run was tested with by default.
-        network: As for :func:`~lrm_lightning.runs.networks.load_model`.
+    The other arguments are those of :func:`~lrm_lightning.runs.networks.load_model`.
 
     Returns:
-        ``out``.
+        ``out``, made if absent.
 
     Raises:
         UserError: If the run is missing, unfinished or damaged, or ``out`` can't be written.
     """
     run_dir, out = Path(run_dir), Path(out)
-    saved = saved_settings(run_dir)
-    network = load_model(run_dir, checkpoint=checkpoint, network=network)
+    saved, network = (
+        saved_settings(run_dir),
+        load_model(run_dir, checkpoint=checkpoint, network=network),
+    )
     record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
-    select = {"select": checkpoint or saved["select"]}
-    # Without what belongs to the machine: paths, devices, loggers.
-    identity = saved["identity"]
+    identity = saved["identity"]  # without what belongs to the machine: paths, devices, loggers
+    selected = identity.get("checkpoint", {}) | {"select": checkpoint or saved["select"]}
     described = {
         "format": FORMAT,
         "input": INPUT,
         "network": saved["network"],
-        "config": identity | {"checkpoint": identity.get("checkpoint", {}) | select},
+        "config": identity | {"checkpoint": selected},
         "training": record.model_dump(mode="json", include=TRAINING, exclude_unset=True),
     }
     state = {name: each.contiguous() for name, each in network.state_dict().items()}

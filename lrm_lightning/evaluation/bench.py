@@ -16,9 +16,9 @@ from lrm_lightning.data import ImageSplit
 from lrm_lightning.data.randomness import generator
 from lrm_lightning.evaluation.cache import Cache, Piece, Progress
 
-# From the places of a batch: arrays by name, or which images are still classified correctly.
-Compute = Callable[[np.ndarray], Piece]
-Survive = Callable[[np.ndarray], np.ndarray]
+# From places, pixels and labels of a batch: arrays by name, or which images are correct still.
+Compute = Callable[[np.ndarray, Tensor, Tensor], Piece]
+Survive = Callable[[np.ndarray, Tensor, Tensor], np.ndarray]
 
 
 class Images(NamedTuple):
@@ -103,30 +103,39 @@ class Bench:
         drawn = [each for each in noise if each is not None]
         return x + torch.cat(drawn, dim=1).to(x.device) if drawn else None
 
-    def fill(
-        self, stage: str, places: np.ndarray, compute: Compute, results: Piece, part: object = ""
+    def compute(
+        self, stage: str, places: np.ndarray, function: Compute, part: object = ""
     ) -> Piece:
-        """Fill ``results``, arrays ``(n, ...)`` by name, at ``places``, and return them.
+        """What ``function`` computes for the images at ``places``, a batch at a time, each once.
 
-        ``compute`` is called for a batch at a time, each batch once. ``part`` tells parts of a
-        stage apart; stage and part are unique.
+        Args:
+            stage: Name of the stage.
+            places: Places in the images, int ``(m,)``.
+            function: Places, pixels and labels of a batch to arrays ``(batch, ...)`` by name.
+            part: Tells parts of a stage apart; stage and part are unique.
+
+        Returns:
+            Arrays ``(m, ...)`` by name; none if there are no places.
         """
+        pieces: list[Piece] = []
         self.progress(stage, 0, len(places))
         for number, begin in enumerate(range(0, len(places), self.batch_size)):
             batch = places[begin : begin + self.batch_size]
-            piece = self.cache.once(f"{stage} {part} {number}", lambda batch=batch: compute(batch))
-            for key, values in piece.items():
-                results[key][batch] = values
+            rows = self.images.rows(batch)
+            name = f"{stage} {part} {number}"
+            pieces.append(self.cache.once(name, lambda x=batch, rows=rows: function(x, *rows)))
             self.progress(stage, len(batch), len(places))
-        return results
+        names = pieces[0] if pieces else ()
+        return {name: np.concatenate([each[name] for each in pieces]) for name in names}
 
     def left(
         self, stage: str, correct: np.ndarray, survive: Survive, part: object = ""
     ) -> np.ndarray:
         """Which of the ``correct`` images an attack leaves correct, bool ``(n,)`` both."""
-        places, blank = correct.nonzero()[0], {"left": np.zeros(len(correct), bool)}
-        self.fill(stage, places, lambda batch: {"left": survive(batch)}, blank, part)
-        return blank["left"]
+        left, places = np.zeros(len(correct), bool), correct.nonzero()[0]
+        found = self.compute(stage, places, lambda *batch: {"left": survive(*batch)}, part)
+        left[places] = found.get("left", False)
+        return left
 
     def left_by_extras(self, network: nn.Module, correct: np.ndarray) -> dict[str, np.ndarray]:
         """Which of the ``correct`` images each of :attr:`extra_attacks` leaves correct, by name.
@@ -135,8 +144,7 @@ class Bench:
         """
 
         def left(name: str, attack: Attack) -> np.ndarray:
-            def survive(places: np.ndarray) -> np.ndarray:
-                x, y = self.images.rows(places)
+            def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
                 key = ("extra_attack", name)
                 rest = generator(self.seed, *key, "rest", int(self.images.index[places[0]]))
                 start = self.starts(attack, places, *key)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import write_arrays
+from lrm_lightning.runs.files import duration, write_arrays
 from lrm_lightning.runs.identity import hashed
 
 SECONDS = "wall_s"
@@ -114,10 +114,3 @@ class Progress:
                 left = f", about {duration(seconds)} of it left"
             told = f"{self._title}: {stage} {self._images}/{of} images{left}"
             print(told, flush=True)  # noqa: T201  (a person reads it)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -56,9 +56,7 @@ def verdict(signs: Sequence[Sign], loss: LossNote) -> Masking:
 def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
     """A gradient-free attack breaks what white-box PGD cannot.
 
-    Args:
-        held: Images that PGD left correct, bool ``(n,)``.
-        square: Those of them that Square left correct too, bool ``(n,)``.
+    Of the images that PGD left correct, ``held``, Square left ``square`` correct; bool ``(n,)``.
     """
     broken, left = int((held & ~square).sum()), int(held.sum())
     told = f"Square, which sees no gradient, broke {broken} of the {left} images that PGD left"
@@ -69,10 +67,8 @@ def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
 def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
     """Examples made on another network break what the network's own PGD cannot.
 
-    Args:
-        held: Images that PGD left correct, bool ``(n,)``.
-        transferred: Name of a source to those that its examples left correct too, bool ``(n,)``.
-            May be empty: then the sign was not looked for.
+    Of the images that PGD left correct, ``held``, each source's examples left ``transferred``
+    correct, bool ``(n,)``; without sources the sign was not looked for.
     """
     each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
     broken = int((held & ~np.logical_and.reduce([held, *transferred.values()])).sum())
@@ -87,11 +83,7 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
 
 
 def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
-    """How far PGD on cross-entropy alone overestimates.
-
-    Args:
-        cross_entropy: Images that PGD on it left correct, bool ``(n,)``.
-        margin: Images that PGD on the margin left correct, bool ``(n,)``.
+    """How far PGD on cross-entropy alone overestimates, from what each loss left correct, ``(n,)``.
 
     References:
         Carlini & Wagner 2017, arXiv:1608.04644, section V; Mosbach et al. 2018, arXiv:1810.12042.
@@ -99,11 +91,7 @@ def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
     broken, n = int((cross_entropy & ~margin).sum()), len(margin)
     told = f"PGD on the margin broke {broken} of the {int(cross_entropy.sum())} images"
     return LossNote(
-        count=broken,
-        of=n,
-        share=broken / n,
-        interval=wilson_interval(broken, n),
-        explanation=f"{told} that PGD on cross-entropy left correct",
+        **_share(broken, n), explanation=f"{told} that PGD on cross-entropy left correct"
     )
 
 
@@ -130,10 +118,8 @@ def restarts(search: Search) -> Sign:
 def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
     """PGD fails even with room to turn any image into any other.
 
-    Args:
-        held: Images that PGD left correct within the large radius, bool ``(n,)``.
-        correct: Images classified correctly without an attack, bool ``(n,)``.
-        eps: The large radius.
+    Of the images that are ``correct`` without an attack, PGD left ``held`` correct within the large
+    radius ``eps``; bool ``(n,)``.
     """
     left, of = int((held & correct).sum()), int(correct.sum())
     told = f"PGD left {left} of {of} images correct at eps = {eps:g}, where it should break all"
@@ -144,9 +130,8 @@ def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
 def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
     """There is no gradient to follow, or it points elsewhere a hair away.
 
-    Args:
-        vanished: Images whose gradient is zero or denormal, bool ``(m,)``.
-        cosine: Between the gradients at an image and beside it, ``(m,)``.
+    ``vanished``: whether an image's gradient is zero or denormal; ``cosine``: between the gradients
+    at the image and beside it; ``(m,)`` both.
     """
     bad, of = int((vanished | (cosine < TURNED)).sum()), len(cosine)
     gone = int(vanished.sum())
@@ -157,20 +142,17 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
 
 
 def _sign(
-    name: str,
-    count: int,
-    of: int,
-    threshold: float,
-    told: str,
-    source: str,
-    **more: Any,  # noqa: ANN401
+    name: str, count: int, of: int, threshold: float, told: str, source: str, **more: object
 ) -> Sign:
     """A sign that fires if the lower end of the count's interval is above the threshold."""
-    low, high = wilson_interval(count, of) if of else (0.0, 1.0)
-    counted = {"count": count, "of": of, "share": count / of if of else 0.0}
-    evidence = {**counted, "interval": [low, high], "threshold": threshold, **more}
-    fired = low > threshold
+    evidence: dict[str, Any] = {**_share(count, of), "threshold": threshold, **more}
+    fired = evidence["interval"][0] > threshold
     return Sign(name=name, fired=fired, evidence=evidence, explanation=told, source=source)
+
+
+def _share(count: int, of: int) -> dict[str, Any]:
+    interval = list(wilson_interval(count, of)) if of else [0.0, 1.0]
+    return {"count": count, "of": of, "share": count / of if of else 0.0, "interval": interval}
 
 
 def _percent(count: int, of: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrm_lightning.checks import check_integer
 from lrm_lightning.diagnostics import LogitStatistics
@@ -57,15 +57,11 @@ class PaperSuite(Suite):
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         n, table = len(bench.images.y), sorted(set(self.table))
-        classes = predict(network, bench.images.x[:1]).shape[1]
-        blank = {
-            "clean": np.zeros((n, classes), np.float32),
-            "adversarial": np.zeros((n, classes), np.float32),
-            "fgsm": np.zeros(n, bool),
-            "pgd": np.zeros((n, self.steps + 1), bool),
-        }
-        results = bench.fill(
-            "trajectory", np.arange(n), lambda batch: self._trajectory(network, bench, batch), blank
+        predict(network, bench.images.x[:1])  # refuses what is no network for these images
+        results = bench.compute(
+            "trajectory",
+            np.arange(n),
+            lambda *batch: self._trajectory(network, bench, *batch),
         )
         correct = {
             "clean": results["clean"].argmax(axis=1) == bench.images.y.cpu().numpy(),
@@ -85,8 +81,9 @@ class PaperSuite(Suite):
         }
         return Outcome(correct, details, shown)
 
-    def _trajectory(self, network: nn.Module, bench: Bench, places: np.ndarray) -> Piece:
-        x, y = bench.images.rows(places)
+    def _trajectory(
+        self, network: nn.Module, bench: Bench, places: np.ndarray, x: Tensor, y: Tensor
+    ) -> Piece:
         start = bench.starts(bench.threat, places, "paper")
         path = bench.threat.trajectory(
             network, x, y, range(self.steps + 1), start=start, keep_images=False

@@ -56,16 +56,16 @@ def search(
     single = replace(attack, restarts=1)
     for number in range(attack.restarts if targets is None else targets.shape[1]):
 
-        def compute(places: np.ndarray, number: int = number) -> Piece:
-            x, y = bench.images.rows(places)
+        def count(places: np.ndarray, x: Tensor, y: Tensor, number: int = number) -> Piece:
             start = bench.starts(single, places, stage, number)
             start = x if start is None else start[0]
             target = None if targets is None else torch.from_numpy(targets[places, number]).to(y)
             steps = single.steps_to_break(network, x, y, start=start, target=target)
             return {"needed": steps.cpu().numpy()}
 
-        blank = {"needed": np.full(len(correct), NEVER)}
-        needed.append(bench.fill(stage, alive.nonzero()[0], compute, blank, number)["needed"])
+        places = alive.nonzero()[0]
+        needed.append(np.full(len(correct), NEVER))
+        needed[-1][places] = bench.compute(stage, places, count, number).get("needed", NEVER)
         alive = alive & (needed[-1] == NEVER)
         held.append(alive)
     return Search(np.stack(held), needed[0])
@@ -95,8 +95,7 @@ def gradient_health(
     """
     step = replace(bench.threat, eps=bench.threat.eps * nearness, random_start=True)
 
-    def compute(places: np.ndarray) -> Piece:
-        x, y = bench.images.rows(places)
+    def compare(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:
         near = bench.starts(step, places, "gradient")
         assert near is not None  # it is a random start
         here, there = (_gradient(network, each, y) for each in (x, near[0].clamp(0, 1)))
@@ -110,9 +109,8 @@ def gradient_health(
         cosine = torch.where(usable, F.cosine_similarity(here, there, dim=1), 0.0)
         return {"vanished": (sizes[0] < SMALLEST).cpu().numpy(), "cosine": cosine.cpu().numpy()}
 
-    blank = {"vanished": np.zeros(len(correct), bool), "cosine": np.zeros(len(correct))}
-    results = bench.fill("gradient", correct.nonzero()[0], compute, blank)
-    return results["vanished"][correct], results["cosine"][correct]
+    found = bench.compute("gradient", correct.nonzero()[0], compare)
+    return found.get("vanished", np.zeros(0, bool)), found.get("cosine", np.zeros(0))
 
 
 def _gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -143,8 +141,8 @@ def square_after_pgd(
     settings = {"eps": bench.threat.eps, "norm": bench.threat.norm, "seed": bench.seed}
     settings |= {"classes": predict(network, bench.images.x[:1]).shape[1], "queries": queries}
 
-    def survive(places: np.ndarray) -> np.ndarray:
-        return ~attack_batch(network, *bench.images.rows(places), "square", **settings)["broken"]
+    def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
+        return ~attack_batch(network, x, y, "square", **settings)["broken"]
 
     return (held & after) | bench.left("pgd_square", held & ~before, survive)
 
@@ -156,8 +154,7 @@ def transfer_after_pgd(
     attack = replace(bench.threat, steps=steps)
 
     def left(name: str, source: nn.Module) -> np.ndarray:
-        def survive(places: np.ndarray) -> np.ndarray:
-            x, y = bench.images.rows(places)
+        def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
             start = bench.starts(attack, places, "transfer", name)
             return correct_on(network, attack(source, x, y, start=start), y)
 

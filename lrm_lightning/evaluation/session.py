@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from lrm_lightning.attacks import PGDAttack, ThreatModel
@@ -20,7 +21,7 @@ from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.runs import provenance
 from lrm_lightning.runs.files import write_arrays
 from lrm_lightning.runs.identity import conf_dir, hashed
-from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run, own_class
+from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run
 from lrm_lightning.runs.records import (
     SCHEMA,
     EvaluationRecord,
@@ -157,30 +158,25 @@ def data_settings(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     """Class of the data, as ``_target_``, and where they are.
 
     What is not ``given`` is as in the configuration of its training or, for a network not trained
-    here, CIFAR-10's.
+    here, CIFAR-10's. That file may come from anybody: it names data of this package, no class.
     """
-    data = dict(trained.get("data") or {})
-    name = str(given.get("name") or data.get("name", "cifar10"))
-    shipped = {path.stem: path for path in (conf_dir() / "data").glob("*.yaml")}
-    settings = dict(OmegaConf.load(shipped[name])) if name in shipped else {}
-    if name == data.get("name"):
-        settings |= data  # an export keeps no paths
-    if not settings:
-        raise UserError(f"data.name={name} is unknown; choose one of: {', '.join(sorted(shipped))}")
     told = {key: value for key, value in given.items() if value is not None}
-    return {key: {**settings, **told}[key] for key in ("_target_", *WHERE) if key in settings}
+    name = str(told.get("name") or (trained.get("data") or {}).get("name", "cifar10"))
+    shipped = {path.stem: path for path in (conf_dir() / "data").glob("*.yaml")}
+    if name not in shipped:
+        raise UserError(f"data.name={name} is unknown; choose one of: {', '.join(sorted(shipped))}")
+    settings = dict(OmegaConf.load(shipped[name]))
+    if name == (trained.get("data") or {}).get("name"):
+        told = trained["data"] | told
+    where = {key: told.get(key, settings[key]) for key in WHERE if key in settings}
+    return {"_target_": settings["_target_"]} | where
 
 
 def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
     """The DataModule of :func:`data_settings`, its data read."""
-    where = dict(settings)
-    target = where.pop("_target_")
-    # A run directory may come from anybody, so it names data of ours or they are refused.
-    found: Any = own_class(target, "data", ImageDataModule)
-    if found is None:
-        raise UserError(f"data {target} are not this package's; choose others with data.name=...")
+    where = {key: value for key, value in settings.items() if key in WHERE}
     with as_user_error("data."):
-        datamodule = found(**where)
+        datamodule: ImageDataModule = get_class(settings["_target_"])(**where)
     datamodule.setup()
     return datamodule
 

@@ -14,7 +14,6 @@ from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, autoattack
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.bench import Bench, Outcome, Suite, predict
-from lrm_lightning.evaluation.cache import Piece
 from lrm_lightning.evaluation.searches import (
     gradient_health,
     likely_targets,
@@ -76,7 +75,12 @@ class StrongSuite(Suite):
                 check_integer(name, getattr(self, name), low=1)
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
-        logits, labels = _clean_logits(network, bench), bench.images.y.cpu().numpy()
+        labels = bench.images.y.cpu().numpy()
+        logits = bench.compute(
+            "clean",
+            np.arange(len(labels)),
+            lambda places, x, y: {"logits": predict(network, x).cpu().numpy()},
+        )["logits"]
         clean = logits.argmax(axis=1) == labels
         vanished, cosine = gradient_health(network, bench, clean, nearness=self.nearness)
         attacks = self._attacks(bench)
@@ -167,15 +171,6 @@ class StrongSuite(Suite):
             once=bench.cache.once,
             done=bench.progress,
         )
-
-
-def _clean_logits(network: nn.Module, bench: Bench) -> np.ndarray:
-    def compute(places: np.ndarray) -> Piece:
-        return {"logits": predict(network, bench.images.rows(places)[0]).cpu().numpy()}
-
-    n, classes = len(bench.images.y), predict(network, bench.images.x[:1]).shape[1]
-    blank = {"logits": np.zeros((n, classes), np.float32)}
-    return bench.fill("clean", np.arange(n), compute, blank)["logits"]
 
 
 def _sha256(x: Tensor) -> str:

@@ -24,64 +24,54 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]], console: Console | N
         console: Where to print; standard output by default. In a file or a pipe a table is as wide
             as it needs.
     """
-    labels = ["run"] if any(label for label, _, _ in rows) else []
-    table = _table("method", *labels, numbers=RUN_HEADINGS.values())
-    table.add_column("directory", overflow="fold")
-    for label, record, folder in rows:
-        numbers = [_with_interval(record, metric) for metric in RUN_HEADINGS]
-        _add(table, record.method, *([label] if labels else []), *numbers, shown_path(folder))
-    _print(table, [f"95% intervals over {_images(record)}" for _, record, _ in rows], console)
+    labelled = any(label for label, _, _ in rows)
+    headings = ["method", *["run"] * labelled, *RUN_HEADINGS.values(), "directory"]
+    cells = [
+        [record.method, *[label] * labelled, *_accuracies(record), shown_path(folder)]
+        for label, record, folder in rows
+    ]
+    notes = [f"95% intervals over {_images(record)}" for _, record, _ in rows]
+    _print(headings, cells, notes, console)
 
 
 def print_evaluations(records: Sequence[EvaluationRecord], console: Console | None = None) -> None:
-    """Print one row a network and one column an attack, then the verdicts on masking.
-
-    Args:
-        records: Of one suite.
-        console: As for :func:`print_runs`.
-    """
+    """Print one row a network and one column an attack of a suite, then verdicts on masking."""
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
-    table = _table("accuracy %", numbers=metrics)
-    for record in records:
-        numbers = [f"{100 * record.metrics[name]:.1f}" if name in record.metrics else "-"
-                   for name in metrics]  # fmt: skip
-        _add(table, record.network.label, *numbers)
-    verdicts = [line for record in records for line in _verdict(record)]
-    _print(table, verdicts + [_note(record) for record in records], console)
+    cells = [
+        [each.network.label, *(_percent(each.metrics.get(name)) for name in metrics)]
+        for each in records
+    ]
+    notes = [line for record in records for line in _verdict(record)]
+    notes += [_note(record) for record in records]
+    _print(["accuracy %", *metrics], cells, notes, console)
 
 
 def print_matrix(record: TransferRecord, console: Console | None = None) -> None:
     """Print the black-box matrix: one row a target, one column a source."""
-    table = _table("target \\ source", numbers=[source.label for source in record.sources])
-    for target, accuracies, same in zip(
-        record.targets, record.accuracy, record.same_network, strict=True
-    ):
-        cells = [
-            f"{100 * value:.1f}{'*' * own}" for value, own in zip(accuracies, same, strict=True)
-        ]
-        _add(table, target.label, *cells)
-    whitebox = "* the source is the target itself: a white-box number"
-    notes = [whitebox] if any(map(any, record.same_network)) else []
-    _print(table, [*notes, _note(record)], console)
+    own = record.same_network
+    cells = [
+        [target.label, *(_percent(share) + "*" * same for share, same in zip(*row, strict=True))]
+        for target, *row in zip(record.targets, record.accuracy, own, strict=True)
+    ]
+    notes = ["* the source is the target itself: a white-box number"] * any(map(any, own))
+    headings = ["target \\ source", *(source.label for source in record.sources)]
+    _print(headings, cells, [*notes, _note(record)], console)
 
 
-def _table(*texts: str, numbers: Iterable[str]) -> Table:
+def _print(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    notes: Iterable[str],
+    console: Console | None,
+) -> None:
+    """Print a table, whose texts begin on the left and numbers end on the right, then each note."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in texts:
-        table.add_column(heading, overflow="fold")
-    for heading in numbers:
-        table.add_column(Text(heading), justify="right", overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    # Text, not str: rich would take a list in an override for markup.
-    table.add_row(*map(Text, cells))
-
-
-def _print(table: Table, notes: Iterable[str], console: Console | None) -> None:
-    """Print a table and below it each note once."""
+    for place, heading in enumerate(headings):
+        text = place == 0 or heading in ("run", "directory")
+        table.add_column(Text(heading), justify="left" if text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # not str: rich would take a list in a label for markup
     console = console or Console()
     if not console.is_terminal:
         table.width = Console(width=10_000).measure(table).maximum
@@ -91,12 +81,16 @@ def _print(table: Table, notes: Iterable[str], console: Console | None) -> None:
         console.print(Text(note), soft_wrap=True)
 
 
-def _with_interval(record: RunRecord, metric: str) -> str:
-    if metric not in record.metrics:
-        return "-"
-    low, high = record.intervals.get(metric, (None, None))
-    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{100 * record.metrics[metric]:.1f}{bounds}"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _accuracies(record: RunRecord) -> list[str]:
+    cells = []
+    for metric in RUN_HEADINGS:
+        ends = ", ".join(_percent(end) for end in record.intervals.get(metric, ()))
+        cells.append(_percent(record.metrics.get(metric)) + (f" [{ends}]" if ends else ""))
+    return cells
 
 
 def _verdict(record: EvaluationRecord) -> list[str]:
@@ -105,7 +99,7 @@ def _verdict(record: EvaluationRecord) -> list[str]:
         return []
     lines = [f"{record.network.label}: gradient {masking.verdict}"]
     lines += [f"  {sign.name}: {sign.explanation}" for sign in masking.signs if sign.fired]
-    lines += [f"  {masking.loss.explanation}"] if masking.loss.count else []
+    lines += [f"  {masking.loss.explanation}"] * bool(masking.loss.count)
     flags = record.autoattack.flags if record.autoattack else []
     return lines + [f"  AutoAttack warns: {flag}" for flag in flags]
 

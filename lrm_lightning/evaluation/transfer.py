@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from lrm_lightning.checks import check_integer
 from lrm_lightning.errors import UserError
@@ -42,14 +42,11 @@ def transfer_matrix(
     """
 
     def column(stage: str, source: nn.Module) -> np.ndarray:
-        def compute(places: np.ndarray) -> Piece:
-            x, y = bench.images.rows(places)
+        def score(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:
             x_adv = bench.threat(source, x, y, start=bench.starts(bench.threat, places, "blackbox"))
             return {"correct": np.stack([correct_on(each, x_adv, y) for each in targets], axis=1)}
 
-        n = len(bench.images.y)
-        blank = {"correct": np.zeros((n, len(targets)), bool)}
-        return bench.fill(stage, np.arange(n), compute, blank)["correct"].T
+        return bench.compute(stage, np.arange(len(bench.images.y)), score)["correct"].T
 
     return np.stack([column(name, source) for name, source in sources.items()], axis=1)
 

@@ -11,15 +11,11 @@ from lrm_lightning.checks import check_integer
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion; sound at 0% and 100%, where robust accuracies live.
 
-    It speaks of the images' sampling alone, not of the spread between training runs.
-
-    Args:
-        correct: Successes, in ``[0, total]``.
-        total: Trials, at least 1.
-        confidence: Coverage, in (0, 1).
+    It speaks of the sampling of ``total`` images (at least 1) alone, not of the spread between
+    training runs.
 
     Returns:
-        Lower and upper end, fractions in [0, 1]; exactly 0 at no and exactly 1 at all successes.
+        Lower and upper end, fractions in [0, 1]; exactly 0 if none is ``correct``, 1 if all are.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -40,15 +36,12 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
 
 def accuracies(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Accuracy and 95% Wilson interval of each attack from its verdicts, bool ``(n,)`` each.
+    """``n``, ``metrics`` and ``intervals`` (95%) of a record, by attack, each in [0, 1].
 
-    Returns:
-        ``n``, ``metrics`` (name to accuracy in [0, 1]) and ``intervals`` (name to [low, high]).
+    ``correct`` are an attack's verdicts, bool ``(n,)``: which images are classified correctly.
     """
     (n,) = {len(each) for each in correct.values()}
     counts = {name: int(each.sum()) for name, each in correct.items()}
-    return {
-        "n": n,
-        "metrics": {name: count / n for name, count in counts.items()},
-        "intervals": {name: list(wilson_interval(count, n)) for name, count in counts.items()},
-    }
+    intervals = {name: list(wilson_interval(count, n)) for name, count in counts.items()}
+    metrics = {name: count / n for name, count in counts.items()}
+    return {"n": n, "metrics": metrics, "intervals": intervals}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,10 +23,10 @@ from lrm_lightning.runs.directory import CHECKPOINTS, CONFIG, EXPORTED, RECORD
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.records import Network
 
+# A run directory may come from anybody, so it names a network of ours or it is refused.
+TRUSTED = "lrm_lightning.models."
 # How the LightningModule calls the network's weights.
 PREFIX = "network."
-
-Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -197,23 +197,16 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def own_class(target: object, room: str, base: type[Kind]) -> type[Kind] | None:
-    """The class that a file names if it is a ``base`` in this package's ``room``, else ``None``."""
-    path, prefix = str(target), f"lrm_lightning.{room}."
-    module, _, name = path.rpartition(".")
-    try:
-        found: Any = getattr(import_module(module), name) if path.startswith(prefix) else None
-    except (ImportError, AttributeError):
-        return None
-    # The class itself must be ours: a module of ours also leads to all that it imports.
-    ours = isinstance(found, type) and found.__module__.startswith(prefix)
-    return found if ours and issubclass(found, base) else None
-
-
 def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
-    target = settings.pop("_target_", "")
-    found = own_class(target, "models", nn.Module)
-    if found is None:
+    target = str(settings.pop("_target_", ""))
+    module, _, name = target.rpartition(".")
+    try:
+        found: Any = target.startswith(TRUSTED) and getattr(import_module(module), name, None)
+    except ImportError:
+        found = None
+    # The class itself must be ours: a module of ours also leads to all that it imports.
+    ours = isinstance(found, type) and found.__module__.startswith(TRUSTED)
+    if not (ours and issubclass(found, nn.Module)):
         raise UserError(
             f"{folder} names the network {target}, which is not this package's; build it yourself"
             " and pass it as load_model(..., network=...)"

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb", "numpy", "scipy",
-    "pyautoattack",
+    "lrm_lightning", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb",
+    "numpy", "scipy", "pyautoattack",
 )  # fmt: skip
 
 
@@ -28,12 +29,10 @@ def stamp(device: torch.device, devices: int = 1) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Version of Python, of this package and of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("lrm_lightning", *PACKAGES):
-        try:
+    found = {"python": platform.python_version()} | dict.fromkeys(PACKAGES, "not installed")
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
     return found
 
 
@@ -43,43 +42,35 @@ def git_state() -> dict[str, Any]:
     if not (folder / ".git").exists():
         return {"commit": None, "dirty": None}
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {
-        "commit": _git(folder, "rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
-    }
+    dirty = None if changes is None else bool(changes)
+    return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def hardware(device: torch.device, devices: int) -> dict[str, Any]:
     """What the run ran on: devices, processor, threads."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    here = hasattr(os, "sched_getaffinity")  # the cores that this process may use
     return {
         "device": device.type,
         "devices": devices,
-        "name": name,
-        "cores": _cores(),
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cores": len(os.sched_getaffinity(0)) if here else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def _git(folder: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(folder), *words]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

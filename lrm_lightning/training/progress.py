@@ -7,9 +7,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from lrm_lightning.evaluation.progress import duration
 from lrm_lightning.runs.directory import STATUS
-from lrm_lightning.runs.files import write_json
+from lrm_lightning.runs.files import duration, write_json
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 # The first steps are slow: memory is allocated and kernels are chosen.

@@ -5,7 +5,7 @@ import pytest
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation import cache
-from lrm_lightning.evaluation.cache import Cache, Progress, duration
+from lrm_lightning.evaluation.cache import Cache, Progress
 
 
 def piece(value):
@@ -88,14 +88,6 @@ def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         Cache(tmp_path / "file" / "kept").once("x", lambda: piece(2))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_progress_estimates_from_what_was_computed(tmp_path, monkeypatch, capsys):

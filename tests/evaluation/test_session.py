@@ -59,10 +59,18 @@ def test_data_are_as_trained_unless_told_otherwise():
         data_settings({}, nothing | {"name": "mnist"})
 
 
-@pytest.mark.parametrize("target", ["os.system", "lrm_lightning.data.digits.torch.nn.Linear", "x"])
-def test_data_of_others_are_refused(target):
-    with pytest.raises(UserError, match="not this package's"):
-        load_data({"_target_": target})
+def test_a_class_that_a_file_names_is_not_used():
+    trained = {"data": {"_target_": "os.mkdir", "name": "digits", "root": "made"}}
+    given = {"name": None, "root": None, "require_official": None}
+    assert data_settings(trained, given) == {"_target_": "lrm_lightning.data.DigitsDataModule"}
+    with pytest.raises(UserError, match=r"data\.name=stripes is unknown"):
+        data_settings({"data": {"_target_": "os.mkdir", "name": "stripes"}}, given)
+
+
+def test_wrong_place_of_the_data():
+    settings = data_settings({}, {"name": "cifar10", "root": None, "require_official": "perhaps"})
+    with pytest.raises(UserError, match=r"data\.require_official='perhaps' must be true or false"):
+        load_data(settings)
 
 
 def test_wrong_device():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import read_json, write_arrays, write_json, write_text
+from lrm_lightning.runs.files import duration, read_json, write_arrays, write_json, write_text
 
 
 def _names(folder):
@@ -141,3 +141,11 @@ def test_damaged_json(content, tmp_path):
 def test_folder_instead_of_a_file(tmp_path):
     with pytest.raises(UserError, match="is damaged"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
