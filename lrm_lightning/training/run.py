@@ -222,7 +222,7 @@ def _record(
         "seed": cfg.seed,
         "data": datamodule.provenance(),
         "training_attack": defense.attack.as_dict(),
-        "attack": attacker.attack.as_dict() | {"test_steps": list(cfg.robust_accuracy.test_steps)},
+        "attack": attacker.attack.as_dict() | {"steps": list(cfg.robust_accuracy.test_steps)},
         "split": "test",
         "checkpoint": cfg.checkpoint.select,
         **accuracies(attacker.correct),

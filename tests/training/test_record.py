@@ -26,7 +26,7 @@ def test_record_says_what_it_is_of(undisturbed):
     assert (data["name"], data["official"], data["n_val"]) == ("digits", True, 40)
     assert len(data["fingerprint"]) == 64
     assert record["attack"]["eps"] == 0.01
-    assert record["attack"]["test_steps"] == [5, 10, 20]
+    assert record["attack"]["steps"] == [5, 10, 20]
     assert record["config"]["method"]["pairing_to_adversarial_ratio"] == 0.125
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
     assert set(record["git"]) == {"commit", "dirty"}
