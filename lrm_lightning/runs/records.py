@@ -28,19 +28,10 @@ DATA_TITLES = {"cifar10": "CIFAR-10", "digits": "Digits"}
 # Names of the classes in the order of the labels.
 CLASS_NAMES = {
     "cifar10": (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     ),
     "digits": tuple("0123456789"),
-}
+}  # fmt: skip
 # Keys of the optimiser in configurations of version 0.1, and the schedules' names of today.
 OLD_SCHEDULE_KEYS = ("warmup_epochs", "milestones", "gamma")
 OLD_SCHEDULES = {
@@ -88,20 +79,12 @@ class _Part(BaseModel):
 
 
 class Data(_Part):
-    """Which images; equal fingerprints are the same bytes.
-
-    Attributes:
-        name: Name of the data set.
-        official: Whether the bytes are those that everyone else has under this name.
-        fingerprint: SHA-256 in hex over images and labels of the training and the test set.
-        note: What a reader of a result must know about the data, or nothing.
-        n_train: Number of training images; ``n_val`` and ``n_test`` likewise.
-    """
+    """Which images; equal fingerprints are the same bytes."""
 
     name: Name
-    official: bool = False
-    fingerprint: Text = ""
-    note: Text = ""
+    official: bool = False  # whether the bytes are those that everyone else has under this name
+    fingerprint: Text = ""  # SHA-256 in hex over images and labels of training and test set
+    note: Text = ""  # what a reader of a result must know about the data
     n_train: Count | None = None
     n_val: Count | None = None
     n_test: Count | None = None
@@ -121,23 +104,14 @@ class Git(_Part):
 
 
 class Network(_Part):
-    """The network that an evaluation attacked.
+    """The network that an evaluation attacked."""
 
-    Attributes:
-        name: The method, or the name that the user gave.
-        label: Tells it from other networks of the name.
-        run_dir: Its run directory, empty if it was not trained here.
-        run_id: Its run's, empty if it was not trained here.
-        checkpoint: Which of its weights.
-        weights_sha256: Over its state, see :func:`~lrm_lightning.runs.networks.weights_sha256`.
-    """
-
-    name: Name
-    label: Text = ""
-    run_dir: Text = ""
+    name: Name  # the method, or the name that the user gave
+    label: Text = ""  # tells it from other networks of the name
+    run_dir: Text = ""  # empty if it was not trained here, as run_id
     run_id: Text = ""
-    checkpoint: Text = ""
-    weights_sha256: Text = ""
+    checkpoint: Text = ""  # which of the run's weights
+    weights_sha256: Text = ""  # see lrm_lightning.runs.networks.weights_sha256
 
 
 class Curve(_Part):
@@ -213,102 +187,59 @@ class Subset(_Part):
 
 
 class Record(_Part):
-    """What every record says: on which data, how many images, and where the numbers came from.
-
-    Attributes:
-        schema_version: Version of this schema, ``schema`` in the file.
-        written: When, in ISO 8601 with the offset of UTC.
-        data: Which images.
-        split: Which part of them.
-        n: Number of images.
-        attack: Settings of the attack, as plain values.
-        wall_s: Seconds that it took.
-        versions: Version of Python and of each package that the numbers depend on.
-        git: The code.
-        hardware: Devices, processor, threads.
-    """
+    """What every record says: on which data, how many images, and where the numbers came from."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     schema_version: Literal[1] = Field(SCHEMA, alias="schema")
-    written: Text = ""
+    written: Text = ""  # ISO 8601 with the offset of UTC
     data: Data
     split: Text = "test"
-    n: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)]  # number of images
     attack: Settings = {}
     wall_s: Annotated[Number, Field(ge=0)] | None = None
-    versions: Settings = {}
+    versions: Settings = {}  # of Python and of each package that the numbers depend on
     git: Git = Git()
     hardware: Settings = {}
 
 
 class RunRecord(Record):
-    """``record.json``: a finished run. Its presence says that the run is finished.
+    """``record.json``: a finished run. Its presence says that the run is finished."""
 
-    Attributes:
-        run_id: The configuration's hash.
-        method: Name of the defence.
-        seed: Seed of the training.
-        training_attack: Settings of the attack that it trained on.
-        checkpoint: Which weights were tested, ``"last"`` or ``"best"``.
-        metrics: Accuracies on the test images by attack.
-        intervals: Their 95% Wilson intervals.
-        test_metrics: Everything logged in the test.
-        config: The resolved configuration.
-        epochs: Epochs trained.
-        global_step: Optimiser's steps taken.
-        score: Robust accuracy on the validation split after training, for sweepers.
-        val_metrics: Everything logged in the last attacked validation.
-    """
-
-    run_id: Text = ""
+    run_id: Text = ""  # the configuration's hash
     method: Name
     seed: Count | None = None
     training_attack: Settings = {}
-    checkpoint: Text = ""
-    metrics: dict[Text, Share]
-    intervals: dict[Text, Interval] = {}
-    test_metrics: dict[Text, Number] = {}
-    config: Annotated[dict[str, JsonValue], AfterValidator(_upgraded)] = {}
+    checkpoint: Text = ""  # which weights were tested, "last" or "best"
+    metrics: dict[Text, Share]  # accuracies on the test images by attack
+    intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals
+    test_metrics: dict[Text, Number] = {}  # everything logged in the test
+    config: Annotated[dict[str, JsonValue], AfterValidator(_upgraded)] = {}  # resolved
     epochs: Count | None = None
-    global_step: Count | None = None
-    score: Share | None = None
-    val_metrics: dict[Text, Number] = {}
+    global_step: Count | None = None  # the optimiser's steps
+    score: Share | None = None  # robust validation accuracy after training, for sweepers
+    val_metrics: dict[Text, Number] = {}  # everything logged in the last attacked validation
 
 
 class EvaluationRecord(Record):
     """``evaluations/<suite>.json``: what a suite found of one network; its verdicts lie beside it.
 
-    Attributes:
-        kind: Tells the records of evaluations apart.
-        suite: Name of the suite.
-        evaluation_id: Hash of what determines the result.
-        network: What was attacked, ``model`` in the file.
-        subset: Which images.
-        batch_size: Images attacked at a time.
-        engine: How PGD was computed.
-        metrics: Accuracies by attack.
-        intervals: Their 95% Wilson intervals.
-        curve: Accuracy by number of PGD steps (``suite=paper``).
-        logits: ``clean`` and ``adversarial`` histograms of all logits (``suite=paper``).
-        gallery: A few images and what the network made of them (``suite=paper``).
-        settings: Settings of each attack (``suite=strong``).
-        autoattack: What AutoAttack warned of (``suite=strong``).
-        masking: The verdict on gradient masking (``suite=strong``).
+    Suite ``paper`` has ``curve``, ``logits`` and ``gallery``; suite ``strong`` has ``settings`` of
+    each attack, ``autoattack`` and ``masking``.
     """
 
     kind: Literal["whitebox"]
     suite: Name
-    evaluation_id: Text = ""
+    evaluation_id: Text = ""  # hash of what determines the result
     network: Network = Field(alias="model")
     subset: Subset = Subset()
     batch_size: Count | None = None
-    engine: Text = ""
-    metrics: dict[Text, Share]
-    intervals: dict[Text, Interval] = {}
+    engine: Text = ""  # how PGD was computed
+    metrics: dict[Text, Share]  # accuracies by attack
+    intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals
     curve: Curve | None = None
-    logits: dict[Text, Histogram] = {}
-    gallery: list[dict[Text, Count]] = []
+    logits: dict[Text, Histogram] = {}  # of all logits on "clean" and on "adversarial" images
+    gallery: list[dict[Text, Count]] = []  # a few images and what the network made of them
     settings: Settings = {}
     autoattack: AutoAttackNote | None = None
     masking: Masking | None = None
@@ -317,27 +248,18 @@ class EvaluationRecord(Record):
 class TransferRecord(Record):
     """``transfer.json``: accuracy of each target on the adversarial images of each source.
 
-    Attributes:
-        kind: Tells the records of evaluations apart.
-        evaluation_id: Hash of what determines the result.
-        sources: Networks that the images were made on, a column each.
-        targets: Networks that they were scored on, a row each.
-        subset: Which images.
-        engine: How PGD was computed.
-        accuracy: A row a target, a number a source.
-        intervals: Their 95% Wilson intervals, in the same shape, or nothing.
-        same_network: Where source and target are one network, in the same shape, or nothing.
+    Matrices have a row a target and an entry a source; those but ``accuracy`` may be empty.
     """
 
     kind: Literal["blackbox"]
-    evaluation_id: Text = ""
-    sources: list[Network]
+    evaluation_id: Text = ""  # hash of what determines the result
+    sources: list[Network]  # networks that the images were made on
     targets: list[Network]
     subset: Subset = Subset()
-    engine: Text = ""
+    engine: Text = ""  # how PGD was computed
     accuracy: list[list[Share]]
-    intervals: list[list[Interval]] = []
-    same_network: list[list[bool]] = []
+    intervals: list[list[Interval]] = []  # 95% Wilson intervals
+    same_network: list[list[bool]] = []  # where source and target are one network
 
     @model_validator(mode="after")
     def _matrices_fit(self) -> Self:
