@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
-from lrm_lightning.tracking.wandb_client import quietly
+from lrm_lightning.tracking.wandb import quiet_wandb
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -148,11 +148,9 @@ def save(entity: str | None, project: str, name: str) -> str:
         UserError: If the extra isn't installed, there is no key, or W&B does not take it.
     """
     _packages()
-    import wandb
-
-    quietly()
+    wandb = quiet_wandb()
     try:
-        if not wandb.login(prompt=False):  # type: ignore[call-arg]
+        if not wandb.login(prompt=False):
             raise UserError("no W&B key; `wandb login` stores one")
         entity = entity or wandb.Api().default_entity
         if not entity:

@@ -22,7 +22,8 @@ EXPORTED, EXPORTED_WEIGHTS = "model.json", "model.safetensors"  # what export le
 STATUS = "status.json"  # the latest progress, for whoever started the run
 JOB_LOG = "job.log"  # what a sweep's job prints
 LOCK = ".lock"  # held by the process that trains here; says which it is
-LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, CORRECT, "wandb")
+LOGGED = ("wandb", "tensorboard", "mlflow", "mlflow.db")  # by conf/logger/
+LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, CORRECT, *LOGGED)
 
 
 def finished_run(folder: Path) -> RunRecord | None:

@@ -26,67 +26,46 @@ class MetricsCSV(Logger):
 
     Args:
         path: The file.
+
+    Raises:
+        UserError: If there is such a file and it can't be read.
     """
+
+    name, version = "csv", ""  # type: ignore[assignment] (Lightning has properties)
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
         self._rows: dict[int, dict[str, str]] = {}
         self._saved_at = 0.0
-        if path.exists():
-            try:
-                self._read()
-            except (OSError, ValueError, csv.Error) as error:
-                raise UserError(
-                    f"{path} is damaged ({error}); delete it and start the run again"
-                ) from error
-
-    @property
-    def name(self) -> str:
-        """Lightning's name of a logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Lightning's version of a logger; there is one a run directory."""
-        return ""
+        if not path.exists():
+            return
+        try:
+            with path.open(newline="", encoding="utf-8") as lines:
+                for row in csv.DictReader(lines):
+                    step = int(row.pop("step"))
+                    self.log_metrics({key: float(each) for key, each in row.items() if each}, step)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise UserError(
+                f"{path} is damaged ({error}); delete it and start the run again"
+            ) from error
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Nothing: the resolved configuration lies beside the file."""
+        pass  # the resolved configuration lies beside the file
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep metrics of ``step``, over those kept before."""
         row = self._rows.setdefault(step or 0, {})
         row.update({key: repr(float(value)) for key, value in metrics.items()})
 
     @rank_zero_only
     def save(self) -> None:
-        """Write, unless that was just done."""
         if time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
-            self._write()
+            self.finalize("")
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write."""
-        self._write()
-
-    def rows(self) -> list[dict[str, float]]:
-        """Everything logged, by rising step."""
-        return [
-            {"step": step, **{key: float(value) for key, value in self._rows[step].items()}}
-            for step in sorted(self._rows)
-        ]
-
-    def _read(self) -> None:
-        with self._path.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                step = row.pop("step", None) or ""
-                if step.isdigit():
-                    self._rows[int(step)] = {key: value for key, value in row.items() if value}
-
-    def _write(self) -> None:
         if not self._rows:
             return
         columns = sorted({key for row in self._rows.values() for key in row})
@@ -99,17 +78,11 @@ class MetricsCSV(Logger):
 
 
 class SavedBeforeCheckpoints(Callback):
-    """Writes the metrics before every checkpoint: a run that resumes there logs none of them again.
-
-    Args:
-        metrics: The logger.
-    """
-
-    def __init__(self, metrics: MetricsCSV) -> None:
-        self._metrics = metrics
+    """Writes the metrics before every checkpoint: a run that resumes there logs none again."""
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write."""
-        self._metrics.finalize("")
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.finalize("")

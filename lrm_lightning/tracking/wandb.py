@@ -1,229 +1,272 @@
 """Weights & Biases: one run a run directory, online with a key, offline without."""
 
+import os
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 
-from lrm_lightning.tracking.metrics_csv import MetricsCSV
-from lrm_lightning.tracking.wandb_client import Client, choose_mode, in_sweep, table
-from lrm_lightning.tracking.wandb_journal import EXAMPLES, MEDIA, Journal, numbered
+from lrm_lightning.checks import check_choice, check_flag
+from lrm_lightning.errors import UserError
+
+X_AXIS = "trainer/global_step"  # Lightning's name of the step
+CONNECT_S, FINISH_S = 10, 20  # the second is within the launcher's 30 seconds of grace
+UPLOAD_S = 600  # for weights, and for what was left offline
 
 
 class RunLogger(WandbLogger):
-    """Lightning's logger, made so that W&B misses nothing and training does not wait for it.
+    """Lightning's logger, which W&B's server can neither stop nor delay for long.
 
-    Every row is in the run directory before W&B is told. Whenever the run is opened, after a kill
-    or an outage, W&B is told what it misses; what it has is not told again. An outage amid training
-    is a matter of W&B's own process. One at the start costs ten seconds: the run is offline then,
-    with another attempt at its end, and whenever the command is given again.
-
-    Args:
-        client: W&B's run.
-        journal: What was logged so far.
-        mode: ``"online"`` or ``"offline"``.
-    """
-
-    def __init__(self, client: Client, journal: Journal, mode: str) -> None:
-        super().__init__(save_dir=str(client.run_dir))
-        self._client = client
-        self._journal = journal
-        self._wanted = mode
-        self._checkpoint: Path | None = None
-        if rank_zero_only.rank == 0:
-            self._open()
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Tell W&B, unless it has those rows."""
-        for number, row in numbered(step or 0, metrics):
-            self._log(number, row)
-
-    @rank_zero_only
-    def log_media(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Keep, and tell W&B, what is for W&B alone.
-
-        Args:
-            metrics: Numbers, and histograms as ``{"counts": [...], "edges": [...]}``.
-            step: The optimizer's step.
-        """
-        self._journal.add_media(step, metrics)
-        for number, row in numbered(step, metrics, MEDIA):
-            self._log(number, row)
-
-    @rank_zero_only
-    def keep_examples(self, arrays: Mapping[str, np.ndarray], step: int) -> None:
-        """Keep adversarial examples for :meth:`publish`; see :func:`wandb_client.table`."""
-        self._journal.keep_examples(step, arrays)
-
-    @rank_zero_only
-    def publish(self, checkpoint: Path | None) -> None:
-        """Log the table of examples and the weights: W&B may let us wait, training is over.
-
-        Args:
-            checkpoint: Weights to keep as an artifact; ``None`` for none.
-        """
-        self._checkpoint = checkpoint
-        examples = self._journal.examples()
-        try:
-            if examples is not None:
-                shown = {"test/examples": table(examples)}
-                for number, row in numbered(int(examples["step"]), shown, EXAMPLES):
-                    self._log(number, row)
-            if checkpoint is not None:
-                self._client.log_checkpoint(checkpoint)
-        except Exception:  # as in _log
-            self._complete = False
-
-    @rank_zero_only
-    def close(self, *, failed: bool = False) -> None:
-        """End W&B's run, in a time that is bounded.
-
-        Args:
-            failed: An exception ended the run: W&B shows that, and nothing is tried again.
-        """
-        folder = self._client.folder
-        complete = self._client.finish(int(failed)) and self._complete
-        if self._wanted == "offline" and complete:
-            self._journal.supersede_offline_files(but=folder)
-        if self._wanted != "online" or failed:
-            return
-        if not (self._online and complete) and self._connect() is None:
-            self._online = True
-            self._catch_up()
-            self.publish(self._checkpoint)
-            complete = self._client.finish() and self._complete
-        if self._online and complete:
-            self._journal.supersede_offline_files()
-            self._journal.pending = False
-        else:
-            print("W&B: not all is uploaded; the same command, given again, does it")  # noqa: T201
-
-    # ------------------------------------------------------------------ W&B has what we have
-
-    def _open(self) -> None:
-        problem = None
-        if self._wanted == "online":
-            self._journal.pending = True
-            problem = self._connect()
-            if problem:
-                print(f"W&B: offline, with another attempt at the end ({problem})")  # noqa: T201
-        self._online = self._wanted == "online" and not problem
-        if not self._online:
-            self._client.open_offline()
-        self._catch_up()
-
-    def _connect(self) -> str | None:
-        problem = self._client.connect()
-        if problem or in_sweep() or self._journal.run_id:
-            return problem
-        if self._client.first_number:
-            # Another directory's training of this configuration; W&B would mix it with ours.
-            self._client.finish()
-            self._client.settings |= {"id": _another(self._client.settings["id"])}
-            problem = self._client.connect()
-        self._journal.run_id = self._client.settings["id"]
-        return problem
-
-    def _catch_up(self) -> None:
-        """Tell W&B what was logged before it was opened and it misses."""
-        self._experiment = self._client.run
-        self._complete = True
-        self._best: dict[str, float] = {}
-        self._number = self._from = self._client.first_number
-        rows = self._journal.rows()
-        for number, row in rows:
-            self._log(number, row)
-        if rows:  # training that goes on from a checkpoint logs the last of them again
-            self._from = max(self._from, rows[-1][0] + 1)
-
-    def _log(self, number: int, row: dict[str, Any]) -> None:
-        if not self._complete:
-            return
-        try:
-            self._summarise(row)
-            if number >= self._from:
-                self._number = max(self._number, number)
-                self._client.log(row, self._number)
-        except Exception:  # wandb's own have no common class; close() tries again
-            self._complete = False
-
-    def _summarise(self, row: Mapping[str, Any]) -> None:
-        # W&B's own maximum forgets what was before the run was resumed.
-        better = {
-            f"best/{key}": value
-            for key, value in row.items()
-            if key.startswith("val/acc/") and value >= self._best.get(f"best/{key}", 0.0)
-        }
-        if better:
-            self._best |= better
-            self._client.summarise(better)
-
-
-def wandb_logger(
-    cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id: str, metrics: MetricsCSV
-) -> RunLogger | None:
-    """A logger that never asks a question; ``None`` where none is wanted.
-
-    The run's id is that of its configuration, so a resumed run goes on in the same W&B run. In a
-    process that ``wandb agent`` has started it is the agent's run.
+    Lightning's own asks for a key, fails if the server does not answer, and begins another W&B run
+    on a resume. Here a run goes on in the W&B run that its directory began. Without a key, or if
+    the server does not answer, it is logged offline; ``wandb sync`` uploads that at the end or when
+    the same command is given again. A process of ``wandb agent`` logs to the agent's W&B run.
 
     Args:
-        cfg: The composed configuration; ``cfg.logger`` says where to.
-        run_dir: The run directory; W&B's files go to ``wandb/`` in it.
-        config: The resolved configuration and the code's version, shown in W&B.
-        run_id: Name of the configuration.
-        metrics: The metrics' file.
+        save_dir: The run directory, which names the W&B run; files go to ``wandb/`` in it.
+        mode: ``"online"``, ``"offline"``, ``"disabled"``, or ``"auto"``: what WANDB_MODE or
+            ``wandb offline`` say, else online where there is a key.
+        checkpoint: Whether :meth:`close` uploads the weights as an artifact.
+        **init: Further arguments of ``wandb.init``.
 
     Raises:
-        UserError: If ``logger.mode=online`` and there is no key.
+        ValueError: If ``mode`` or ``checkpoint`` is none of these.
     """
-    if not cfg.logger.wandb:
-        return None
-    mode, reason = choose_mode(cfg.logger.mode) if rank_zero_only.rank == 0 else ("offline", "")
-    if mode == "disabled":
-        return None
-    if mode == "offline":
-        _say_offline(run_dir, reason)
-    (run_dir / "wandb").mkdir(exist_ok=True)
-    journal = Journal(run_dir, metrics)
-    if cfg.rerun and journal.run_id is None and rank_zero_only.rank == 0:
-        journal.run_id = _another(run_id)
-    settings = {
-        "id": journal.run_id or run_id,
-        "name": f"{cfg.method.name}-{run_id}",
-        "project": cfg.logger.project,
-        "entity": cfg.logger.entity,
-        "group": cfg.sweep,
-        "job_type": cfg.method.name,
-        "tags": [*cfg.logger.tags, cfg.data.name],
-        "config": config,
-    }
-    client = Client(run_dir, settings, weights=bool(cfg.logger.get("checkpoint")))
-    return RunLogger(client, journal, mode)
+
+    def __init__(
+        self,
+        save_dir: str,
+        *,
+        mode: str = "auto",
+        checkpoint: bool = False,
+        **init: Any,  # noqa: ANN401
+    ) -> None:
+        check_choice("mode", mode, ("auto", "online", "offline", "disabled"))
+        check_flag("checkpoint", checkpoint)
+        super().__init__(save_dir=save_dir, project=init.get("project"))
+        self._folder, self._wanted, self._checkpoint = Path(save_dir), mode, checkpoint
+        begun = sorted(self._folder.glob("wandb/*run-*"))  # [offline-]run-<date>_<time>-<id>
+        earlier = begun[-1].name.partition("run-")[2].partition("-")[2] if begun else None
+        name = self._folder.name  # trained again, or elsewhere, it is another W&B run
+        self._init = {"name": name, "id": earlier or f"{name}-{int(time.time()):x}"} | init
+        self._run: Any = None
+        self._known, self._lost = 0, False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:  # noqa: ANN401
+        if self._run is None:
+            self._run = self._open()
+            self._run.define_metric(X_AXIS)
+            self._run.define_metric("*", step_metric=X_AXIS, step_sync=True)
+            self._known = self._run.summary.get(X_AXIS, 0)
+        return self._run
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        # A resumed run logs again what the interrupted one had logged after its checkpoint.
+        if self._lost or (step is not None and step < self._known):
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:  # W&B's own have no common class
+            self._lost = True
+            _say(f"nothing more is logged ({_one_line(error)})")
+
+    @rank_zero_only
+    def close(self, *, failed: bool = False, weights: Path | None = None) -> None:
+        """End the W&B run, in a time that is bounded; upload ``weights`` if that is wished."""
+        if self._run is None:
+            return
+        folder = Path(self._run.dir).parent
+        if self._checkpoint and weights and not failed:
+            try:
+                self._run.log_artifact(weights, name=f"model-{self._run.id}", type="model")
+            except Exception as error:  # as in log_metrics
+                _say(f"the weights are not uploaded ({_one_line(error)})")
+        try:
+            self._run.finish(exit_code=int(failed))
+        except Exception:  # TimeoutError, or W&B's own process is gone
+            self._lost = True
+        _teardown()  # closes the files
+        if self._lost and folder.name.startswith("run-"):
+            folder.rename(folder.with_name(f"offline-{folder.name}"))  # wandb sync takes it then
+        if not failed:
+            self.upload_rest()
+
+    @rank_zero_only
+    def upload_rest(self, results: Mapping[str, float] | None = None) -> None:
+        """Upload what lies offline in the run directory if there is a key.
+
+        Args:
+            results: Of a finished run, where ``wandb agent`` may give its configuration once more.
+        """
+        if results and _in_sweep():
+            self.log_metrics(results)
+            self.close()
+        elif _left_offline(self._folder) and self._mode()[0] == "online":
+            _sync(self._folder)
+
+    def _mode(self) -> tuple[str, str]:
+        """``"online"``, ``"offline"`` or ``"disabled"``, and why; nobody is asked."""
+        wandb = quiet_wandb()
+        own = wandb.setup().settings.mode.replace("dryrun", "offline")
+        mode = own if self._wanted == "auto" else self._wanted
+        wandb.setup(settings=wandb.Settings(mode=mode))  # login asks for it
+        if mode != "online" or wandb.login(prompt=False, verify=False):
+            return mode, f"mode={mode}"
+        if self._wanted == "online":
+            raise UserError("logger.wandb.mode=online: no key; `wandb login` stores one")
+        return "offline", "no key; `wandb login` makes runs appear online"
+
+    def _open(self) -> Any:  # noqa: ANN401
+        mode, reason = self._mode()
+        if mode == "online":
+            try:
+                if _sync(self._folder):  # an earlier part of the run comes first
+                    return self._begin(mode)
+                reason = "an earlier part is still to be uploaded"
+            except Exception as error:  # as in log_metrics
+                _teardown()  # what was begun would go on trying, and be in the way
+                reason = _one_line(error)
+            mode = "offline"
+        if mode == "offline":
+            files = shlex.quote(str(self._folder / "wandb"))
+            _say(f"offline ({reason}); `wandb sync {files}` uploads this run")
+        return self._begin(mode)
+
+    def _begin(self, mode: str) -> Any:  # noqa: ANN401
+        wandb = quiet_wandb()
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=CONNECT_S,
+            finish_timeout=UPLOAD_S if self._checkpoint else FINISH_S,
+            finish_timeout_raises=True,
+            x_file_stream_retry_max=1_000_000,  # an outage of a day ends as one of a minute
+        )
+        agents = ("id", "project", "entity") if _in_sweep() else ()
+        init = {key: value for key, value in self._init.items() if key not in agents}
+        return wandb.init(
+            dir=str(self._folder), mode=mode, resume="allow", settings=settings, **init
+        )
 
 
-def uploads_rest(
-    cfg: DictConfig, run_dir: Path, config: dict[str, Any], run_id: str, metrics: MetricsCSV
-) -> RunLogger | None:
-    """:func:`wandb_logger` for a finished run of which W&B misses something; else ``None``."""
-    wanted = cfg.logger.wandb and cfg.logger.mode in ("auto", "online")
-    missing = wanted and (in_sweep() or Journal(run_dir, metrics).pending)
-    if not missing or rank_zero_only.rank != 0 or choose_mode(cfg.logger.mode)[0] != "online":
-        return None
-    return wandb_logger(cfg, run_dir, config, run_id, metrics)
+class WandbMedia(L.Callback):
+    """Gives W&B what ``metrics.csv`` can't hold, where a logger is W&B's.
+
+    After a validation these are the training's images per second, of all ranks together, and where
+    it was attacked histograms of rank 0's logits; after the test, pictures of some images, clean
+    and attacked.
+
+    Args:
+        attacker: The callback that attacks, a ``RobustAccuracy``.
+    """
+
+    def __init__(self, attacker: Any) -> None:  # noqa: ANN401
+        self._attacker = attacker
+        self._images, self._began, self._ended = 0, 0.0, 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._images, self._began = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        self._images += len(batch.x) * trainer.world_size
+        self._ended = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loggers = _loggers(trainer)
+        if not loggers or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        media: dict[str, Any] = {"epoch": trainer.current_epoch}
+        if self._ended > self._began:
+            media["train/images_per_s"] = self._images / (self._ended - self._began)
+        if self._attacker.active:
+            for kind, logits in self._attacker.logits.items():
+                counts = np.histogram(logits.float().numpy(), bins=64)
+                histogram = quiet_wandb().Histogram(np_histogram=counts)
+                media[f"val/logits/{kind}/histogram"] = histogram
+        for logger in loggers:  # Lightning numbers steps from 0, and this one is done
+            logger.log_metrics(media, max(0, trainer.global_step - 1))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loggers = _loggers(trainer)
+        if not loggers or self._attacker.examples is None:
+            return
+        pictures, captions = [], []
+        for index, y, x, x_adv, *logits in zip(*self._attacker.examples, strict=True):
+            change = x_adv - x  # grey is none; black and white are the image's largest
+            difference = 0.5 + change / (2 * change.abs().max()).clamp(min=1e-9)
+            row = np.concatenate([each.numpy() for each in (x, x_adv, difference)], axis=2)
+            pictures.append(np.rint(255 * row.transpose(1, 2, 0)).astype(np.uint8))
+            best = [each.softmax(dim=0).max(dim=0) for each in logits]
+            clean, adv = (f"{each.indices} ({each.values:.0%})" for each in best)
+            captions.append(f"image {index}, class {y}: clean {clean}, attacked {adv}")
+        for logger in loggers:  # not as a table: that waits for the server
+            logger.log_image("test/examples", pictures, trainer.global_step, caption=captions)
 
 
-@rank_zero_only
-def _say_offline(run_dir: Path, reason: str) -> None:
-    upload = f"wandb sync {run_dir}/wandb/offline-run-*"
-    print(f"W&B: offline ({reason}); `{upload}` uploads this run")  # noqa: T201
+def quiet_wandb() -> Any:  # noqa: ANN401
+    """The package, imported late, as that takes a second; it prints nothing."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    return wandb
 
 
-def _another(run_id: str) -> str:
-    return f"{run_id[:8]}-{int(time.time()):x}"
+def _loggers(trainer: L.Trainer) -> list[WandbLogger]:
+    return [each for each in trainer.loggers if isinstance(each, WandbLogger)]
+
+
+def _in_sweep() -> bool:
+    return "WANDB_SWEEP_ID" in os.environ  # wandb agent sets it
+
+
+def _left_offline(folder: Path) -> list[str]:
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    return [str(each) for each in files if not each.with_suffix(".wandb.synced").exists()]
+
+
+def _sync(folder: Path) -> bool:
+    """Upload what lies offline in a run directory; whether nothing is left."""
+    if files := _left_offline(folder):
+        _say(f"uploading what was left offline in {folder}")
+        command = [sys.executable, "-m", "wandb", "sync", *files]
+        # By default one attempt takes minutes where there is no server.
+        environment = os.environ | {"WANDB_X_GRAPHQL_RETRY_MAX": "2"}
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, env=environment, capture_output=True, timeout=UPLOAD_S)
+        if _left_offline(folder):
+            _say("not all is uploaded; the same command, given again, does it")
+            return False
+    return True
+
+
+def _teardown() -> None:
+    with suppress(Exception):  # W&B's own process may be gone
+        quiet_wandb().teardown()
+
+
+def _say(text: str) -> None:
+    print(f"W&B: {text}")  # noqa: T201
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__

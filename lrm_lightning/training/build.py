@@ -92,6 +92,8 @@ def validate(cfg: DictConfig) -> None:
     import torch
     from torch import nn
 
+    from lrm_lightning.tracking.loggers import check_loggers
+
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
@@ -112,11 +114,7 @@ def validate(cfg: DictConfig) -> None:
     _checked("scheduler", lambda: _check_scheduler(cfg, defense, optimizer))
     build_callbacks(cfg)
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
-    _checked("logger", lambda: check_flag("wandb", cfg.logger.wandb))
-    if cfg.logger.wandb:
-        modes = ("auto", "online", "offline", "disabled")
-        _checked("logger", lambda: check_choice("mode", cfg.logger.mode, modes))
-        _checked("logger", lambda: check_flag("checkpoint", cfg.logger.checkpoint))
+    check_loggers(cfg)
 
 
 def _check_keys(cfg: DictConfig) -> None:

@@ -1,6 +1,5 @@
 """One run: build, fit, test, and write the record."""
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -18,13 +18,13 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import print_runs
 from lrm_lightning.methods import Defense
 from lrm_lightning.runs import identity, provenance
-from lrm_lightning.runs.directory import CORRECT, METRICS, RECORD, RunDir
+from lrm_lightning.runs.directory import CORRECT, RECORD, RunDir
 from lrm_lightning.runs.files import write_arrays
 from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.records import RunRecord, write_record
-from lrm_lightning.tracking.metrics_csv import MetricsCSV, SavedBeforeCheckpoints
-from lrm_lightning.tracking.wandb import RunLogger, uploads_rest, wandb_logger
-from lrm_lightning.tracking.wandb_media import WandbMedia
+from lrm_lightning.tracking.loggers import open_loggers, upload_rest
+from lrm_lightning.tracking.metrics_csv import SavedBeforeCheckpoints
+from lrm_lightning.tracking.wandb import WandbMedia
 from lrm_lightning.training import build
 from lrm_lightning.training.batch_norm_sync import BatchNormSync
 from lrm_lightning.training.checkpoints import run_checkpoints
@@ -53,10 +53,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
     if record is not None:
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
         print_runs([("", record, path)])
-        rest = uploads_rest(*_tracked(cfg, path)) if cfg.logger.wandb else None
-        if rest is not None:
-            rest.publish(_published(cfg, run_dir))
-            rest.close()
+        upload_rest(cfg, path, record.val_metrics | record.test_metrics)
         return record.score
     with run_dir.locked() if rank_zero_only.rank == 0 else nullcontext():
         return _train(cfg, run_dir)
@@ -75,11 +72,9 @@ def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
     if rank_zero_only.rank == 0:
         resolved = identity.plain(cfg)
         run_dir.write_config(resolved, resolved["model"] | {"num_classes": datamodule.num_classes})
-    *_, metrics = tracked = _tracked(cfg, path)
-    tracker = wandb_logger(*tracked)
-    try:
-        callbacks = [attacker, progress, interruption, *build.build_callbacks(cfg)]
-        trainer = build_trainer(cfg, run_dir, callbacks, metrics, tracker)
+    with open_loggers(cfg, path) as loggers:
+        callbacks = [attacker, progress, interruption, WandbMedia(attacker)]
+        trainer = build_trainer(cfg, run_dir, [*callbacks, *build.build_callbacks(cfg)], loggers)
         with in_one_line(trainer), interruption.around():
             _fit(trainer, defense, datamodule, run_dir)
             # Not trainer.current_epoch, which is one less after resuming a training that had ended.
@@ -99,50 +94,26 @@ def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
             write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
             write_record(path / RECORD, record)
             print_runs([("", record, path)])
-        if tracker is not None:
-            tracker.publish(_published(cfg, run_dir))
-    finally:
-        if tracker is not None:
-            tracker.close(failed=sys.exc_info()[0] is not None)
     return score
-
-
-def _tracked(cfg: DictConfig, path: Path) -> tuple[Any, ...]:
-    """What W&B's logger is made of; the last is the metrics' file."""
-    code = {"versions": provenance.versions(), "git": provenance.git_state()}
-    return cfg, path, identity.plain(cfg) | code, identity.run_id(cfg), MetricsCSV(path / METRICS)
-
-
-def _published(cfg: DictConfig, run_dir: RunDir) -> Path | None:
-    """The weights that were tested, if W&B is to keep them."""
-    tested = run_dir.checkpoints / f"{cfg.checkpoint.select}.ckpt"
-    return tested if cfg.logger.get("checkpoint") else None
 
 
 def build_trainer(
     cfg: DictConfig,
     run_dir: RunDir,
     callbacks: list[Callback],
-    metrics: MetricsCSV,
-    tracker: RunLogger | None,
+    loggers: list[Logger],
 ) -> L.Trainer:
     """The Trainer that ``cfg.trainer`` describes, with what every run has.
 
     Args:
         cfg: The composed configuration.
         run_dir: Where checkpoints go.
-        callbacks: One of them a :class:`~lrm_lightning.training.robust_accuracy.RobustAccuracy`.
-        metrics: Writes the CSV file.
-        tracker: W&B's logger, or ``None``.
+        callbacks: What else happens.
+        loggers: Where metrics go.
 
     Raises:
         UserError: If Lightning refuses a value.
     """
-    loggers: list[Any] = [metrics]
-    if tracker is not None:
-        loggers.append(tracker)
-        attacker = next(each for each in callbacks if isinstance(each, RobustAccuracy))
-        callbacks = [*callbacks, WandbMedia(tracker, attacker)]
     checkpoints = run_checkpoints(
         run_dir.checkpoints,
         every_minutes=cfg.checkpoint.every_minutes,
@@ -155,7 +126,7 @@ def build_trainer(
             sync_batchnorm=False,
             plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
             logger=loggers,
-            callbacks=[*callbacks, SavedBeforeCheckpoints(metrics), *checkpoints],
+            callbacks=[*callbacks, SavedBeforeCheckpoints(), *checkpoints],
             default_root_dir=str(run_dir.path),
             inference_mode=False,
             use_distributed_sampler=False,

@@ -46,7 +46,7 @@ def silent_server(nobody, monkeypatch):
     server = WandbServer()
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr("lrm_lightning.tracking.wandb_client.CONNECT_S", 2.0)
+    monkeypatch.setattr("lrm_lightning.tracking.wandb.CONNECT_S", 2)
     yield server
     server.stop()
     assert server.unknown == []

@@ -9,7 +9,7 @@ import torch
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.tracking import metrics_csv as module
-from lrm_lightning.tracking.metrics_csv import MetricsCSV
+from lrm_lightning.tracking.metrics_csv import MetricsCSV, SavedBeforeCheckpoints
 
 
 def _read(path):
@@ -26,10 +26,6 @@ def test_a_row_a_step_and_a_column_a_metric(tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == (
         "step,epoch,train/loss,val/acc/clean\n1,,0.30000000000000004,\n3,0.0,0.5,1.0\n"
     )
-    assert logger.rows() == [
-        {"step": 1, "train/loss": 0.1 + 0.2},
-        {"step": 3, "train/loss": 0.5, "epoch": 0, "val/acc/clean": 1},
-    ]
 
 
 def test_resumed_run_keeps_old_rows_and_replaces_those_logged_again(tmp_path):
@@ -67,9 +63,25 @@ def test_nan_and_infinity_come_back(tmp_path):
     logger = MetricsCSV(path)
     logger.log_metrics({"a": math.nan, "b": math.inf}, step=0)
     logger.finalize("success")
-    (row,) = MetricsCSV(path).rows()
-    assert math.isnan(row["a"])
-    assert row["b"] == math.inf
+    again = MetricsCSV(path)
+    again.log_metrics({"c": 1.0}, step=1)
+    again.finalize("success")
+    row, _ = _read(path)
+    assert math.isnan(float(row["a"]))
+    assert float(row["b"]) == math.inf
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"loss\n0.5\n"]
+    + [b"step,loss\n%s\n" % row for row in (b"one,0.5", b"1,half", b"1,0.5,7", b",0.5")],
+)
+def test_a_damaged_file_is_one_line(content, tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(.+\); delete it and") as error:
+        MetricsCSV(path)
+    assert "\n" not in str(error.value)
 
 
 def test_saves_are_far_apart_but_the_last_is_never_left_out(tmp_path, monkeypatch):
@@ -131,6 +143,7 @@ def _fit(path, epochs, checkpoint=None):
     trainer = L.Trainer(
         accelerator="cpu",
         logger=MetricsCSV(path),
+        callbacks=SavedBeforeCheckpoints(),
         max_epochs=epochs,
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -172,3 +185,14 @@ def test_through_a_trainer_and_its_resumption(tmp_path):
     again = _read(path)
     assert len(again) == len(rows)
     assert resumed.splitlines()[0] == path.read_text().splitlines()[0]
+
+
+def test_metrics_are_in_the_file_before_a_checkpoint_is(tmp_path, monkeypatch):
+    path, seen = tmp_path / "metrics.csv", []
+    trainer = _fit(path, 1)
+    trainer.logger.log_metrics({"train/loss": 3.0}, step=9)
+    monkeypatch.setattr(
+        type(trainer.strategy), "save_checkpoint", lambda *_, **__: seen.append(_read(path))
+    )
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    assert seen[0][-1]["step"] == "9"

@@ -1,155 +1,143 @@
-"""Online or offline, and whose run it is: nobody is asked, nobody is called."""
+"""Online or offline, and which W&B run it is: nobody is asked, nobody is called."""
 
 import pytest
-from omegaconf import OmegaConf
+import wandb
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.loggers import WandbLogger
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.tracking import wandb as module
-from lrm_lightning.tracking.metrics_csv import MetricsCSV
-from lrm_lightning.tracking.wandb import uploads_rest, wandb_logger
-from lrm_lightning.tracking.wandb_client import choose_mode
-from lrm_lightning.tracking.wandb_journal import Journal, numbered
-
-
-def _cfg(mode="auto", **changed):
-    logger = {"wandb": True, "project": "tests", "entity": None, "mode": mode, "tags": ["a"]}
-    base = {"method": {"name": "alp"}, "data": {"name": "digits"}, "sweep": "table1"}
-    return OmegaConf.create({"logger": logger, "rerun": False} | base | changed)
-
-
-def _arguments(folder, *, mode="auto", **changed):
-    return _cfg(mode, **changed), folder, {"seed": 7}, "0123abcd", MetricsCSV(folder / "m.csv")
+from lrm_lightning.runs import identity
+from lrm_lightning.tracking.loggers import open_loggers
+from lrm_lightning.tracking.wandb import RunLogger
 
 
 @pytest.fixture
-def opened(monkeypatch):
-    """What would have been opened."""
-    found = []
-    monkeypatch.setattr(
-        module, "RunLogger", lambda client, journal, mode: found.append((client, mode))
-    )
-    return found
+def begun(monkeypatch):
+    """What W&B was given instead of a run being begun."""
+    given = []
+
+    class Run:
+        def __init__(self, **arguments):
+            given.append(arguments)
+            self.summary = {}
+
+        def define_metric(self, *arguments, **settings):
+            pass
+
+    monkeypatch.setattr("wandb.init", Run)
+    return given
 
 
-def test_auto_is_offline_without_a_key(alone):
-    mode, reason = choose_mode("auto")
-    assert mode == "offline"
-    assert "no key" in reason
-
-
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_other_modes_are_taken_at_their_word(mode, alone):
-    assert choose_mode(mode)[0] == mode
+def _begin(folder, **settings):
+    logger = RunLogger(str(folder), project="tests", **settings)
+    assert isinstance(logger, WandbLogger)
+    assert logger.experiment is logger.experiment
+    return logger
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")]
+    ("wanted", "theirs", "key", "mode", "reason"),
+    [
+        ("auto", None, False, "offline", "no key; `wandb login` makes runs appear online"),
+        ("auto", None, True, "online", None),
+        ("auto", "online", False, "offline", "no key; `wandb login` makes runs appear online"),
+        ("auto", "offline", True, "offline", "mode=offline"),
+        ("auto", "dryrun", True, "offline", "mode=offline"),
+        ("auto", "disabled", True, "disabled", None),
+        ("offline", None, True, "offline", "mode=offline"),
+        ("online", "offline", True, "online", None),
+        ("disabled", "online", True, "disabled", None),
+    ],
 )
-def test_auto_does_what_wandb_was_told(theirs, ours, alone, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", theirs)
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert choose_mode("auto")[0] == ours
+def test_mode(wanted, theirs, key, mode, reason, alone, begun, monkeypatch, tmp_path, capfd):
+    if theirs:
+        monkeypatch.setenv("WANDB_MODE", theirs)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    folder = tmp_path / "a run"
+    _begin(folder, mode=wanted)
+    assert [each["mode"] for each in begun] == [mode]
+    line = f"W&B: offline ({reason}); `wandb sync '{folder}/wandb'` uploads this run\n"
+    assert capfd.readouterr() == (line if reason else "", "")
 
 
-def test_auto_is_online_with_a_key_without_a_call(alone, monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert choose_mode("auto") == ("online", "")
-    assert capsys.readouterr() == ("", "")
+def test_online_without_a_key_is_a_mistake(alone, tmp_path, begun):
+    with pytest.raises(UserError, match=r"logger\.wandb\.mode=online: no key; `wandb login`"):
+        _begin(tmp_path, mode="online")
+    assert not begun
 
 
-def test_online_without_a_key_is_a_mistake(alone):
-    with pytest.raises(UserError, match=r"logger\.mode=online: no key; `wandb login`"):
-        choose_mode("online")
-
-
-def test_a_key_that_is_none_is_no_key(alone, monkeypatch):
+def test_a_key_that_is_none_is_one_line(alone, tmp_path, begun, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "too short")
-    mode, reason = choose_mode("auto")
-    assert mode == "offline"
-    assert "\n" not in reason
-    assert "API key" in reason
+    with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
+        cfg = compose("config", ["data=digits"])
+    with (
+        pytest.raises(UserError, match=r"^logger\.wandb: .*API key") as error,
+        open_loggers(cfg, tmp_path),
+    ):
+        pytest.fail("opened")
+    assert "\n" not in str(error.value)
+    assert not begun
 
 
-def test_what_the_run_is_called(alone, tmp_path, opened):
-    wandb_logger(*_arguments(tmp_path))
-    ((client, mode),) = opened
-    assert mode == "offline"
-    assert client.settings == {
-        "id": "0123abcd",
+def test_another_rank_begins_nothing(alone, tmp_path, begun, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", 1)
+    logger = RunLogger(str(tmp_path))
+    logger.log_hyperparams({"a": 1})
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.close(failed=False)
+    assert not begun
+
+
+def test_what_the_run_is_called(alone, tmp_path, begun):
+    _begin(tmp_path / "alp-0123abcd", group="table1", job_type="alp", tags=["a"], notes="n")
+    (given,) = begun
+    assert given.pop("id").startswith("alp-0123abcd-")
+    del given["settings"]
+    assert given == {
+        "dir": f"{tmp_path}/alp-0123abcd",
+        "mode": "offline",
+        "resume": "allow",
         "name": "alp-0123abcd",
         "project": "tests",
-        "entity": None,
         "group": "table1",
         "job_type": "alp",
-        "tags": ["a", "digits"],
-        "config": {"seed": 7},
+        "tags": ["a"],
+        "notes": "n",
     }
 
 
-def test_trained_again_it_is_another_run_that_can_be_resumed(alone, tmp_path, opened):
-    wandb_logger(*_arguments(tmp_path, rerun=True))
-    wandb_logger(*_arguments(tmp_path))
-    (one, _), (same, _) = opened
-    assert one.settings["id"].startswith("0123abcd-")
-    assert same.settings["id"] == one.settings["id"]
+@pytest.mark.parametrize("prefix", ["", "offline-"])
+def test_a_directory_goes_on_in_the_run_that_it_began(prefix, alone, tmp_path, begun):
+    (tmp_path / "wandb" / f"{prefix}run-20261126_013720-alp-0123abcd-67").mkdir(parents=True)
+    (tmp_path / "wandb/latest-run").symlink_to("elsewhere")
+    _begin(tmp_path)
+    assert begun[0]["id"] == "alp-0123abcd-67"
 
 
-def test_offline_is_said_in_one_line(alone, tmp_path, opened, capsys):
-    wandb_logger(*_arguments(tmp_path))
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("W&B: offline (no key; `wandb login`")
-    assert f"`wandb sync {tmp_path}/wandb/offline-run-*` uploads this run" in line
+def test_trained_again_it_is_another_run(alone, tmp_path, begun, monkeypatch):
+    for second in (1, 2):
+        monkeypatch.setattr("time.time", lambda second=second: float(second))
+        _begin(tmp_path)
+    assert begun[0]["id"] != begun[1]["id"]
 
 
-def test_disabled_leaves_nothing(alone, tmp_path, capsys):
-    assert wandb_logger(*_arguments(tmp_path, mode="disabled")) is None
-    assert list(tmp_path.iterdir()) == []
-    assert capsys.readouterr() == ("", "")
+def test_disabled_leaves_nothing(alone, tmp_path, capfd):
+    logger = RunLogger(str(tmp_path / "run"), mode="disabled")
+    logger.log_hyperparams({"a": 1})
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.close(failed=False)
+    assert not [each for each in (tmp_path / "run").rglob("*") if each.is_file()]
+    assert capfd.readouterr() == ("", "")
 
 
-def test_a_finished_run_is_opened_only_if_something_is_missing(
-    alone, tmp_path, opened, monkeypatch
-):
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert uploads_rest(*_arguments(tmp_path)) is None
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "wandb").mkdir()
-    Journal(tmp_path, MetricsCSV(tmp_path / "m.csv")).pending = True
-    assert uploads_rest(*_arguments(tmp_path, mode="offline")) is None
-    assert not opened
-    uploads_rest(*_arguments(tmp_path))
-    ((_, mode),) = opened
-    assert mode == "online"
-
-
-def test_rows_have_the_same_numbers_whenever_they_are_told(tmp_path):
-    (tmp_path / "wandb").mkdir()
-    metrics = MetricsCSV(tmp_path / "m.csv")
-    journal = Journal(tmp_path, metrics)
-    told = []
-    for step, row in [
-        (0, {"train/loss": 1.0, "epoch": 0}),
-        (0, {"val/acc/clean": 0.5, "epoch": 0}),
-        (1, {"train/loss": 0.5, "epoch": 1}),
-        (2, {"test/acc/clean": 0.25, "epoch": 2}),
-    ]:
-        metrics.log_metrics(row, step)
-        told += numbered(step, row)
-    journal.add_media(0, {"train/images_per_s": 9.0, "epoch": 0})
-    told += numbered(0, {"train/images_per_s": 9.0, "epoch": 0}, 2)
-    assert journal.rows() == sorted(told)
-    assert len({number for number, _ in told}) == len(told) == 5
-    # a kill while a line is written costs that line, and what is logged again counts
-    with (tmp_path / "wandb/media.jsonl").open("a") as lines:
-        lines.write('{"step": 1, "metr')
-    journal.add_media(1, {})
-    assert journal.rows() == sorted(told)
-
-
-def test_told_again_the_last_word_counts(tmp_path):
-    (tmp_path / "wandb").mkdir()
-    journal = Journal(tmp_path, MetricsCSV(tmp_path / "m.csv"))
-    for speed in (1.0, 2.0):
-        journal.add_media(3, {"train/images_per_s": speed})
-    ((_, row),) = journal.rows()
-    assert row == {"train/images_per_s": 2.0, "trainer/global_step": 3}
+def test_wandb_and_lightning_still_have_what_is_relied_on(tmp_path, monkeypatch):
+    """Parts that are no public interface: a new release may change them."""
+    assert "x_file_stream_retry_max" in wandb.Settings.model_fields
+    monkeypatch.setenv("WANDB_X_GRAPHQL_RETRY_MAX", "2")
+    settings = wandb.Settings()
+    settings.update_from_env_vars({"WANDB_X_GRAPHQL_RETRY_MAX": "2"})
+    assert settings.x_graphql_retry_max == 2
+    settings = wandb.Settings(root_dir=str(tmp_path), run_id="a-b-c", mode="offline")
+    assert settings.sync_dir.startswith(f"{tmp_path}/wandb/offline-run-")
+    assert settings.sync_dir.endswith("-a-b-c")

@@ -3,18 +3,17 @@
 import json
 import runpy
 import warnings
+from csv import DictReader
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from lrm_lightning import __version__, cli
+from lrm_lightning import cli
 from lrm_lightning.runs import identity
-from lrm_lightning.tracking.metrics_csv import MetricsCSV
 from lrm_lightning.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -36,13 +35,13 @@ RUN = (
     "trainer.limit_test_batches=2",
     "trainer.log_every_n_steps=1",
     "attack.steps=1",
-    "optimizer.warmup_epochs=0",
+    "scheduler.warmup_epochs=0",
     "optimizer.lr=0.05",
     f"robust_accuracy.n_images={N_VAL}",
     f"robust_accuracy.test_n_images={N_TEST}",
     "logger=wandb",
-    "logger.checkpoint=true",
-    "logger.tags=[small]",
+    "logger.wandb.checkpoint=true",
+    "logger.wandb.tags=[small]",
     "sweep=smoothing",
 )
 
@@ -80,23 +79,22 @@ def _plotted():
 
 
 def test_a_run_offline_is_read_back_key_by_key(alone, cfg, tmp_path, capsys):
-    folder = tmp_path / "run"
+    folder = tmp_path / "alp-0123abcd"
     _train(cfg, folder)
     (line,) = [each for each in capsys.readouterr().out.splitlines() if "W&B" in each]
     assert line.startswith("W&B: offline (no key")
 
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     found = read(file)
-    run_id = identity.run_id(cfg)
-    assert (found.run.run_id, found.run.display_name) == (run_id, f"alp-{run_id}")
+    assert found.run.run_id.startswith("alp-0123abcd-")
+    assert found.run.display_name == "alp-0123abcd"
     assert (found.run.project, found.run.run_group) == ("lrm_lightning", "smoothing")
-    assert (found.run.job_type, list(found.run.tags)) == ("alp", ["small", "digits"])
+    assert (found.run.job_type, list(found.run.tags)) == ("alp", ["small"])
     assert found.exit_code == 0
 
     # the configuration, and the code's version
     saved = yaml.safe_load((folder / "config.yaml").read_text())["config"]
     assert {key: found.config[key] for key in saved} == saved
-    assert found.config["versions"]["lrm_lightning"] == __version__
     record = json.loads((folder / "record.json").read_text())
     assert found.config["git"] == record["git"]
     assert found.config["versions"] == record["versions"]
@@ -114,9 +112,9 @@ def test_a_run_offline_is_read_back_key_by_key(alone, cfg, tmp_path, capsys):
             entry = others.setdefault(row["trainer/global_step"], {})
             assert not (entry.keys() & row.keys()) - {"epoch", "trainer/global_step"}
             entry |= row
-    expected = {int(row.pop("step")): row for row in MetricsCSV(folder / "metrics.csv").rows()}
+    expected = _metrics(folder)
     assert others == {step: row | {"trainer/global_step": step} for step, row in expected.items()}
-    assert [row["_step"] for row in found.history] == sorted({r["_step"] for r in found.history})
+    assert [row["_step"] for row in found.history] == list(range(len(rows)))
 
     # the media: histograms of all logits, speed, examples
     *epochs, last = media
@@ -130,22 +128,22 @@ def test_a_run_offline_is_read_back_key_by_key(alone, cfg, tmp_path, capsys):
             spread = histogram["bins"][-1] - histogram["bins"][0]
             variance = expected[row["trainer/global_step"]][f"val/logits/{kind}/variance"]
             assert variance**0.5 < spread < 100 * variance**0.5
-    assert last["test/examples"]["nrows"] == 8
+    assert len(last["test/examples"]["captions"]) == 8
+    for picture in last["test/examples"]["filenames"]:
+        assert (file.parent / "files" / picture).is_file()
 
-    # summaries: the last value of everything, and the best accuracies
+    # summaries: the last value of everything
     for key in ("val/acc/clean", "val/acc/fgsm", "val/acc/pgd10"):
         values = [row[key] for row in expected.values() if key in row]
         assert len(values) == EPOCHS
         assert found.summary[key] == values[-1]
-        assert found.summary[f"best/{key}"] == max(values)
     assert found.summary["test/acc/pgd20"] == expected[6]["test/acc/pgd20"]
 
     # the weights that were tested
     (model,) = [each for each in found.artifacts if each.type == "model"]
     (content,) = model.manifest.contents
-    assert (model.name, content.path) == (f"model-{run_id}", "last.ckpt")
+    assert (model.name, content.path) == (f"model-{found.run.run_id}", "last.ckpt")
     assert Path(content.local_path).stat().st_size == content.size
-    _examples_are_those_of_the_record(folder)
 
     # what the dashboard plots
     metrics, settings = _plotted()
@@ -156,18 +154,12 @@ def test_a_run_offline_is_read_back_key_by_key(alone, cfg, tmp_path, capsys):
         assert key in found.config[group]
 
 
-def _examples_are_those_of_the_record(folder):
-    with (
-        np.load(folder / "wandb/examples.npz") as examples,
-        np.load(folder / "correct.npz") as all_,
-    ):
-        assert list(examples["index"]) == list(all_["index"][:8])
-        for kind, name in (("clean", "clean"), ("adv", "pgd20")):
-            correct = examples[f"{kind}_class"] == examples["y"]
-            assert list(correct) == list(all_[name][:8])
-        moved = np.abs(examples["x_adv"] - examples["x"]).max(axis=(1, 2, 3))
-        assert (moved > 0).all()
-        assert (moved <= 0.03 + 1e-6).all()
+def _metrics(folder):
+    with (folder / "metrics.csv").open(newline="") as lines:
+        rows = [
+            {key: float(each) for key, each in row.items() if each} for row in DictReader(lines)
+        ]
+    return {int(row.pop("step")): row for row in rows}
 
 
 def test_an_outage_from_beginning_to_end_changes_nothing(
@@ -175,9 +167,11 @@ def test_an_outage_from_beginning_to_end_changes_nothing(
 ):
     score = _train(cfg, tmp_path / "online")
     lines = [each for each in capsys.readouterr().out.splitlines() if "W&B" in each]
-    assert len(lines) == 2
-    assert lines[0].startswith("W&B: offline, with another attempt at the end")
-    assert lines[1].startswith("W&B: not all is uploaded")
+    assert [line[:15] for line in lines] == [
+        "W&B: offline (F",
+        "W&B: uploading ",
+        "W&B: not all is",
+    ]
     monkeypatch.delenv("WANDB_API_KEY")
     assert _train(cfg, tmp_path / "offline") == score
     weights = [
@@ -198,9 +192,7 @@ def test_an_outage_from_beginning_to_end_changes_nothing(
     arrived = {}
     for row in run.history:
         arrived.setdefault(row["trainer/global_step"], {}).update(row)
-    for row in MetricsCSV(tmp_path / "online/metrics.csv").rows():
-        step = row.pop("step")
+    for step, row in _metrics(tmp_path / "online").items():
         assert {key: arrived[step][key] for key in row} == row
     assert sum("test/examples" in row for row in run.history) == 1
-    assert f"model-{run.name}" in run.artifacts
-    assert not (tmp_path / "online/wandb/pending").exists()
+    assert run.artifacts == [f"model-{run.name}"]

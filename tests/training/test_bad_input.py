@@ -46,7 +46,7 @@ VALUES = {
         ["checkpoint.select=best", "checkpoint.monitor=foo"],
         "checkpoint.monitor='foo' is unknown; choose one of: val/acc/clean",
     ),
-    "logger mode": (["logger=wandb", "logger.mode=foo"], "logger.mode='foo'"),
+    "logger mode": (["logger=wandb", "logger.wandb.mode=foo"], "logger.wandb: mode='foo'"),
     "reference to nothing": (["method.epochs=${nothing}"], "nothing"),
 }
 

@@ -130,9 +130,7 @@ BAD = [
     ("trainer.max_epochs", None, "trainer.max_epochs=None must be a whole number >= 1"),
     ("checkpoint.select", "first", "checkpoint.select='first' is unknown; choose one of: last"),
     ("checkpoint.every_minutes", 0, "checkpoint.every_minutes=0 must be a number > 0"),
-    ("logger.mode", "dryrun", "logger.mode='dryrun' is unknown; choose one of: auto, online"),
-    ("logger.wandb", "no", "logger.wandb='no' must be true or false"),
-    ("logger.checkpoint", "yes", "logger.checkpoint='yes' must be true or false"),
+    ("logger.wandb.mode", "dryrun", "logger.wandb: mode='dryrun' is unknown; choose one of: auto"),
     (
         "method.smoothing",
         "???",
@@ -160,7 +158,7 @@ def test_good_values_pass(cfg):
         ("trainer.gradient_clip_val", 1.0),
         ("callbacks", {"rate": {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}}),
         ("checkpoint.select", "best"),
-        ("logger.wandb", False),
+        ("logger.wandb.checkpoint", True),
     ):
         build.validate(_changed(cfg, key, value))
 
@@ -240,8 +238,8 @@ def test_run_id_does_not_depend_on_the_order_of_keys(cfg):
         ("runs_dir", "elsewhere"),
         ("rerun", True),
         ("sweep", "smoothing"),
-        ("logger.mode", "offline"),
-        ("logger.project", "another"),
+        ("logger.wandb.mode", "offline"),
+        ("logger.wandb.project", "another"),
         ("data.root", "/data"),
         ("data.download", False),
         ("trainer.accelerator", "gpu"),

@@ -1,0 +1,81 @@
+"""The loggers of a run: ``metrics.csv`` always, and those that the user chose by ``logger=``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs import identity, provenance
+from lrm_lightning.runs.directory import CHECKPOINTS, METRICS
+from lrm_lightning.tracking.metrics_csv import MetricsCSV
+from lrm_lightning.tracking.wandb import RunLogger
+
+WANDB = f"{RunLogger.__module__}.{RunLogger.__qualname__}"
+EXTRAS = ("tensorboard", "mlflow")  # of pyproject.toml
+
+
+@contextmanager
+def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
+    """The loggers for a Trainer, which have been told the configuration.
+
+    Args:
+        cfg: The composed configuration. ``cfg.logger`` maps a name to a node with ``_target_``, in
+            whose texts ``{run_dir}`` is the run directory.
+        run_dir: The run directory.
+
+    Raises:
+        UserError: If a logger can't be made, such as for a package that is missing.
+    """
+    code = {"versions": provenance.versions(), "git": provenance.git_state()}
+    loggers: list[Logger] = [MetricsCSV(run_dir / METRICS)]
+    failed = True
+    try:
+        for logger in _build(cfg, run_dir, config=identity.plain(cfg) | code):
+            loggers.append(logger)  # noqa: PERF402 (if the next can't be made, this one is closed)
+        yield loggers
+        failed = False
+    finally:
+        weights = run_dir / CHECKPOINTS / f"{cfg.checkpoint.select}.ckpt"
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.close(failed=failed, weights=weights)
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Check W&B's settings; other loggers may call their server as soon as they are made."""
+    list(_build(cfg, Path(), only=WANDB))
+
+
+def upload_rest(cfg: DictConfig, run_dir: Path, results: dict[str, float]) -> None:
+    """Upload what W&B lacks of a finished run; see :meth:`RunLogger.upload_rest`."""
+    for logger in _build(cfg, run_dir, only=WANDB):
+        logger.upload_rest(results)
+
+
+def _build(
+    cfg: DictConfig, run_dir: Path, *, config: dict[str, Any] | None = None, only: str = ""
+) -> Iterator[Any]:
+    for name, node in cfg.logger.items():
+        try:
+            settings: Any = OmegaConf.to_container(node, resolve=True)
+            for key, value in settings.items():
+                if isinstance(value, str):
+                    settings[key] = value.replace("{run_dir}", str(run_dir))
+            if only not in ("", settings["_target_"]):
+                continue
+            logger = instantiate(settings, _convert_="all")
+            if config is not None:
+                logger.log_hyperparams(config)
+        except UserError:
+            raise
+        except Exception as error:  # of whatever package the logger is
+            cause = error.__cause__ or error  # Hydra's own tells of it at length
+            if isinstance(cause, ModuleNotFoundError) and name in EXTRAS:
+                cause = f"it is not installed; pip install 'lrm_lightning[{name}]'"
+            raise UserError(f"logger.{name}: {' '.join(str(cause).split())}") from error
+        yield logger
