@@ -123,7 +123,9 @@ class Bench:
             batch = places[begin : begin + self.batch_size]
             rows = self.images.rows(batch)
             name = f"{stage} {part} {number}"
-            pieces.append(self.cache.once(name, lambda x=batch, rows=rows: function(x, *rows)))
+            pieces.append(
+                self.cache.once(name, lambda batch=batch, rows=rows: function(batch, *rows))
+            )
             self.progress(stage, len(batch), len(places))
         names = pieces[0] if pieces else ()
         return {name: np.concatenate([each[name] for each in pieces]) for name in names}
