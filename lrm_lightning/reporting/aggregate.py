@@ -24,31 +24,18 @@ SHORT = 2
 
 @dataclass(frozen=True)
 class Group:
-    """The accuracies of one configuration, trained with one or more seeds and measured alike.
+    """The accuracies of one configuration, trained with one or more seeds and measured alike."""
 
-    Attributes:
-        origins: The runs' own tests, or their evaluations, by rising seed.
-        runs: How the networks were trained, likewise; empty if that is unknown.
-        method: Name of the defence, or the network's own.
-        title: What to call it among the others.
-        settings: What the training was set to, without the seed; empty if unknown.
-        training: What was trained, whatever it was measured on: equal texts are equal trainings.
-        measured: On how many images was measured, and with which attack.
-        measurement: The same with the images' seed: equal texts are equal measurements.
-        row: The paper's row that it is, if any.
-        differs: In what it differs from others of its method, if the title can't say it.
-    """
-
-    origins: tuple[Run | Evaluation, ...]
-    runs: tuple[Run, ...]
-    method: str
-    title: str
-    settings: dict[str, Any]
-    training: str
-    measured: dict[str, Any]
-    measurement: str
+    origins: tuple[Run | Evaluation, ...]  # the runs' tests or their evaluations, by rising seed
+    runs: tuple[Run, ...]  # how the networks were trained; empty if that is unknown
+    method: str  # name of the defence, or the network's own
+    title: str  # what to call it among the others
+    settings: dict[str, Any]  # of the training, without the seed; empty if unknown
+    training: str  # equal texts are equal trainings, whatever was measured
+    measured: dict[str, Any]  # on how many images, and with which attack
+    measurement: str  # equal texts are equal measurements, the images' seed included
     row: paper.Method | None
-    differs: str = ""
+    differs: str = ""  # in what it differs from others of its method, if the title can't say it
 
     @property
     def record(self) -> RunRecord | EvaluationRecord:
@@ -94,24 +81,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """What the records have on one data set: all that a table or a figure is made from.
-
-    Attributes:
-        data: The images.
-        records: Everything that was found, to look runs up.
-        tests: What each run measured itself when its training ended.
-        paper: What ``evaluate suite=paper`` measured.
-        strong: What ``evaluate suite=strong`` measured.
-        white_box: Natural, FGSM and PGD accuracies: of each network the best measurement of
-            ``tests`` and ``paper``, the one with the paper's attack, then on more images.
-        transfers: The black-box matrices.
-    """
+    """What the records have on one data set: all that a table or a figure is made from."""
 
     data: Data
-    records: Records
-    tests: list[Group]
-    paper: list[Group]
-    strong: list[Group]
+    records: Records  # everything that was found, to look runs up
+    tests: list[Group]  # what each run measured itself when its training ended
+    paper: list[Group]  # what evaluate suite=paper measured
+    strong: list[Group]  # what evaluate suite=strong measured
+    # Of each network the best of tests and paper: with the paper's attack, then on more images.
     white_box: list[Group]
     transfers: list[Transfer]
 

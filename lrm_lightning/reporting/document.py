@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -136,7 +136,7 @@ def _sections(results: Results, chapter: str) -> list[Section]:
     for slug, title, intro, makers in SECTIONS:
         figures = [figure for section, figure in FIGURES if section == slug]
         parts = [
-            replace(part, slug=f"{chapter}-{part.slug}")
+            part._replace(slug=f"{chapter}-{part.slug}")
             if isinstance(part, (Table, Plot))
             else part
             for make in (*figures, *makers)

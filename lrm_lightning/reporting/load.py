@@ -73,17 +73,9 @@ class Records:
 
 
 def load(folders: Sequence[str]) -> Records:
-    """Read every ``record.json``, ``evaluations/*.json`` and ``transfer.json`` below folders.
+    """What is below folders or glob patterns of them, by path; raises if there is no such folder.
 
-    Args:
-        folders: Folders or glob patterns of folders.
-
-    Returns:
-        What was found, by path. A copied run counts once; an evaluation from before its run was
-        trained again is left out.
-
-    Raises:
-        UserError: If a folder doesn't exist.
+    A copied run counts once; an evaluation from before its run was trained again is left out.
     """
     records = Records()
     for path in sorted({path for pattern in folders for path in _files(pattern)}):
@@ -104,15 +96,10 @@ def load(folders: Sequence[str]) -> Records:
 
 
 def training_curves(run_dir: Path) -> dict[str, Points]:
-    """Every logged metric against the epoch.
+    """Every metric in a run's ``metrics.csv`` as ``(epoch, mean value)`` by rising epoch.
 
-    Args:
-        run_dir: A run directory.
-
-    Returns:
-        Name to ``(epoch, value)`` by rising epoch, counted from 1: what is logged in the first
-        epoch stands at 1. Of several values in an epoch the mean. Empty if there is no readable
-        ``metrics.csv``.
+    Epochs are counted from 1: what is logged in the first stands at 1. Empty if there is no
+    readable file.
     """
     curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     try:

@@ -22,14 +22,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
 
 
 def write(document: Document, out: Path) -> Path:
-    """Write ``index.html``, ``report.md`` and ``figures/`` into a folder, made if absent.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: If a file can't be written.
-    """
+    """Write ``index.html``, ``report.md`` and ``figures/`` into a folder; returns the page."""
     folder = out / FIGURES
     try:
         folder.mkdir(parents=True, exist_ok=True)

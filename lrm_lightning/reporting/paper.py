@@ -1,8 +1,7 @@
 """The paper's numbers, as printed there, to stand beside ours."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 TITLE = "Summers & Dinneen, “Improved Adversarial Robustness via Logit Regularization Methods”"
 URL = "https://arxiv.org/abs/1906.03749"
@@ -11,25 +10,15 @@ DATA = "cifar10"
 ATTACKS: tuple[str, ...] = ("clean", "fgsm", "pgd5", "pgd10", "pgd20")
 
 
-@dataclass(frozen=True)
-class Method:
-    """One row of Table 1: a defence, and the settings without which it would be another one.
+class Method(NamedTuple):
+    """One row of Table 1: a defence, and the settings without which it would be another one."""
 
-    Attributes:
-        name: The method's name in ``conf/method``.
-        title: The row's name in the paper.
-        epochs: Length of its training, section 5.1.
-        knobs: Settings of ``conf/method/<name>.yaml`` that a run must share to be this row.
-        white_box: Accuracy in % by attack (Table 1).
-        black_box: Accuracy in % as the target of Table 2, by the source's name.
-    """
-
-    name: str
-    title: str
-    epochs: int
-    knobs: Mapping[str, Any]
-    white_box: Mapping[str, float]
-    black_box: Mapping[str, float] = field(default_factory=dict)
+    name: str  # the method's in conf/method
+    title: str  # the row's in the paper
+    epochs: int  # length of its training, section 5.1
+    knobs: Mapping[str, Any]  # what a run must have set in conf/method/<name>.yaml to be this row
+    white_box: Mapping[str, float]  # accuracy in % by attack (Table 1)
+    black_box: Mapping[str, float]  # accuracy in % as the target of Table 2, by the source's name
 
 
 _SOURCES: tuple[str, ...] = ("regular", "label_smoothing", "pgd", "alp", "lrm")
@@ -83,6 +72,8 @@ METHODS: Mapping[str, Method] = {
     )
 }  # fmt: skip
 
+# What the attack of an evaluation must share with the paper's to be the same attack.
+THREAT_MODEL: Mapping[str, Any] = {"norm": "linf", "eps": 0.03, "step_size": 0.0078}
 # Section 5.1, by the keys of our configuration.
 RECIPE: Mapping[str, Any] = {
     "model._target_": "lrm_lightning.models.ResNet",
@@ -95,13 +86,9 @@ RECIPE: Mapping[str, Any] = {
     "scheduler.name": "step_drops",
     "scheduler.warmup_epochs": 5,
     "scheduler.milestones": [100, 150],
-    "attack.norm": "linf",
-    "attack.eps": 0.03,
-    "attack.step_size": 0.0078,
+    **{f"attack.{key}": value for key, value in THREAT_MODEL.items()},
     "attack.steps": 10,
 }
-# What the attack of an evaluation must share with the paper's to be the same attack.
-THREAT_MODEL: Mapping[str, Any] = {"norm": "linf", "eps": 0.03, "step_size": 0.0078}
 
 # FGSM accuracy in % by smoothing s of otherwise regular training (section 4 and Table 1).
 FGSM_BY_SMOOTHING: Mapping[float, float] = {0.0: 6.1, 0.01: 38.3}
@@ -109,5 +96,3 @@ FGSM_BY_SMOOTHING: Mapping[float, float] = {0.0: 6.1, 0.01: 38.3}
 LOGIT_VARIANCE: Mapping[str, float] = {"pgd": 8.31, "alp": 4.02}
 # Fig. 2 right.
 SMOOTHING_OF_FIGURE_2 = 0.75
-# Accuracy in % of mixup, otherwise regular training (section 4).
-MIXUP: Mapping[str, float] = {"fgsm": 30.8, "pgd5": 0.5, "pgd10": 0.0}

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
@@ -37,8 +36,7 @@ class Row(NamedTuple):
     command: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table; ``slug`` is its anchor, ``corner`` the heading above its rows' names."""
 
     slug: str
@@ -49,19 +47,12 @@ class Table:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure with what must stand beside it.
+class Plot(NamedTuple):
+    """A figure with what must stand beside it."""
 
-    Attributes:
-        slug: Name of its files, of a-z, 0-9 and hyphens.
-        caption: What it shows, on which data.
-        alt: What one sees in it, with the main numbers.
-    """
-
-    slug: str
-    caption: str
-    alt: str
+    slug: str  # name of its files, of a-z, 0-9 and hyphens
+    caption: str  # what it shows, on which data
+    alt: str  # what one sees in it, with the main numbers
     figure: Figure
     origins: Origins
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrm_lightning.reporting import paper
-from lrm_lightning.runs.identity import identifying
+from lrm_lightning.runs.identity import flat, identifying
 from lrm_lightning.runs.records import printable
 
 Settings = Mapping[str, Any]
@@ -19,8 +19,11 @@ NAMED_AT_MOST = 4
 def training_settings(config: Settings) -> dict[str, Any]:
     """What determines a training but for its seed: flat, such as ``{"method.alpha": 0.0}``."""
     ignored = tuple(f"{each}." for each in NOT_OF_TRAINING)
-    flat = _flatten(identifying(config))
-    return {key: value for key, value in flat.items() if not f"{key}.".startswith(ignored)}
+    return {
+        key: value
+        for key, value in flat(identifying(config)).items()
+        if value != {} and not f"{key}.".startswith(ignored)
+    }
 
 
 def paper_row(method: str, settings: Settings) -> paper.Method | None:
@@ -44,7 +47,7 @@ def summary(settings: Settings) -> str:
     """A few settings as a label, such as ``smoothing=0.1, trainer.max_epochs=7``."""
     # The method's own settings say most, and need no prefix.
     ordered = sorted(settings, key=lambda key: (not key.startswith("method."), key))
-    named = [f"{key.removeprefix('method.')}={shown(settings[key])}" for key in ordered]
+    named = [f"{printable(key).removeprefix('method.')}={shown(settings[key])}" for key in ordered]
     more = len(named) - NAMED_AT_MOST
     return ", ".join(named[:NAMED_AT_MOST]) + (f", and {more} more" if more > 0 else "")
 
@@ -102,11 +105,3 @@ def _departure(key: str, ours: object, papers: object) -> str:
     prefix = {"model": "network ", "attack": "attack "}.get(group, "")
     what = "schedule" if key == "scheduler.name" else name.replace("_", " ")
     return f"{prefix}{what} {shown(ours)} (paper {shown(papers)})"
-
-
-def _flatten(tree: Settings, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{printable(str(key))}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat

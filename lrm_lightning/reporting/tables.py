@@ -264,14 +264,12 @@ def _title(network: Network, records: Records) -> str:
 
 def _black_box(transfer: Transfer, row: int, column: int, results: Results) -> Cell:
     record, printed = transfer.record, None
-    source, target = record.sources[column], record.targets[row]
-    is_same = bool(source.run_id) and source.run_id == target.run_id
-    if source.weights_sha256 and target.weights_sha256:
-        is_same = source.weights_sha256 == target.weights_sha256
-    of_source, of_target = (_paper_row(each, results.records) for each in (source, target))
+    is_same = record.same_network[row][column]
+    networks = record.sources[column], record.targets[row]
+    of_source, of_target = (_paper_row(each, results.records) for each in networks)
     if results.comparable and not is_same and of_source is not None and of_target is not None:
         printed = of_target.black_box[of_source.name]
-    bounds = parts.percent_range(record.intervals[row][column]) if record.intervals else ""
+    bounds = parts.percent_range(record.intervals[row][column])
     mark, value = "white-box" if is_same else "", 100 * record.accuracy[row][column]
     return _cell(value, (transfer,), printed, bounds=bounds, mark=mark)
 

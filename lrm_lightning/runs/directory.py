@@ -13,6 +13,7 @@ import yaml
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.files import write_text
+from lrm_lightning.runs.identity import flat
 from lrm_lightning.runs.records import RunRecord, read_record
 
 RECORD, CORRECT = "record.json", "correct.npz"  # of a finished run, and its verdict an image
@@ -72,13 +73,14 @@ class RunDir:
         if not path.exists():
             return
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
-        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+            found = flat(yaml.safe_load(path.read_text(encoding="utf-8"))["identity"])
+        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{path} is damaged; delete {self.path} or choose another run directory"
             ) from error
-        if found != self._identity:
-            keys = sorted(_differences(found, self._identity))
+        ours = flat(self._identity)
+        if found != ours:
+            keys = sorted(k for k in found.keys() | ours.keys() if found.get(k) != ours.get(k))
             raise UserError(
                 f"run directory {self.path} holds a run of another configuration"
                 f" (differs in {', '.join(keys[:4])}); choose another with hydra.run.dir=..."
@@ -135,15 +137,3 @@ class RunDir:
         found = [self.checkpoints / name for name in ("last.ckpt", "interrupted.ckpt")]
         existing = [path for path in found if path.exists()]
         return sorted(existing, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-
-
-def _differences(one: Any, other: Any, prefix: str = "") -> list[str]:  # noqa: ANN401
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return [] if one == other else [prefix or "everything"]
-    return [
-        key_path
-        for key in one.keys() | other.keys()
-        for key_path in _differences(
-            one.get(key), other.get(key), f"{prefix}.{key}" if prefix else str(key)
-        )
-    ]

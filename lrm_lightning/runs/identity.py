@@ -68,6 +68,16 @@ def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration by dotted keys, such as ``{"method.alpha": 0.0}``; an empty group is kept."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        is_group = isinstance(value, Mapping) and value
+        found |= flat(value, f"{name}.") if is_group else {name: value}
+    return found
+
+
 def hashed(identity: object) -> str:
     """SHA-256 in hex of what determines a result, given as JSON."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -31,19 +31,12 @@ PREFIX = "network."
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network and where it came from.
+    """A network and where it came from."""
 
-    Attributes:
-        module: The network, in eval mode, on the CPU until moved.
-        about: What the record of an evaluation says about it.
-        folder: Its evaluations are kept in here.
-        config: The configuration of its training; empty if it was not trained here.
-    """
-
-    module: nn.Module
-    about: Network
-    folder: Path
-    config: dict[str, Any]
+    module: nn.Module  # in eval mode, on the CPU until moved
+    about: Network  # what the record of an evaluation says about it
+    folder: Path  # its evaluations are kept in here
+    config: dict[str, Any]  # of its training; empty if it was not trained here
 
 
 def load_model(

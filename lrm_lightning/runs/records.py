@@ -248,7 +248,7 @@ class EvaluationRecord(Record):
 class TransferRecord(Record):
     """``transfer.json``: accuracy of each target on the adversarial images of each source.
 
-    Matrices have a row a target and an entry a source; those but ``accuracy`` may be empty.
+    Matrices have a row a target and an entry a source.
     """
 
     kind: Literal["blackbox"]
@@ -258,15 +258,14 @@ class TransferRecord(Record):
     subset: Subset = Subset()
     engine: Text = ""  # how PGD was computed
     accuracy: list[list[Share]]
-    intervals: list[list[Interval]] = []  # 95% Wilson intervals
-    same_network: list[list[bool]] = []  # where source and target are one network
+    intervals: list[list[Interval]]  # 95% Wilson intervals
+    same_network: list[list[bool]]  # where source and target are one network
 
     @model_validator(mode="after")
     def _matrices_fit(self) -> Self:
         shape = [len(self.sources)] * len(self.targets)
         for name in ("accuracy", "intervals", "same_network"):
-            rows = getattr(self, name)
-            if [len(row) for row in rows] != shape and (rows or name == "accuracy"):
+            if [len(row) for row in getattr(self, name)] != shape:
                 raise ValueError(f"{name} must have one row a target and one entry a source")
         return self
 

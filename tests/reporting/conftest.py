@@ -170,6 +170,7 @@ class Records:
             "targets": [self.model(path) for path in targets], "attack": ATTACK,
             "data": data, "n": n, "subset": {"seed": 0, "n_images": n}, "accuracy": accuracy,
             "intervals": [[wilson(each, n) for each in row] for row in accuracy],
+            "same_network": [[source == target for source in sources] for target in targets],
             "written": "2026-01-04T00:00:00+00:00", **MADE,
         }  # fmt: skip
         return self.write(self.folder / folder / "transfer.json", record)

@@ -1,16 +1,12 @@
 """The figures: what is drawn, when, what files come of it, and how one is added."""
 
-import re
-import textwrap
 import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
 
-from lrm_lightning.report import report
-from lrm_lightning.reporting import figures
+from lrm_lightning.reporting import document
 from lrm_lightning.reporting.document import compose
-from lrm_lightning.reporting.figures import FIGURES
 from lrm_lightning.reporting.figures.curves import step_curve, training_plots
 from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right
 from lrm_lightning.reporting.figures.strength import figure_1_right, figure_2_left
@@ -197,32 +193,9 @@ def test_a_slug_that_begins_with_a_digit_is_inlined():
     assert inline(svg, "27-x") == '<svg viewBox="0 0 9 9" aria-hidden="true"><g id="27-x-a"/></svg>'
 
 
-@pytest.fixture
-def figure_list():
-    kept = list(FIGURES)
-    yield FIGURES
-    FIGURES[:] = kept
-
-
-def test_a_figure_from_outside_is_added_as_documented(records, figure_list, tmp_path):
-    example = figures.__doc__.partition("::\n")[2].partition("\nWhere")[0]
-    exec(textwrap.dedent(example), {})
-    records.run("pgd", epochs=7, metrics=(0.6, 0.5, 0.5, 0.5, 0.5))
-    page = report([str(records.folder)], tmp_path / "report")
-    section = re.search(
-        r'<section id="cifar10-training">.*?</section>', page.read_text(), re.DOTALL
-    )
-    assert "Accuracy by length of training, CIFAR-10" in section[0]
-    assert 'aria-label="Natural accuracy by epochs. PGD: 60.0% after 7."' in section[0]
-    assert '<a class="cite" href="#source-1"' in section[0]
-    assert {"cifar10-by-length.svg", "cifar10-by-length.pdf"} <= {
-        path.name for path in (tmp_path / "report/figures").iterdir()
-    }
-
-
-def test_a_figure_names_a_section_that_there_is(records, figure_list):
+def test_a_figure_names_a_section_that_there_is(records, monkeypatch):
     records.run("pgd")
-    figure_list.append(("conclusions", lambda results: []))
+    monkeypatch.setattr(document, "FIGURES", [("conclusions", lambda results: [])])
     with pytest.raises(
         ValueError, match=r"section='conclusions' is unknown; choose one of: white-"
     ):

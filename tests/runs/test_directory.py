@@ -45,7 +45,7 @@ def test_config_is_kept_and_recognised(tmp_path):
         (IDENTITY | {"method": {"name": "alp", "alpha": 0.5}}, "method.alpha"),
         (IDENTITY | {"method": {"name": "pgd"}}, "method.alpha, method.name"),
         (IDENTITY | {"extra": 1}, "extra"),
-        ({"seed": 0}, "method, optimizer"),
+        ({"seed": 0}, "method.alpha, method.name, optimizer.milestones"),
         (IDENTITY | {"optimizer": {"milestones": [1, 3]}}, "optimizer.milestones"),
     ],
 )

@@ -116,7 +116,8 @@ def test_no_file_is_told_apart_from_a_damaged_one(tmp_path):
 def test_matrices_of_another_shape_are_refused(tmp_path, name):
     entry = {"accuracy": 0.5, "intervals": [0.4, 0.6], "same_network": False}
     content = {"schema": 1, "kind": "blackbox", "data": {"name": "digits"}, "n": 4}
-    content |= {"sources": [MODEL, MODEL], "targets": [MODEL], "accuracy": [[0.5, 0.5]]}
+    content |= {"sources": [MODEL, MODEL], "targets": [MODEL]}
+    content |= {key: [[each, each]] for key, each in entry.items()}
     path = tmp_path / "transfer.json"
     path.write_text(json.dumps(content))
     assert read_record(path, TransferRecord).accuracy == [[0.5, 0.5]]

@@ -115,10 +115,7 @@ def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
     """Groups that differ in a setting alone, by its rising value; at least two values.
 
     The same runs may have been measured by a suite and by their own tests: the way that has more
-    of them is taken, of equal ones the suite's.
-
-    Returns:
-        Title and groups of each sweep.
+    of them is taken, of equal ones the suite's. Each sweep has its title.
     """
     best: dict[str, list[Group]] = {}
     for groups in (results.paper, results.tests):

@@ -93,13 +93,8 @@ def plot(
 ) -> Plot:
     """Axes as a part of the report, with a legend of everything that :func:`draw` drew.
 
-    Args:
-        axes: The axes.
-        slug: Name of the figure's files, of a-z, 0-9 and hyphens.
-        caption: What it shows, on which data.
-        seen: What is drawn, then the main numbers of each line: the text for who can't see it.
-        origins: Where its numbers came from.
-        columns: The legend has at most so many, fewer if names are long.
+    The first of ``seen`` says what is drawn, the others the main numbers of each line: the text for
+    who can't see it. The legend has fewer ``columns`` if names are long.
     """
     handles = series_of(axes)
     labels = ["\n".join(textwrap.wrap(str(each.get_label()), LABEL_WIDTH)) for each in handles]
@@ -133,14 +128,7 @@ def lowest(groups: Sequence[Group]) -> str:
 
 
 def save(plot: Plot, folder: Path) -> str:
-    """Write a plot as PDF and SVG.
-
-    Returns:
-        The SVG to put into a page.
-
-    Raises:
-        UserError: If the files can't be written.
-    """
+    """Write a plot as PDF and SVG into a folder; returns the SVG to put into a page."""
     svg, metadata = io.StringIO(), {"Title": plot.caption}
     plot.figure.draw_without_rendering()
     plot.figure.set_layout_engine("none")  # what was laid out once needn't be again for each file
