@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from lrm_lightning.attacks.base import ThreatModel
 from lrm_lightning.attacks.context import attack_mode
-from lrm_lightning.checks import check_choice, check_integer
+from lrm_lightning.attacks.inputs import NOT_FINITE
+from lrm_lightning.checks import check_integer
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 NORMS: dict[str, Literal["Linf", "L2"]] = {"linf": "Linf", "l2": "L2"}
@@ -102,26 +104,17 @@ def autoattack(
     labels = y.cpu().numpy()
     robust, y_adv, x_adv = predicted == labels, predicted, x.clone()
     correct, flags = {"clean": robust.copy()}, set[str]()
+    attacked = partial(
+        attack_batch, model, eps=eps, norm=norm, seed=seed, classes=classes,
+        iterations=iterations, queries=queries,
+    )  # fmt: skip
     for attack in STANDARD:
         (left,) = robust.nonzero()
         done(attack, 0, len(left))
         for number, begin in enumerate(range(0, len(left), batch_size)):
             rows = left[begin : begin + batch_size]
-
-            def compute(attack: str = attack, rows: np.ndarray = rows) -> Piece:
-                return attack_batch(
-                    model,
-                    x[torch.from_numpy(rows)],
-                    y[torch.from_numpy(rows)],
-                    attack,
-                    eps=eps,
-                    norm=norm,
-                    seed=seed,
-                    classes=classes,
-                    iterations=iterations,
-                    queries=queries,
-                )
-
+            index = torch.from_numpy(rows)
+            compute = partial(attacked, x[index], y[index], attack)
             piece = once(f"autoattack-{attack}-{number}", compute)
             broken = rows[piece["broken"]]
             robust[broken] = False
@@ -146,25 +139,15 @@ def attack_batch(
     iterations: int | None = None,
     queries: int | None = None,
 ) -> Piece:
-    """One attack of the standard ensemble on one batch, by the official code.
+    """One ``attack`` of ``STANDARD`` on one batch, by the official code.
 
-    Args:
-        model: As for :func:`autoattack`.
-        x: Images that the model classifies correctly.
-        y: Their labels.
-        attack: An entry of ``STANDARD``.
-        eps: As for :func:`autoattack`.
-        norm: As for :func:`autoattack`.
-        seed: As for :func:`autoattack`.
-        classes: Number of classes ``C``, at least 4.
-        iterations: As for :func:`autoattack`.
-        queries: As for :func:`autoattack`.
+    Arguments are those of :func:`autoattack`, with images ``x`` that the model classifies correctly
+    and the number of ``classes``, at least 4.
 
     Returns:
         ``broken``: bool ``(B,)``; ``x_adv`` and ``y_adv`` of the broken images only, in order;
         ``flags``: texts.
     """
-    check_choice("attack", attack, STANDARD)
     official = AutoAttack(
         model, norm=NORMS[norm], eps=eps, seed=seed, version="standard", device=x.device
     )
@@ -195,7 +178,7 @@ def _predict(model: nn.Module, x: Tensor, batch_size: int) -> tuple[int, np.ndar
     with attack_mode(model), torch.no_grad():
         logits = torch.cat([model(batch) for batch in x.split(batch_size)])
     if not logits.isfinite().all():
-        raise ValueError("the model returned logits that are NaN or infinite")
+        raise ValueError(NOT_FINITE)
     if logits.ndim != 2 or logits.shape[1] < 4:
         raise ValueError(f"AutoAttack needs at least 4 classes, not logits {tuple(logits.shape)}")
     return logits.shape[1], logits.argmax(dim=1).cpu().numpy()
@@ -226,19 +209,17 @@ def _flags() -> Generator[set[str]]:
     """Collect what the official code warns of instead of having it printed for every batch."""
     found: set[str] = set()
 
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            message = record.getMessage()
-            found.update(meaning for words, meaning in FLAGS.items() if words in message)
+    def collect(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        found.update(meaning for words, meaning in FLAGS.items() if words in message)
+        return False  # it goes no further
 
     logger = logging.getLogger("auto-attack")
-    collect, propagate, level = Collect(), logger.propagate, logger.level
-    logger.addHandler(collect)
+    level = logger.level
+    logger.addFilter(collect)
     logger.setLevel(logging.WARNING)
-    logger.propagate = False
     try:
         yield found
     finally:
-        logger.removeHandler(collect)
+        logger.removeFilter(collect)
         logger.setLevel(level)
-        logger.propagate = propagate

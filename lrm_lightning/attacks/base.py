@@ -45,15 +45,10 @@ class ThreatModel:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Perturbation uniform in the ball of each image, float32.
+        """Perturbation uniform in the ball of each image, float32, of ``shape`` ``(B, C, H, W)``.
 
         It is drawn on the generator's own device, so a CPU generator gives the same on every
         device; without one, from torch's default generator of ``device``.
-
-        Args:
-            shape: ``(B, C, H, W)``.
-            generator: Source of the numbers.
-            device: Where the result shall be.
         """
         source = torch.device(device) if generator is None else generator.device
         return NORMS[self.norm].draw(torch.Size(shape), self.eps, generator, source).to(device)
@@ -72,12 +67,7 @@ class ThreatModel:
 class Attack(ABC):
     """Searches for adversarial images within a threat model; to be subclassed, one attack a file.
 
-    Attributes:
-        norm: As of :class:`ThreatModel`.
-        eps: As of :class:`ThreatModel`.
-
-    Raises:
-        ValueError: If a setting is out of range.
+    Its ``norm`` and ``eps`` are those of :class:`ThreatModel`.
     """
 
     norm: str = "linf"
@@ -103,14 +93,10 @@ class Attack(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor | None:
-        """What training adds to clean images to get the attack's start.
+        """What training adds to clean images of ``shape`` ``(B, C, H, W)`` to get the start.
 
-        Training draws it for the global batch and takes the rows of its own process.
-
-        Args:
-            shape: ``(B, C, H, W)``.
-            generator: Source; the numbers are drawn on its device, then moved to ``device``.
-            device: Where the result shall be.
+        Training draws it for the global batch, as :meth:`ThreatModel.draw` does, and takes the rows
+        of its own process.
 
         Returns:
             Shape ``(searches, *shape)``, one noise a search; ``None``, as here, for an attack that
@@ -136,7 +122,7 @@ class Attack(ABC):
             x: Clean images in [0, 1], shape ``(B, C, H, W)``.
             y: Labels ``(B,)`` or, while training, distributions over classes ``(B, C)``.
             start: Where its searches begin, ``x`` plus :meth:`draw_noise`; ``None``: it draws.
-            generator: Source of its random numbers.
+            generator: Source of its random numbers; torch's default generator if ``None``.
 
         Returns:
             ``x_adv``, shape of ``x``, in the ball and in [0, 1].

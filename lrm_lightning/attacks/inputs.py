@@ -11,22 +11,16 @@ NOT_FINITE = "the model returned logits that are NaN or infinite"
 def check_shapes(x: Tensor, y: Tensor, start: Tensor | None) -> None:
     """Raise :class:`ValueError` unless images, labels and start belong together."""
     if x.ndim < 2 or x.numel() == 0 or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"x of shape {tuple(x.shape)} and {x.dtype} must be a batch of images (B, C, H, W), "
-            "float32 or float64"
-        )
+        given = f"x of shape {tuple(x.shape)} and {x.dtype}"
+        raise ValueError(f"{given} must be a batch of images (B, C, H, W), float32 or float64")
     if y.ndim not in (1, 2) or len(y) != len(x) or y.is_floating_point() != (y.ndim == 2):
-        raise ValueError(
-            f"y of shape {tuple(y.shape)} and {y.dtype} must be integer labels ({len(x)},) "
-            f"or float distributions ({len(x)}, C)"
-        )
+        given, n = f"y of shape {tuple(y.shape)} and {y.dtype}", len(x)
+        raise ValueError(f"{given} must be integer labels ({n},) or float distributions ({n}, C)")
     if y.device != x.device:
         raise ValueError(f"y is on {y.device}, but x is on {x.device}")
     if start is not None and x.shape not in (start.shape, start.shape[1:]):
-        raise ValueError(
-            f"start of shape {tuple(start.shape)} must have the shape of x, {tuple(x.shape)}, "
-            "or be a stack of such"
-        )
+        given = f"start of shape {tuple(start.shape)}"
+        raise ValueError(f"{given} must have x's shape {tuple(x.shape)}, or be a stack of such")
 
 
 def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> None:
@@ -57,11 +51,3 @@ def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> 
         if not bool(passed):
             kind = NotFiniteError if message == NOT_FINITE else ValueError
             raise kind(f"{message} (batch of shape {tuple(x.shape)})")
-
-
-def check_finite(total: Tensor) -> None:
-    """Raise :class:`NotFiniteError` if ``total``, of all losses and gradients, is not finite."""
-    if not bool(total.isfinite()):
-        raise NotFiniteError(
-            "the model's logits or gradients became NaN or infinite during the attack"
-        )

@@ -7,22 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks.base import ThreatModel
-from lrm_lightning.attacks.inputs import check_finite, check_shapes, check_values
+from lrm_lightning.attacks.inputs import check_shapes, check_values
 from lrm_lightning.attacks.objectives import hard_labels
+from lrm_lightning.errors import NotFiniteError
 
 
 class Problem:
     """What is attacked and how far an image may move; to be used inside ``attack_mode``.
 
-    Args:
-        model: Network that takes pixels in ``[0, 1]`` and returns logits ``(B, C)``.
-        x: Clean images, shape ``(B, C, H, W)``.
-        y: Labels ``(B,)`` or distributions ``(B, C)``; the targets if ``targeted``.
-        threat: How far an image may move.
-        loss: An entry of ``OBJECTIVES``.
-        targeted: Lower the loss instead of raising it.
-        start: Where the caller wants the first search to begin, shape of ``x``, or the first of
-            them, ``(searches, *x.shape)``; or ``None``.
+    Arguments are those of :class:`~lrm_lightning.attacks.pgd.PGDAttack` and of its call.
     """
 
     def __init__(
@@ -88,16 +81,13 @@ class Problem:
 
     def finish(self) -> None:
         """Raise :class:`NotFiniteError` if a loss or gradient on the way was not finite."""
-        check_finite(self._total)
+        if not bool(self._total.isfinite()):
+            what = "the model's logits or gradients"
+            raise NotFiniteError(f"{what} became NaN or infinite during the attack")
 
 
 class Point:
-    """Images on the way. The model sees them when logits or gradient are first asked for, once.
-
-    Args:
-        problem: What is attacked.
-        x_adv: Images that obey its bounds, shape ``(B, C, H, W)``.
-    """
+    """Images ``x_adv``, in bounds. The model sees them once, when logits or gradient are wanted."""
 
     def __init__(self, problem: Problem, x_adv: Tensor) -> None:
         self.x_adv = x_adv

@@ -1,4 +1,7 @@
-"""Losses that an attack raises, one value an image: those of a batch do not interact."""
+"""Losses that an attack raises, ``(B,)``: one value an image, whatever the others of the batch.
+
+``logits`` are ``(B, C)``; ``y`` are labels ``(B,)`` in ``[0, C)`` or distributions ``(B, C)``.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,13 +9,6 @@ from torch import Tensor, nn
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     r"""Cross-entropy of each image: :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
-
-    Args:
-        logits: Shape ``(B, C)``.
-        y: Labels ``(B,)``, integers in ``[0, C)``, or distributions over the classes ``(B, C)``.
-
-    Returns:
-        Shape ``(B,)``, ``>= 0``.
 
     References:
         Madry et al. 2018, arXiv:1706.06083, section 2.1: the loss of the inner maximisation.
@@ -25,15 +21,8 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     r"""How far the best wrong class is ahead of the label: :math:`\max_{c \ne y} z_c - z_y`.
 
     It is positive exactly where the image is misclassified. Unlike the gradient of cross-entropy,
-    its gradient does not vanish on a confident network.
-
-    Args:
-        logits: Shape ``(B, C)`` with ``C >= 2``.
-        y: Labels ``(B,)``, integers in ``[0, C)``, or distributions ``(B, C)``, of which only the
-            most probable class counts.
-
-    Returns:
-        Shape ``(B,)``.
+    its gradient does not vanish on a confident network. Of a distribution only the most probable
+    class counts.
 
     References:
         Carlini & Wagner 2017, arXiv:1608.04644, section V-A, f_6 without the hinge.

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -29,12 +30,7 @@ SEGMENT = 20
 
 
 class Iterate(NamedTuple):
-    """Attacked images and what the model says of them.
-
-    Attributes:
-        x_adv: Shape of ``x``; ``None`` if images were not to be kept.
-        logits: Shape ``(B, C)``, no graph.
-    """
+    """Attacked images, ``None`` if they were not to be kept, and their logits without a graph."""
 
     x_adv: Tensor | None
     logits: Tensor
@@ -109,9 +105,8 @@ class PGDAttack(Attack):
         check_choice("keep", self.keep, KEEPS)
         check_choice("engine", self.engine, ENGINES)
         if self.restarts > 1 and not self.random_start:
-            raise ValueError(
-                f"restarts={self.restarts} needs random_start=True: they would all be the same"
-            )
+            same = "needs random_start=True: they would all be the same"
+            raise ValueError(f"restarts={self.restarts} {same}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings without ``engine``; ``PGDAttack(**attack.as_dict())`` finds the same."""
@@ -127,10 +122,8 @@ class PGDAttack(Attack):
         """Noise of each search's random start, shape ``(restarts, *shape)``, if there is one."""
         if not self.random_start:
             return None
-        searches = range(self.restarts)
-        return torch.stack(
-            [self.threat.draw(shape, generator=generator, device=device) for _ in searches]
-        )
+        draw = partial(self.threat.draw, shape, generator=generator, device=device)
+        return torch.stack([draw() for _ in range(self.restarts)])
 
     def __call__(
         self,
@@ -141,19 +134,10 @@ class PGDAttack(Attack):
         start: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Attacked images.
+        """Attacked images, in the memory format of ``x``; see :meth:`Attack.__call__`.
 
-        Args:
-            model: Network that takes pixels in [0, 1] and returns logits ``(B, C)``.
-            x: Clean images in [0, 1], shape ``(B, C, H, W)``, float32; their memory format is kept.
-            y: Labels ``(B,)`` or distributions over classes ``(B, C)``; targets if ``targeted``.
-            start: Where the first search begins, shape of ``x``, or the first of them,
-                ``(searches, *x.shape)``; put back into the ball if outside; replaces the random
-                start.
-            generator: Source of the random starts; torch's default generator if ``None``.
-
-        Returns:
-            ``x_adv``, shape of ``x``, in the ball and in [0, 1] (to fp32 rounding).
+        A ``start`` has the shape of ``x``, for the first search, or ``(searches, *x.shape)`` for
+        the first of them. It is put back into the ball if outside, and replaces the random start.
         """
         with self._attacking(model, x, y, start) as problem:
             starts = problem.starts(random_start=self.random_start, generator=generator)
@@ -182,19 +166,9 @@ class PGDAttack(Attack):
         at ``x``. (Exactly if the model is deterministic, which the backward passes of some GPU
         kernels are not.) :attr:`steps`, :attr:`restarts` and :attr:`keep` have no meaning here.
 
-        Args:
-            model: As for a call.
-            x: As for a call.
-            y: As for a call.
-            steps: Numbers of steps wanted, each at least 0, where 0 is the start itself. May be
-                empty: then only the clean logits and FGSM are made.
-            start: As for a call.
-            generator: As for a call.
-            keep_images: Return the images too. If not, memory does not grow with the iterates.
-
-        Returns:
-            The clean logits, FGSM and the iterates. Iterate 0 without a random start is ``x``
-            itself, not a copy.
+        Each of ``steps`` is at least 0, where 0 is the start itself: without a random start that is
+        ``x`` and not a copy. Without any, only the clean logits and FGSM are made. Unless images
+        are kept, memory does not grow with the iterates. Other arguments are those of a call.
         """
         for number in steps:
             check_integer("steps", number, low=0)
@@ -222,13 +196,8 @@ class PGDAttack(Attack):
     ) -> Tensor:
         """Number of steps after which each image is first misclassified, and no step more.
 
-        Args:
-            model: As for a call.
-            x: As for a call.
-            y: Labels, shape ``(B,)``.
-            start: Where to begin, shape of ``x``.
-            target: Classes to reach, shape ``(B,)``, if :attr:`targeted`; any misclassification
-                counts all the same.
+        ``target`` are the classes to reach, shape ``(B,)``, if :attr:`targeted`; any
+        misclassification counts all the same.
 
         Returns:
             int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
@@ -258,14 +227,9 @@ class PGDAttack(Attack):
         # The fast twin of a network has no batch statistics to attack with.
         view = attack_view(model, self.engine if self.bn_mode == "eval" else "reference")
         with attack_mode(view, self.bn_mode):
+            loss = OBJECTIVES[self.loss]
             problem = Problem(
-                view,
-                x,
-                y,
-                threat=self.threat,
-                loss=OBJECTIVES[self.loss],
-                targeted=self.targeted,
-                start=start,
+                view, x, y, threat=self.threat, loss=loss, targeted=self.targeted, start=start
             )
             yield problem
             problem.finish()
