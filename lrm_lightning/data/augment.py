@@ -15,16 +15,9 @@ def draw_crop(size: int, *, padding: int, generator: torch.Generator) -> tuple[T
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, *, padding: int) -> Tensor:
-    """Pad each image with zeros on every side, and cut its original size out again.
+    """Pad images ``(N, C, H, W)`` with zeros on every side, and cut their size out again.
 
-    Args:
-        images: Shape ``(N, C, H, W)``, any dtype.
-        top: First row of each crop in the padded image, shape ``(N,)``, int64 in 0..2 padding.
-        left: First column, likewise. ``top = left = padding`` gives the image back.
-        padding: Width of the border in pixels.
-
-    Returns:
-        The crops, shape ``(N, C, H, W)``.
+    ``top`` and ``left`` are the first row and column of each crop in the padded image, ``(N,)``.
     """
     height, width = images.shape[-2:]
     padded = F.pad(images, (padding,) * 4)
@@ -38,13 +31,5 @@ def draw_flip(size: int, *, generator: torch.Generator) -> Tensor:
 
 
 def flip(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror the images left to right where ``flags`` is true.
-
-    Args:
-        images: Shape ``(N, C, H, W)``, any dtype.
-        flags: Shape ``(N,)``, bool.
-
-    Returns:
-        Images, shape ``(N, C, H, W)``.
-    """
+    """Mirror the images ``(N, C, H, W)`` left to right where ``flags`` ``(N,)`` is true."""
     return torch.where(flags[:, None, None, None], images.flip(-1), images)

@@ -40,12 +40,7 @@ class Batch(NamedTuple):
 
 
 def hold_out(labels: Tensor, size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Choose ``size`` positions at random, every class in its proportion.
-
-    Args:
-        labels: Classes, shape ``(N,)``, int64.
-        size: How many positions to hold out, 0 to ``N``.
-        generator: CPU generator.
+    """Choose ``size`` of the positions of ``labels`` at random, every class in its proportion.
 
     Returns:
         Positions kept, ``(N - size,)``, ascending; positions held out, ``(size,)``, in random

@@ -27,7 +27,6 @@ ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 RECORDS = 10_000  # images in each file
 PIXELS = 3 * 32 * 32  # bytes of an image: the red, green and blue plane, each row by row
 
-
 BINARY, PICKLED = "cifar-10-batches-bin", "cifar-10-batches-py"
 # The files of each layout, training first, and their official MD5s. The page of CIFAR-10 gives the
 # archives' alone: those of the pickles are torchvision's; those of the binary files are what two
@@ -87,21 +86,11 @@ class CIFAR10DataModule(ImageDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Fetch the files if they are not there.
-
-        Raises:
-            UserError: If they can be neither found nor fetched.
-        """
         if _find_layout(self.root) is None:
             _fetch(self.root, download=self.download)
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
-        """Read and check the six files, which are fetched first if nothing has done so.
-
-        Raises:
-            UserError: If a file is missing, unreadable, damaged, a pickle without its official MD5,
-                or not official though it is required to be.
-        """
+        """Read and check the six files, which are fetched first if nothing has done so."""
         self.prepare_data()
         layout = _find_layout(self.root)
         assert layout is not None
@@ -138,9 +127,8 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {_replace(path)}") from None
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror or error}; check its permissions"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"cannot read {path}: {reason}; check its permissions") from error
 
 
 def _records(raw: bytes, path: Path) -> ImageSplit:
@@ -148,16 +136,13 @@ def _records(raw: bytes, path: Path) -> ImageSplit:
     expected = RECORDS * (1 + PIXELS)
     if len(raw) != expected:
         wrong = "truncated" if len(raw) < expected else "too long"
-        raise UserError(
-            f"{path} is {wrong}: {len(raw)} bytes where {expected} are expected; {_replace(path)}"
-        )
+        sizes = f"{len(raw)} bytes where {expected} are expected"
+        raise UserError(f"{path} is {wrong}: {sizes}; {_replace(path)}")
     records = np.frombuffer(raw, dtype=np.uint8).reshape(RECORDS, 1 + PIXELS)
     if records[:, 0].max() > 9:
         first = int(np.argmax(records[:, 0] > 9))
-        raise UserError(
-            f"{path} is damaged: record {first} has label {records[first, 0]} where 0 to 9 are "
-            f"possible; {_replace(path)}"
-        )
+        found = f"record {first} has label {records[first, 0]} where 0 to 9 are possible"
+        raise UserError(f"{path} is damaged: {found}; {_replace(path)}")
     return _split(records[:, 1:], records[:, 0])
 
 
@@ -166,8 +151,7 @@ def _pickle(raw: bytes, path: Path, found: str, md5: str) -> ImageSplit:
     if found != md5:
         raise UserError(
             f"{path} has MD5 {found}, not the official {md5}, and an unknown pickle is never "
-            f"opened, because it can run code: {_replace(path)}, or bring the data as "
-            f"{BINARY}/"
+            f"opened, because it can run code: {_replace(path)}, or bring the data as {BINARY}/"
         )
     with warnings.catch_warnings():
         # these pickles are older than the spelling of dtypes that numpy wants today

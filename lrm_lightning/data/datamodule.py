@@ -89,31 +89,20 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> tuple[ImageSplit, ImageSplit]:
-        """Read the training set and the test set into memory, on the CPU.
-
-        Raises:
-            UserError: If files are missing, damaged or not what they should be.
-        """
+        """Read training and test set into memory, on the CPU; a damaged file is a UserError."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data and hold out the validation set, once, whatever the ``stage``.
-
-        Raises:
-            UserError: If the data cannot be read, or ``val_size`` leaves nothing to train on.
-        """
+        """Read the data and hold out the validation set, once, whatever the ``stage``."""
         if self._splits:
             return
         train, test = self.load()
         total = len(train.labels)
         if self.val_size >= total:
-            raise UserError(
-                f"data.val_size={self.val_size} leaves nothing of the {total} images that "
-                f"{self.name} has to train on"
-            )
+            left = f"leaves nothing of the {total} images that {self.name} has to train on"
+            raise UserError(f"data.val_size={self.val_size} {left}")
         self.fingerprint = _fingerprint(train, test)
-        kept, held_out = hold_out(
-            train.labels, self.val_size, generator=generator(self.split_seed, "split")
-        )
+        source = generator(self.split_seed, "split")
+        kept, held_out = hold_out(train.labels, self.val_size, generator=source)
         self._splits = {
             "train": ImageSplit(train.images[kept], train.labels[kept]),
             "val": ImageSplit(train.images[held_out], train.labels[held_out]),
@@ -136,10 +125,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return len(self._splits["train"].labels) // self.batch_size
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled, augmented batches of the training split."""
-        return self._loader(
-            TrainLoader, "train", batch_size=self.batch_size, augmentation=self.augmentation
-        )
+        settings = {"batch_size": self.batch_size, "augmentation": self.augmentation}
+        return self._loader(TrainLoader, "train", **settings)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The validation split in a fixed random order; an empty list if none is held out."""

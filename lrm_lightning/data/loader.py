@@ -81,11 +81,7 @@ class BatchLoader(ABC):
         return {"epoch": epoch, "position": position, "batches": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next iteration where ``state`` was taken, if it is of the same epoch.
-
-        Raises:
-            UserError: If the state belongs to epochs of another length.
-        """
+        """Begin the next iteration where ``state`` was taken, if it is of the same epoch."""
         if state["batches"] != len(self):
             raise UserError(
                 f"the checkpoint was made with {state['batches']} batches an epoch, but there are "
@@ -156,21 +152,11 @@ class TrainLoader(BatchLoader):
     """Shuffled, augmented and mixed batches; a last partial global batch is dropped.
 
     All that is random is drawn for the global batch and named by seed, epoch and step, so the
-    ranks' batches put together are exactly what one process would see.
-
-    Args:
-        split: Images and labels, on the device that batches are wanted on.
-        augmentation: What is done to the images.
-        **shared: Arguments of :class:`BatchLoader`.
+    ranks' batches put together are exactly what one process would see. Arguments are those of
+    :class:`BatchLoader`, and the augmentation.
     """
 
-    def __init__(
-        self,
-        split: ImageSplit,
-        *,
-        augmentation: Augmentation,
-        **shared: Any,  # noqa: ANN401
-    ) -> None:
+    def __init__(self, split: ImageSplit, *, augmentation: Augmentation, **shared: Any) -> None:  # noqa: ANN401
         super().__init__(split, **shared)
         self._augmentation = augmentation
         self._order = (-1, split.labels.new_empty(0))

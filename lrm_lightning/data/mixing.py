@@ -1,7 +1,8 @@
 """Paired-example augmentation: mixup and VH-mixup.
 
 Each is a pure function of two batches and of the numbers drawn for each pair; the function beside
-it draws them.
+it draws them. Images are ``(N, C, H, W)``, targets are class weights ``(N, classes)`` and what is
+drawn is ``(N,)``, else ``ValueError`` is raised.
 """
 
 import numpy as np
@@ -14,18 +15,9 @@ MIXINGS = ("none", "mixup", "vh_mixup")
 
 
 def draw_mixup(size: int, *, alpha: float, generator: torch.Generator) -> Tensor:
-    """Weight of the first image of each pair, from Beta(alpha, alpha).
+    """Weight in [0, 1] of the first image of each of ``size`` pairs, float32.
 
-    Args:
-        size: Number of pairs.
-        alpha: Both parameters of the Beta distribution, > 0. 1 is uniform; near 0 hardly mixes.
-        generator: CPU generator.
-
-    Returns:
-        Weights in [0, 1], shape ``(size,)``, float32.
-
-    Raises:
-        ValueError: If ``alpha`` is not positive.
+    It is from Beta(alpha, alpha), ``alpha`` > 0: 1 is uniform, near 0 hardly mixes.
     """
     check_number("mixing_alpha", alpha, above=0)
     # torch samples a Beta only from its global generator
@@ -41,43 +33,22 @@ def mixup(
 
     .. math:: x = m x_1 + (1 - m) x_2, \quad y = m y_1 + (1 - m) y_2
 
-    Args:
-        x1: First images, shape ``(N, C, H, W)``.
-        targets1: Their class weights, shape ``(N, classes)``.
-        x2: Second images, like ``x1``.
-        targets2: Their class weights, like ``targets1``.
-        weight: :math:`m`, the first image's share, shape ``(N,)``, in [0, 1].
-
-    Returns:
-        Mixed images and targets, shapes as above.
-
-    Raises:
-        ValueError: If the shapes do not fit together.
+    ``weight`` is :math:`m`, the first image's share, in [0, 1].
 
     References:
         Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412, Eq. 1.
     """
     _check_pairs(x1, targets1, x2, targets2, weight)
-    return (
-        torch.lerp(x2, x1, weight[:, None, None, None]),
-        torch.lerp(targets2, targets1, weight[:, None]),
-    )
+    targets = torch.lerp(targets2, targets1, weight[:, None])
+    return torch.lerp(x2, x1, weight[:, None, None, None]), targets
 
 
 def draw_vh_mixup(
     size: int, *, height: int, width: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and weight for each pair of a VH-mixup.
+    """Rows, columns and weight for each of ``size`` pairs of a VH-mixup.
 
-    Args:
-        size: Number of pairs.
-        height: Rows of an image.
-        width: Columns of an image.
-        generator: CPU generator.
-
-    Returns:
-        ``rows`` from U{0..height-1} and ``cols`` from U{0..width-1}, both ``(size,)`` int64, and
-        ``weight`` from U(0, 1), ``(size,)`` float32.
+    They are from U{0..height-1} and U{0..width-1}, both int64, and from U(0, 1), float32.
     """
     rows = torch.randint(height, (size,), generator=generator)
     cols = torch.randint(width, (size,), generator=generator)
@@ -103,20 +74,8 @@ def vh_mixup(
         x = m V + (1 - m) H_c, \quad y = c y_1 + (1 - c) y_2, \quad
         c = m \frac{h}{H} + (1 - m) \frac{w}{W}
 
-    Args:
-        x1: First images, shape ``(N, C, H, W)``.
-        targets1: Their class weights, shape ``(N, classes)``.
-        x2: Second images, like ``x1``.
-        targets2: Their class weights, like ``targets1``.
-        rows: :math:`h`, shape ``(N,)``, integers in 0..H-1.
-        cols: :math:`w`, shape ``(N,)``, integers in 0..W-1.
-        weight: :math:`m`, shape ``(N,)``, in [0, 1].
-
-    Returns:
-        Mixed images and targets, shapes as above.
-
-    Raises:
-        ValueError: If the shapes do not fit together.
+    ``rows`` are :math:`h`, whole numbers in 0..H-1; ``cols`` are :math:`w`, in 0..W-1; ``weight``
+    is :math:`m`, in [0, 1].
 
     References:
         Summers & Dinneen, section 4, "Paired-Example Data Augmentation"; Summers & Dinneen 2019,
@@ -130,24 +89,19 @@ def vh_mixup(
     # the first image's share of every pixel: V and H_c weigh the same two images
     share = m * above[:, None, :, None] + (1 - m) * beside[:, None, None, :]
     c = weight * rows / height + (1 - weight) * cols / width
-    return torch.lerp(x2, x1, share.to(x1.dtype)), torch.lerp(
-        targets2, targets1, c[:, None].to(targets1.dtype)
-    )
+    targets = torch.lerp(targets2, targets1, c[:, None].to(targets1.dtype))
+    return torch.lerp(x2, x1, share.to(x1.dtype)), targets
 
 
 def _check_pairs(
     x1: Tensor, targets1: Tensor, x2: Tensor, targets2: Tensor, *draws: Tensor
 ) -> None:
     if x1.ndim != 4 or x1.shape != x2.shape:
-        raise ValueError(
-            "images to mix must share one shape (N, C, H, W), "
-            f"got {tuple(x1.shape)} and {tuple(x2.shape)}"
-        )
+        shapes = f"{tuple(x1.shape)} and {tuple(x2.shape)}"
+        raise ValueError(f"images to mix must share one shape (N, C, H, W), got {shapes}")
     if targets1.ndim != 2 or targets1.shape != targets2.shape or len(targets1) != len(x1):
-        raise ValueError(
-            f"targets to mix must share one shape ({len(x1)}, classes), "
-            f"got {tuple(targets1.shape)} and {tuple(targets2.shape)}"
-        )
+        shapes = f"{tuple(targets1.shape)} and {tuple(targets2.shape)}"
+        raise ValueError(f"targets to mix must share one shape ({len(x1)}, classes), got {shapes}")
     for values in draws:
         if values.shape != (len(x1),):
             raise ValueError(f"one draw a pair is needed: ({len(x1)},), got {tuple(values.shape)}")

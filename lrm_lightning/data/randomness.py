@@ -13,11 +13,9 @@ from torch import Tensor
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator whose stream depends on ``key`` alone.
+    """A fresh generator whose stream depends on ``key`` alone, as ``(seed, "flip", epoch, step)``.
 
-    Args:
-        key: What the draw is for, e.g. ``(seed, "flip", epoch, step)``.
-        device: Where the numbers are drawn. A CPU and a GPU give different streams for one key.
+    The numbers are drawn on ``device``. A CPU and a GPU give different streams for one key.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little") >> 1)
