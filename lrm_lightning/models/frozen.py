@@ -24,18 +24,13 @@ _convolution_backward = torch.ops.aten.convolution_backward
 
 
 class FrozenNetwork(nn.Module):
-    """Layers without parameters, one after another.
-
-    Args:
-        layers: First to last; each chooses the type that it computes in.
-    """
+    """Layers without parameters, one after another; each chooses the type that it computes in."""
 
     def __init__(self, *layers: Layer) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, C)`` of pixels ``(B, 3, H, W)``."""
         with torch.autocast(x.device.type, enabled=False):
             for layer in self.layers:
                 x = layer(x)
@@ -43,15 +38,7 @@ class FrozenNetwork(nn.Module):
 
 
 class Affine:
-    """Batch norm in eval mode, as it is now: ``scale * x + shift``.
-
-    Args:
-        bn: Batch norm with running statistics.
-
-    Attributes:
-        scale: Shape ``(1, C, 1, 1)``.
-        shift: Shape ``(1, C, 1, 1)``.
-    """
+    """Batch norm in eval mode, as it is now: ``scale * x + shift``, both ``(1, C, 1, 1)``."""
 
     def __init__(self, bn: nn.BatchNorm2d) -> None:
         assert bn.running_mean is not None
@@ -107,7 +94,6 @@ class Convolution:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(N, C_in, H, W)`` to ``(N, C_out, H', W')``."""
         return F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
 
     def backward(self, gradient: Tensor, x: Tensor) -> Tensor:
@@ -115,10 +101,8 @@ class Convolution:
         weight, stride, padding = self._weight_backward, self._stride, self._padding
         dilation, transposed, output_padding, groups = [1, 1], False, [0, 0], 1
         wanted = [True, False, False]  # of the input alone, not of the weight and the bias
-        return _convolution_backward(
-            *(gradient, x, weight, None, stride, padding),
-            *(dilation, transposed, output_padding, groups, wanted),
-        )[0]
+        shape = (stride, padding, dilation, transposed, output_padding, groups)
+        return _convolution_backward(gradient, x, weight, None, *shape, wanted)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +130,6 @@ class FrozenUnit:
     projection: Convolution | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, C', H', W')``."""
         return _UnitFunction.apply(x, self)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

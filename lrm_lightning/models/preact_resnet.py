@@ -18,11 +18,7 @@ class PreActBlock(nn.Module):
     """Pre-activation residual block of two 3x3 convolutions.
 
     On a change of shape the shortcut is a 1x1 convolution of the activated input, else the input.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: Stride of the first convolution and of the shortcut.
+    The stride is that of the first convolution and of the shortcut.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -31,14 +27,11 @@ class PreActBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.shortcut = (
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            if stride != 1 or in_channels != out_channels
-            else None
-        )
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
         active = F.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(active)
         return self.conv2(F.relu(self.bn2(self.conv1(active)))) + shortcut
@@ -73,9 +66,8 @@ class PreActResNet(nn.Module):
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
         if not blocks or len(blocks) != len(widths):
-            raise ValueError(
-                f"blocks={list(blocks)} and widths={list(widths)} must be as long, and not empty"
-            )
+            given = f"blocks={list(blocks)} and widths={list(widths)}"
+            raise ValueError(f"{given} must be as long, and not empty")
         for name, values in (("blocks", blocks), ("widths", widths)):
             for i, value in enumerate(values):
                 check_integer(f"{name}[{i}]", value, low=1)
@@ -94,14 +86,7 @@ class PreActResNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of images.
-
-        Args:
-            x: Pixels in [0, 1], shape ``(N, 3, H, W)``.
-
-        Returns:
-            Logits, shape ``(N, num_classes)``.
-        """
+        """Logits ``(N, num_classes)`` of pixels in [0, 1], shape ``(N, 3, H, W)``."""
         features = self.stages(self.stem(self.normalize(x)))
         return self.linear(F.relu(self.bn(features)).mean(dim=(2, 3)))
 
@@ -109,10 +94,8 @@ class PreActResNet(nn.Module):
 def frozen(network: PreActResNet, dtype: torch.dtype) -> FrozenNetwork:
     """The network in eval mode with its weights as they are now; see :mod:`.frozen`.
 
-    Args:
-        network: Its weights are copied.
-        dtype: Type of the activations between the first convolution and the last. Logits and the
-            gradient of the images have the type of the weights.
+    ``dtype`` is the type of the activations between the first convolution and the last. Logits and
+    the gradient of the images have the type of the weights.
     """
     stem = Convolution(network.stem, dtype)
     blocks = (_frozen(each, dtype) for each in network.modules() if isinstance(each, PreActBlock))

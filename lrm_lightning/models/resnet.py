@@ -18,14 +18,10 @@ STRIDES = (1, 2, 2)
 
 
 class Unit(nn.Module):
-    """Pre-activation residual unit whose shortcut has no parameters.
+    """Pre-activation residual unit whose shortcut has no parameters; the stride is 1 or 2.
 
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: Stride of the first convolution, 1 or 2.
-        activate_shortcut: Take the shortcut after the first batch norm and leaky ReLU and not
-            before them; the network's very first unit does.
+    With ``activate_shortcut`` the shortcut begins after the first batch norm and leaky ReLU and not
+    before them; the network's very first unit has it so.
     """
 
     def __init__(
@@ -42,7 +38,6 @@ class Unit(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
         active = F.leaky_relu(self.bn1(x), SLOPE)
         shortcut = self.shortcut(active if self.activate_shortcut else x)
         if self.stride == 2:
@@ -75,9 +70,6 @@ class ResNet(nn.Module):
         num_classes: Logits ``C``, at least 2.
         in_channels: Channels of an image.
 
-    Attributes:
-        stages: Three :class:`~torch.nn.Sequential` of :class:`Unit`.
-
     Raises:
         ValueError: If an argument is out of range.
 
@@ -109,9 +101,6 @@ class ResNet(nn.Module):
             self.stages.append(nn.Sequential(first, *rest))
         self.bn = nn.BatchNorm2d(self.widths[-1], eps=BN_EPS)
         self.linear = nn.Linear(self.widths[-1], num_classes)
-        self._initialize()
-
-    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / (9 * module.out_channels)))
@@ -120,13 +109,9 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of images.
+        """Logits ``(N, num_classes)`` of pixels in [0, 1], ``(N, in_channels, H, W)``.
 
-        Args:
-            x: Pixels in [0, 1], shape ``(N, in_channels, H, W)`` with H and W multiples of 4.
-
-        Returns:
-            Logits, shape ``(N, num_classes)``.
+        H and W are multiples of 4.
         """
         features = self.stages(self.stem(self.standardize(x)))
         return self.linear(F.leaky_relu(self.bn(features), SLOPE).mean(dim=(2, 3)))
@@ -135,10 +120,8 @@ class ResNet(nn.Module):
 def frozen(network: ResNet, dtype: torch.dtype) -> FrozenNetwork:
     """The network in eval mode with its weights as they are now; see :mod:`.frozen`.
 
-    Args:
-        network: Its weights are copied.
-        dtype: Type of the activations between the first convolution and the last. Logits and the
-            gradient of the images have the type of the weights.
+    ``dtype`` is the type of the activations between the first convolution and the last. Logits and
+    the gradient of the images have the type of the weights.
     """
     stem = Convolution(network.stem, dtype, turned=True)
 
@@ -170,8 +153,6 @@ def _checked_widths(widths: Sequence[int]) -> tuple[int, ...]:
         check_integer(f"widths[{i}]", width, low=1)
     growth = [after - before for before, after in pairwise(widths)]
     if any(step < 0 or step % 2 for step in growth):
-        raise ValueError(
-            f"widths={list(widths)} must grow by even numbers or stay equal, since new channels "
-            "are zero-padded equally on both sides"
-        )
+        why = "since new channels are zero-padded equally on both sides"
+        raise ValueError(f"widths={list(widths)} must grow by even numbers or stay equal, {why}")
     return tuple(widths)

@@ -15,7 +15,6 @@ class ImageStandardization(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardise ``x`` of shape ``(N, C, H, W)``."""
         # Two passes over the values take a tenth of torch.var_mean's time on a CPU.
         centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
         variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
@@ -30,9 +29,6 @@ class ChannelNormalization(nn.Module):
     Args:
         mean: One value a channel, in pixels of [0, 1].
         std: One positive value a channel, in pixels of [0, 1].
-
-    Raises:
-        ValueError: If the lengths differ or a standard deviation is not positive.
     """
 
     mean: Tensor
@@ -46,5 +42,4 @@ class ChannelNormalization(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` of shape ``(N, C, H, W)``."""
         return (x - self.mean) / self.std
