@@ -16,7 +16,6 @@ from benchmarks.attacks import autoattack, step_curve, table_row
 from benchmarks.same_work import DifferentWorkError
 from benchmarks.subject import QUICK, Settings, Subject, admit, prepare
 from benchmarks.timing import Result
-from benchmarks.trainer import trainer
 from benchmarks.training_step import training_step
 from lrm_lightning.cli import keep_freed_memory
 from lrm_lightning.runs import provenance
@@ -28,7 +27,6 @@ BENCHMARKS: dict[str, Callable[[Subject, Settings], list[Result]]] = {
     "table-row": table_row,
     "step-curve": step_curve,
     "autoattack": autoattack,
-    "trainer": trainer,
 }
 COMPETITIONS = {"training-step", "table-row", "step-curve"}
 TEST_IMAGES = 360  # of the embedded digits

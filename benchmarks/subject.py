@@ -37,7 +37,6 @@ class Settings:
         pretraining_lr: Adam's rate in them.
         curve_steps: Length of the step curve.
         apgd_steps: Iterations of AutoAttack's first attack.
-        trainer_steps: Training steps of ``trainer``.
     """
 
     rounds: int = 3
@@ -51,7 +50,6 @@ class Settings:
     pretraining_lr: float = 3e-3
     curve_steps: int = 200
     apgd_steps: int = 100
-    trainer_steps: int = 32
 
     @property
     def attack(self) -> PGDAttack:
@@ -77,7 +75,6 @@ QUICK: dict[str, Any] = {
     "pretraining_lr": 1e-2,
     "curve_steps": 20,
     "apgd_steps": 3,
-    "trainer_steps": 2,
 }
 
 
