@@ -40,13 +40,10 @@ NEVER, NONE = -1, 0
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
-    """Decorator that makes the entry point of a command out of a function of its configuration.
+    """Decorator that makes a command out of a function of ``conf/<config_name>.yaml``.
 
     What a user can mend ends the process with exit code 1 and one line; a signal with the code that
     shells give it, and a line that says how to go on.
-
-    Args:
-        config_name: The command's file in ``conf/``, without ``.yaml``.
     """
 
     def decorate(function: Callable[[DictConfig], object]) -> Callable[[], None]:
@@ -57,9 +54,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             except (UserError, OSError) as error:
                 _fail(error)
 
-        application = hydra.main(
-            version_base="1.3", config_path=str(conf_dir()), config_name=config_name
-        )(job)
+        settings = {"config_path": str(conf_dir()), "config_name": config_name}
+        application = hydra.main(version_base="1.3", **settings)(job)
 
         @functools.wraps(function)
         def main() -> None:
@@ -97,10 +93,7 @@ def keep_freed_memory() -> bool:
     By default it may hand freed activations back to the system and get them again page by page,
     zeroed by the kernel: seen to take a sixth of attacks' time on a CPU, and 2% of a training's.
     Nothing is changed where the user has tuned glibc's malloc through the environment, and where
-    there is no glibc.
-
-    Returns:
-        Whether anything was changed.
+    there is no glibc. Returns whether anything was changed.
     """
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if tuned or any(name.startswith("MALLOC_") for name in os.environ):
@@ -115,8 +108,7 @@ def keep_freed_memory() -> bool:
 
 def _fail(error: BaseException) -> None:
     """Print ``error`` on one line and exit with 1."""
-    cause = error.__cause__
-    text = str(error)
+    cause, text = error.__cause__, str(error)
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text} {cause}"
     if isinstance(error, OverrideParseException):

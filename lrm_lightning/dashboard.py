@@ -4,9 +4,8 @@ python -m lrm_lightning.dashboard
 python -m lrm_lightning.dashboard entity=my-team project=lrm_lightning
 """
 
-from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -17,80 +16,12 @@ from lrm_lightning.tracking.wandb import quiet_wandb
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-METHOD = "method.name"
-
-
-class Lines(NamedTuple):
-    """A panel: metrics by epoch, a line a method (the mean of its runs, and their range)."""
-
-    title: str
-    metrics: Sequence[str]
-
-
-class Dots(NamedTuple):
-    """A panel: a dot a run, a setting against what it led to."""
-
-    title: str
-    setting: str
-    metric: str
-
-
-class Bars(NamedTuple):
-    """A panel: the last value of metrics, a bar a method."""
-
-    title: str
-    metrics: Sequence[str]
-
-
-SECTIONS: dict[str, list[Lines | Dots | Bars]] = {
-    "Robust and clean accuracy": [
-        Lines("PGD-10", ["val/acc/pgd10"]),
-        Lines("FGSM", ["val/acc/fgsm"]),
-        Lines("Clean", ["val/acc/clean"]),
-        Bars("Test, PGD-20", ["test/acc/pgd20"]),
-        Bars("Test, FGSM", ["test/acc/fgsm"]),
-        Bars("Test, clean", ["test/acc/clean"]),
-    ],
-    "Sweep: label smoothing": [
-        Dots("Smoothing and PGD-20", "method.smoothing", "test/acc/pgd20"),
-        Dots("Smoothing and FGSM", "method.smoothing", "test/acc/fgsm"),
-        Dots("Smoothing and clean", "method.smoothing", "test/acc/clean"),
-    ],
-    "Sweep: logit squeezing": [
-        Dots("Squeezing and PGD-20", "method.squeeze_weight", "test/acc/pgd20"),
-        Dots("Squeezing and FGSM", "method.squeeze_weight", "test/acc/fgsm"),
-        Dots("Squeezing and clean", "method.squeeze_weight", "test/acc/clean"),
-    ],
-    "Logits": [
-        Lines("Variance, clean", ["val/logits/clean/variance"]),
-        Lines("Variance, adversarial", ["val/logits/adv/variance"]),
-        Dots("Smoothing and variance", "method.smoothing", "val/logits/clean/variance"),
-        Dots("Squeezing and variance", "method.squeeze_weight", "val/logits/clean/variance"),
-    ],
-    "Pairing": [
-        Lines("Share of pairs that meet the assumption (Eq. 4-5)", ["val/pairing/assumption"]),
-        Lines("Gradient of the logits' scale (Eq. 7)", ["val/pairing/scale_gradient"]),
-        Lines("Pairing loss", ["train/loss/pairing"]),
-    ],
-    "Speed": [Lines("Images per second", ["train/images_per_s"])],
-}
-
 
 def build(entity: str, project: str, name: str) -> "Workspace":
-    """The workspace, not saved: nothing is sent.
-
-    Args:
-        entity: The W&B user or team.
-        project: The W&B project.
-        name: What the workspace is called.
-
-    Raises:
-        UserError: If the extra isn't installed.
-    """
+    """The workspace ``name``, not saved: nothing is sent."""
     ws, wr = _packages()
     sections = [
-        ws.Section(name=title, panels=[_panel(wr, panel) for panel in panels], is_open=True)
-        for title, panels in SECTIONS.items()
+        ws.Section(name=title, panels=panels, is_open=True) for title, panels in _panels(wr).items()
     ]
     return ws.Workspace(
         entity=entity,
@@ -101,28 +32,55 @@ def build(entity: str, project: str, name: str) -> "Workspace":
     )
 
 
-def _panel(wr: ModuleType, panel: Lines | Dots | Bars) -> Any:  # noqa: ANN401
-    match panel:
-        case Lines(title, metrics):
-            return wr.LinePlot(
-                title=title,
-                x="epoch",
-                y=list(metrics),
-                groupby=wr.Config(METHOD),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="minmax",
-                max_runs_to_show=100,
-            )
-        case Dots(title, setting, metric):
-            return wr.ScatterPlot(title=title, x=wr.Config(setting), y=wr.SummaryMetric(metric))
-        case Bars(title, metrics):
-            return wr.BarPlot(
-                title=title,
-                metrics=list(metrics),
-                groupby=wr.Config(METHOD),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="minmax",
-            )
+def _panels(wr: ModuleType) -> dict[str, list[Any]]:
+    """The panels of each section."""
+    by_method = {"groupby": wr.Config("method.name"), "groupby_aggfunc": "mean"}
+    by_method |= {"groupby_rangefunc": "minmax"}
+
+    def lines(title: str, metric: str) -> Any:  # noqa: ANN401
+        """A metric by epoch, a line a method: the mean of its runs, and their range."""
+        return wr.LinePlot(title=title, x="epoch", y=[metric], max_runs_to_show=100, **by_method)
+
+    def dots(title: str, setting: str, metric: str) -> Any:  # noqa: ANN401
+        """A dot a run, a setting against what it led to."""
+        return wr.ScatterPlot(title=title, x=wr.Config(setting), y=wr.SummaryMetric(metric))
+
+    def bars(title: str, metric: str) -> Any:  # noqa: ANN401
+        """The last value of a metric, a bar a method."""
+        return wr.BarPlot(title=title, metrics=[metric], **by_method)
+
+    return {
+        "Robust and clean accuracy": [
+            lines("PGD-10", "val/acc/pgd10"),
+            lines("FGSM", "val/acc/fgsm"),
+            lines("Clean", "val/acc/clean"),
+            bars("Test, PGD-20", "test/acc/pgd20"),
+            bars("Test, FGSM", "test/acc/fgsm"),
+            bars("Test, clean", "test/acc/clean"),
+        ],
+        "Sweep: label smoothing": [
+            dots("Smoothing and PGD-20", "method.smoothing", "test/acc/pgd20"),
+            dots("Smoothing and FGSM", "method.smoothing", "test/acc/fgsm"),
+            dots("Smoothing and clean", "method.smoothing", "test/acc/clean"),
+        ],
+        "Sweep: logit squeezing": [
+            dots("Squeezing and PGD-20", "method.squeeze_weight", "test/acc/pgd20"),
+            dots("Squeezing and FGSM", "method.squeeze_weight", "test/acc/fgsm"),
+            dots("Squeezing and clean", "method.squeeze_weight", "test/acc/clean"),
+        ],
+        "Logits": [
+            lines("Variance, clean", "val/logits/clean/variance"),
+            lines("Variance, adversarial", "val/logits/adv/variance"),
+            dots("Smoothing and variance", "method.smoothing", "val/logits/clean/variance"),
+            dots("Squeezing and variance", "method.squeeze_weight", "val/logits/clean/variance"),
+        ],
+        "Pairing": [
+            lines("Share of pairs that meet the assumption (Eq. 4-5)", "val/pairing/assumption"),
+            lines("Gradient of the logits' scale (Eq. 7)", "val/pairing/scale_gradient"),
+            lines("Pairing loss", "train/loss/pairing"),
+        ],
+        "Speed": [lines("Images per second", "train/images_per_s")],
+    }
 
 
 def _packages() -> tuple[ModuleType, ModuleType]:
@@ -130,23 +88,13 @@ def _packages() -> tuple[ModuleType, ModuleType]:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
-        raise UserError(
-            "wandb-workspaces is not installed; pip install 'lrm_lightning[dashboards]'"
-        ) from error
+        extra = "pip install 'lrm_lightning[dashboards]'"
+        raise UserError(f"wandb-workspaces is not installed; {extra}") from error
     return ws, wr
 
 
 def save(entity: str | None, project: str, name: str) -> str:
-    """Create the workspace; returns its address.
-
-    Args:
-        entity: The W&B user or team; ``None`` for the key's own.
-        project: The W&B project.
-        name: What the workspace is called.
-
-    Raises:
-        UserError: If the extra isn't installed, there is no key, or W&B does not take it.
-    """
+    """Create the workspace, by default under the key's own ``entity``; returns its address."""
     _packages()
     wandb = quiet_wandb()
     try:
@@ -159,9 +107,8 @@ def save(entity: str | None, project: str, name: str) -> str:
     except UserError:
         raise
     except Exception as error:  # requests', wandb's and the package's own
-        raise UserError(
-            f"W&B did not take the workspace: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"W&B did not take the workspace: {reason}") from error
 
 
 @cli.command("dashboard")

@@ -36,19 +36,15 @@ def export_model(
 ) -> Path:
     """Write ``model.safetensors`` and ``model.json`` of a finished run into the folder ``out``.
 
-    The other arguments are those of :func:`~lrm_lightning.runs.networks.load_model`.
-
-    Returns:
-        ``out``, made if absent.
+    The other arguments are those of :func:`~lrm_lightning.runs.networks.load_model`. Returns
+    ``out``, which is made if absent.
 
     Raises:
         UserError: If the run is missing, unfinished or damaged, or ``out`` can't be written.
     """
     run_dir, out = Path(run_dir), Path(out)
-    saved, network = (
-        saved_settings(run_dir),
-        load_model(run_dir, checkpoint=checkpoint, network=network),
-    )
+    saved = saved_settings(run_dir)
+    network = load_model(run_dir, checkpoint=checkpoint, network=network)
     record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
