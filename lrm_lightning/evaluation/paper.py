@@ -24,11 +24,7 @@ class PaperSuite(Suite):
     PGD-k is the last iterate of k steps from one random start, as the paper reports it, of every
     image, the misclassified ones included.
 
-    Attributes:
-        steps: Length of the trajectory.
-        table: The k that are metrics.
-        logits_at: The k whose images are the adversarial ones of the logits and the gallery.
-        bins: Bins of the logits' histograms.
+    The settings are explained in ``conf/suite/paper.yaml``.
 
     Raises:
         ValueError: If a setting is out of range.

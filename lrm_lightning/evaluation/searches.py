@@ -1,7 +1,7 @@
 """What the strong suite does besides AutoAttack: searches by PGD, and probes of the gradient."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,14 +43,9 @@ def search(
 ) -> Search:
     """PGD from random starts; of an image that one search broke the next ones do not attack it.
 
-    Args:
-        network: What is attacked.
-        bench: The images, and where searches begin.
-        stage: Name of the stage.
-        attack: Does as many searches as it has restarts or, if targeted, one for each target.
-        correct: Images classified correctly without an attack, bool ``(n,)``; the others count as
-            broken.
-        targets: Classes to reach, int ``(n, searches)``; any misclassification counts all the same.
+    ``attack`` does as many searches as it has restarts or, if it is targeted, one for each of the
+    ``targets``, int ``(n, searches)``; any misclassification counts all the same. Images that are
+    not ``correct`` without an attack, bool ``(n,)``, count as broken.
     """
     alive, held, needed = correct, [], []
     single = replace(attack, restarts=1)
@@ -128,21 +123,21 @@ def _gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def square_after_pgd(
-    network: nn.Module, bench: Bench, held: np.ndarray, ensemble: Ensemble, *, queries: int | None
+    network: nn.Module, bench: Bench, held: np.ndarray, ensemble: Ensemble, settings: dict[str, Any]
 ) -> np.ndarray:
     """Which of the images that PGD left correct Square leaves correct too, bool ``(n,)`` both.
 
-    Square's verdicts in AutoAttack's ``ensemble`` count, on the images that it attacked there.
+    Square's verdicts in AutoAttack's ``ensemble`` count, on the images that it attacked there; the
+    settings are AutoAttack's.
 
     References:
         Andriushchenko et al. 2020, arXiv:1912.00049.
     """
     before, after = ensemble.correct[STANDARD[-2]], ensemble.correct[STANDARD[-1]]
-    settings = {"eps": bench.threat.eps, "norm": bench.threat.norm, "seed": bench.seed}
-    settings |= {"classes": predict(network, bench.images.x[:1]).shape[1], "queries": queries}
+    classes = predict(network, bench.images.x[:1]).shape[1]
 
     def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
-        return ~attack_batch(network, x, y, "square", **settings)["broken"]
+        return ~attack_batch(network, x, y, "square", **settings, classes=classes)["broken"]
 
     return (held & after) | bench.left("pgd_square", held & ~before, survive)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, autoattack
+from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.bench import Bench, Outcome, Suite, predict
@@ -35,17 +35,7 @@ class StrongSuite(Suite):
     so ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square,
     or another network's examples, leave of what PGD on both losses left, for the verdict.
 
-    Attributes:
-        pgd_steps: Steps of a search; the first is what the sign "steps" looks at.
-        pgd_restarts: Searches from different random starts, for each of both losses.
-        targets: Wrong classes that targeted PGD tries, the most likely first.
-        targeted_steps: Steps towards each, on cross-entropy.
-        large_eps: Radius at which everything must break: in L-inf 0.5, from where any image can be
-            made uniformly grey; in L2 it is multiplied by the square root of the number of values.
-        large_eps_steps: Steps there, of 2.5 eps / steps.
-        nearness: How far, as a share of eps, the second point lies at which gradients are compared.
-        autoattack_iterations: ``None`` is the standard's 100; a number is for quick checks only.
-        square_queries: ``None`` is the standard's 5000; a number is for quick checks only.
+    The settings are explained in ``conf/suite/strong.yaml``.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -90,9 +80,20 @@ class StrongSuite(Suite):
         )
         aims, stage = likely_targets(logits, labels, self.targets), "pgd_targeted"
         targeted = search(network, bench, stage, attacks[stage], clean, aims)
-        ensemble = self._autoattack(network, bench)
+        official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
+        official |= {"seed": bench.seed, "queries": self.square_queries}
+        ensemble = autoattack(
+            network,
+            bench.images.x,
+            bench.images.y,
+            **official,
+            batch_size=bench.batch_size,
+            iterations=self.autoattack_iterations,
+            once=bench.cache.once,
+            done=bench.progress,
+        )
         held = pgd_ce.held[-1] & pgd_margin.held[-1]
-        square = square_after_pgd(network, bench, held, ensemble, queries=self.square_queries)
+        square = square_after_pgd(network, bench, held, ensemble, official)
         transferred = transfer_after_pgd(network, bench, held, steps=TRANSFER_STEPS)
         correct = {
             "clean": clean,
@@ -156,21 +157,6 @@ class StrongSuite(Suite):
             "targets": self.targets,
             "transfer": {"sources": sorted(bench.sources), "steps": TRANSFER_STEPS},
         }
-
-    def _autoattack(self, network: nn.Module, bench: Bench) -> Ensemble:
-        return autoattack(
-            network,
-            bench.images.x,
-            bench.images.y,
-            eps=bench.threat.eps,
-            norm=bench.threat.norm,
-            seed=bench.seed,
-            batch_size=bench.batch_size,
-            iterations=self.autoattack_iterations,
-            queries=self.square_queries,
-            once=bench.cache.once,
-            done=bench.progress,
-        )
 
 
 def _sha256(x: Tensor) -> str:

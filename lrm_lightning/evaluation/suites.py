@@ -23,13 +23,7 @@ TAKEN = re.compile(r"(clean|fgsm|worst|square|index)$|(pgd|apgd|fab|autoattack|t
 
 
 def evaluate(given: Mapping[str, Any]) -> list[EvaluationRecord]:
-    """Run a suite on every network and record it; go on if it was interrupted.
-
-    Args:
-        given: The composed configuration, ``conf/evaluate.yaml``.
-
-    Returns:
-        The records, one a network.
+    """Run a suite on every network and record it, as ``conf/evaluate.yaml`` says.
 
     Raises:
         UserError: For whatever the user can mend; networks before it are recorded.

@@ -24,12 +24,8 @@ def transfer_matrix(
     """Which images each target classifies correctly, attacked on each source.
 
     Each source's examples are made once and shown to every target; all images are attacked, whether
-    the source classifies them correctly or not. Random starts are the same on every source.
-
-    Args:
-        bench: Images, and the whole attack as its threat; the paper's is PGD with 10 steps.
-        sources: Networks by name; every source is a stage.
-        targets: Networks.
+    the source classifies them correctly or not. The bench's threat is the whole attack (the paper's
+    is PGD with 10 steps); its random starts are the same on every source.
 
     Returns:
         Verdicts, bool ``(targets, sources, n)``.
@@ -52,13 +48,7 @@ def transfer_matrix(
 
 
 def transfer(given: Mapping[str, Any]) -> TransferRecord:
-    """Make each source's examples once, score them on every target, and record the matrix.
-
-    Args:
-        given: The composed configuration, ``conf/transfer.yaml``.
-
-    Returns:
-        The record.
+    """Record the matrix of sources and targets, as ``conf/transfer.yaml`` says.
 
     Raises:
         UserError: For whatever the user can mend.

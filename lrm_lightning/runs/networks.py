@@ -90,15 +90,11 @@ def load_run(folder: Path, checkpoint: str | None = None) -> TrainedNetwork:
 def load_foreign(
     target: str, *, weights: str | None, name: str | None, out: str | Path
 ) -> TrainedNetwork:
-    """A network that this project did not train.
+    """A network that this project did not train, from ``package.module:function``.
 
-    Args:
-        target: ``package.module:function``, which is imported and called without arguments; it
-            returns a network from pixels in [0, 1], shape ``(B, 3, H, W)``, to logits.
-        weights: File of its weights: ``*.safetensors``, or a state dict that ``torch.save`` wrote,
-            alone or under ``"state_dict"``; ``None`` if the function has loaded them.
-        name: What to call it; the function's name by default.
-        out: Its evaluations are kept below ``out / name``.
+    The function is imported and called without arguments. ``weights`` is a file, ``*.safetensors``
+    or a state dict that ``torch.save`` wrote, alone or under ``"state_dict"``; ``None`` if the
+    function has loaded them. ``name`` is the function's by default.
 
     Raises:
         UserError: If it can't be imported, called or filled.
@@ -130,8 +126,7 @@ def load_foreign(
 def finished_runs(patterns: Sequence[str] | str, *, key: str = "runs") -> list[Path]:
     """The finished run directories and exports that ``patterns`` name, each once, in order.
 
-    Of a glob pattern, what it matches that is no finished run is left out. ``key`` is how the user
-    knows the patterns.
+    What a glob pattern matches that is no finished run is left out; ``key`` is the user's setting.
 
     Raises:
         UserError: If a directory is no finished run, or a pattern matches none.

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lrm_lightning.attacks import fgsm
-from lrm_lightning.evaluation.cache import Cache
 from lrm_lightning.evaluation.paper import PaperSuite, logit_distributions
 
 SUITE = PaperSuite(steps=20, table=(5, 10, 20), logits_at=20, bins=10)
@@ -114,23 +113,6 @@ def test_constant_logits_have_a_histogram():
     found = logit_distributions(same, bins=4)
     assert np.diff(found["clean"]["edges"]).min() > 0
     assert sum(found["clean"]["counts"]) == 20
-
-
-def test_pieces_are_computed_once(make_bench, robust, tmp_path, monkeypatch):
-    small = PaperSuite(steps=2, table=(1, 2), logits_at=2)
-
-    def run(identity):
-        return small.run(robust, make_bench(cache=Cache(tmp_path, identity)))
-
-    first = run({"a": 1})
-
-    def fail(*arguments, **settings):
-        raise AssertionError("attacked again")
-
-    monkeypatch.setattr(PaperSuite, "_trajectory", fail)
-    assert run({"a": 1}).details == first.details
-    with pytest.raises(AssertionError, match="attacked again"):
-        run({"a": 2})
 
 
 def test_an_extra_attack_stands_beside_the_table(make_bench, robust, bench, outcome):

@@ -4,6 +4,7 @@ import json
 import platform
 from datetime import datetime
 
+import pytest
 import torch
 
 from lrm_lightning.runs import provenance
@@ -17,24 +18,19 @@ def test_versions_name_python_and_every_package(monkeypatch):
     assert found["no-such-package"] == "not installed"
 
 
-def test_git_state_of_a_checkout(monkeypatch):
-    answers = {"rev-parse": "0123abcd", "status": ""}
-    monkeypatch.setattr(provenance.Path, "exists", lambda self: True)
+@pytest.mark.parametrize(
+    ("checkout", "answers", "state"),
+    [
+        (True, {"rev-parse": "0123abcd", "status": ""}, ("0123abcd", False)),
+        (True, {"rev-parse": "0123abcd", "status": " M train.py"}, ("0123abcd", True)),
+        (True, {"rev-parse": None, "status": None}, (None, None)),  # git does not answer
+        (False, {}, (None, None)),  # a wheel
+    ],
+)
+def test_git_state(monkeypatch, checkout, answers, state):
+    monkeypatch.setattr(provenance.Path, "exists", lambda self: checkout)
     monkeypatch.setattr(provenance, "_git", lambda folder, *words: answers[words[0]])
-    assert provenance.git_state() == {"commit": "0123abcd", "dirty": False}
-    answers["status"] = " M train.py"
-    assert provenance.git_state() == {"commit": "0123abcd", "dirty": True}
-
-
-def test_git_that_does_not_answer_is_not_called_clean(monkeypatch):
-    monkeypatch.setattr(provenance.Path, "exists", lambda self: True)
-    monkeypatch.setattr(provenance, "_git", lambda folder, *words: None)
-    assert provenance.git_state() == {"commit": None, "dirty": None}
-
-
-def test_git_state_of_a_wheel(monkeypatch):
-    monkeypatch.setattr(provenance.Path, "exists", lambda self: False)
-    assert provenance.git_state() == {"commit": None, "dirty": None}
+    assert tuple(provenance.git_state().values()) == state
 
 
 def test_git_that_is_missing_or_hangs(monkeypatch, tmp_path):
