@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from numbers import Integral, Real
 
 
@@ -12,10 +13,9 @@ def check_number(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    below: float | None = None,
     why: str = "",
 ) -> None:
-    """Raise unless ``value`` is a finite number in ``[low, high]`` and in ``(above, below)``.
+    """Raise :class:`ValueError` unless ``value`` is a finite number in ``[low, high]``.
 
     Args:
         name: How the user knows the value, e.g. ``"smoothing"``.
@@ -23,31 +23,21 @@ def check_number(
         low: Inclusive lower bound.
         high: Inclusive upper bound.
         above: Exclusive lower bound.
-        below: Exclusive upper bound.
         why: Where the bound comes from, shown in brackets.
-
-    Raises:
-        ValueError: If ``value`` is no number, not finite, or out of range.
     """
-    bounds = [
-        f"{sign} {bound:g}"
-        for sign, bound in ((">", above), (">=", low), ("<=", high), ("<", below))
-        if bound is not None
-    ]
+    limits = ((">", above), (">=", low), ("<=", high))
+    bounds = [f"{sign} {bound:g}" for sign, bound in limits if bound is not None]
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
     wanted += f" ({why})" if why else ""
-    try:
-        number = (
-            float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-        )
-    except OverflowError:  # a whole number beyond the largest float
-        number = math.inf
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):  # a whole number beyond the largest float
+            number = float(value)
     ok = (
         math.isfinite(number)
         and (low is None or number >= low)
         and (high is None or number <= high)
         and (above is None or number > above)
-        and (below is None or number < below)
     )
     if not ok:
         raise ValueError(f"{name}={value!r} must be {wanted}")

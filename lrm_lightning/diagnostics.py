@@ -1,7 +1,8 @@
 """What logit regularisation does to the logits: their size, and how much of a pairing is squeezing.
 
-Functions answer for one batch. The two metrics add up over batches and processes, in float64, and
-answer exactly for the whole evaluation.
+Functions answer for one batch, and raise ``ValueError`` if shapes are not as they say. The two
+metrics add up over batches and processes, in float64, and answer exactly for the whole evaluation;
+before their first update they answer NaN.
 """
 
 import torch
@@ -12,20 +13,11 @@ from lrm_lightning.losses import check_logits, check_same_shape
 
 
 def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
-    """Size of the logits of one batch.
-
-    Args:
-        logits: Logits, shape ``(B, C)``.
+    """Size of the logits of one batch, shape ``(B, C)``; the variance is that of section 5.3.
 
     Returns:
         Scalars: ``variance``, biased, over all ``B * C`` logits; ``range``, largest minus smallest
         logit of an image, mean over ``B``; ``norm``, L2 norm of an image's logits, mean over ``B``.
-
-    Raises:
-        ValueError: If the shape isn't ``(B, C)`` with ``B >= 1``.
-
-    References:
-        Summers & Dinneen, section 5.3 (the logits' variance).
     """
     check_logits("logits", logits)
     return {
@@ -49,12 +41,6 @@ def pairing_assumption(logits: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
 
     Returns:
         Scalar in [0, 1]: the mean over ``B * C`` pairs. Equal logits don't meet the assumption.
-
-    Raises:
-        ValueError: If the shapes don't fit.
-
-    References:
-        Summers & Dinneen, the assumption of Eq. 4-5.
     """
     check_same_shape("logits", logits, "logits_adv", logits_adv)
     if y.shape != logits.shape[:1]:
@@ -65,32 +51,19 @@ def pairing_assumption(logits: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
 
 
 def pairing_gradient(logits: Tensor, logits_adv: Tensor) -> Tensor:
-    r"""Gradient of each image's own pairing loss with respect to its clean logits.
+    r"""Gradient of each image's own pairing loss with respect to its clean logits (Eq. 4-5).
 
     .. math:: \frac{\partial}{\partial l} \lVert l - \tilde l \rVert_2^2 = 2 (l - \tilde l)
 
-    The gradient with respect to the attacked logits is the negative. Divide by ``B`` for that of
-    the batch's mean.
-
-    Args:
-        logits: Clean logits ``l``, shape ``(B, C)``.
-        logits_adv: Logits of the attacked images, shape ``(B, C)``.
-
-    Returns:
-        Gradient, shape ``(B, C)``.
-
-    Raises:
-        ValueError: If the shapes differ or aren't ``(B, C)``.
-
-    References:
-        Summers & Dinneen, Eq. 4 and 5.
+    All shapes are ``(B, C)``. The gradient with respect to the attacked logits is the negative.
+    Divide by ``B`` for that of the batch's mean.
     """
     check_same_shape("logits", logits, "logits_adv", logits_adv)
     return 2 * (logits - logits_adv)
 
 
 def pairing_scale_gradient(logits: Tensor, logits_adv: Tensor, scale: float = 1.0) -> Tensor:
-    r"""Gradient of the pairing loss with respect to a scale that all logits share.
+    r"""Gradient of the pairing loss with respect to a scale that all logits share (Eq. 6-7).
 
     .. math:: \frac{\partial}{\partial \gamma} \lVert \gamma l - \gamma \tilde l \rVert_2^2
         = 2 \gamma \lVert l - \tilde l \rVert_2^2 \ge 0
@@ -104,12 +77,6 @@ def pairing_scale_gradient(logits: Tensor, logits_adv: Tensor, scale: float = 1.
 
     Returns:
         Scalar: mean over ``B``.
-
-    Raises:
-        ValueError: If the shapes differ or aren't ``(B, C)``.
-
-    References:
-        Summers & Dinneen, Eq. 6 and 7.
     """
     check_same_shape("logits", logits, "logits_adv", logits_adv)
     return 2 * scale * (logits - logits_adv).square().sum(dim=1).mean()
@@ -119,74 +86,54 @@ class LogitStatistics(Metric):
     """:func:`logit_statistics` of all logits seen, over all batches and processes.
 
     The variance is that of all logits together, not a mean of the batches' variances.
-    ``update(logits)`` takes shape ``(B, C)``; ``compute()`` gives NaN before the first update.
     """
 
     full_state_update = False
-    count: Tensor
-    images: Tensor
-    total: Tensor
-    total_square: Tensor
-    total_range: Tensor
-    total_norm: Tensor
+    sums: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        _add_sums(self, "count", "images", "total", "total_square", "total_range", "total_norm")
+        # Of logits, images, logits' values and squares, images' ranges and norms.
+        self.add_state("sums", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor) -> None:
         """Add a batch of logits, shape ``(B, C)``."""
         check_logits("logits", logits)
         logits = logits.detach().double()
-        self.count += logits.numel()
-        self.images += len(logits)
-        self.total += logits.sum()
-        self.total_square += logits.square().sum()
-        self.total_range += (logits.amax(dim=1) - logits.amin(dim=1)).sum()
-        self.total_norm += torch.linalg.vector_norm(logits, dim=1).sum()
+        ranges = logits.amax(dim=1) - logits.amin(dim=1)
+        norms = torch.linalg.vector_norm(logits, dim=1)
+        ones = torch.ones_like(logits), torch.ones_like(norms)
+        each = (*ones, logits, logits.square(), ranges, norms)
+        self.sums += torch.stack([values.sum() for values in each])
 
     def compute(self) -> dict[str, Tensor]:
         """The keys of :func:`logit_statistics`."""
-        mean = self.total / self.count
-        return {
-            "variance": (self.total_square / self.count - mean.square()).clamp(min=0),
-            "range": self.total_range / self.images,
-            "norm": self.total_norm / self.images,
-        }
+        count, images, total, total_square, total_range, total_norm = self.sums
+        variance = (total_square / count - (total / count).square()).clamp(min=0)
+        return {"variance": variance, "range": total_range / images, "norm": total_norm / images}
 
 
 class PairingDiagnostics(Metric):
-    """:func:`pairing_assumption` and :func:`pairing_scale_gradient` of all pairs seen.
-
-    ``update(logits, logits_adv, y)`` takes shapes ``(B, C)``, ``(B, C)``, ``(B,)``; ``compute()``
-    gives ``assumption`` and ``scale_gradient``, NaN before the first update.
-    """
+    """:func:`pairing_assumption` and :func:`pairing_scale_gradient` of all pairs seen."""
 
     full_state_update = False
-    images: Tensor
-    total_assumption: Tensor
-    total_scale_gradient: Tensor
+    sums: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        _add_sums(self, "images", "total_assumption", "total_scale_gradient")
+        # Of assumptions, scale gradients and images.
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, logits_adv: Tensor, y: Tensor) -> None:
-        """Add a batch of clean and attacked logits with their labels."""
+        """Add a batch of clean and attacked logits ``(B, C)`` with their labels ``(B,)``."""
         logits, logits_adv = logits.detach().double(), logits_adv.detach().double()
         # All images have as many classes, so means over images add up weighted by their number.
-        self.total_assumption += pairing_assumption(logits, logits_adv, y) * len(logits)
-        self.total_scale_gradient += pairing_scale_gradient(logits, logits_adv) * len(logits)
-        self.images += len(logits)
+        assumption = pairing_assumption(logits, logits_adv, y)
+        scale_gradient = pairing_scale_gradient(logits, logits_adv)
+        means = torch.stack([assumption, scale_gradient, torch.ones_like(assumption)])
+        self.sums += means * len(logits)
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars ``assumption`` and ``scale_gradient``, means over all images."""
-        return {
-            "assumption": self.total_assumption / self.images,
-            "scale_gradient": self.total_scale_gradient / self.images,
-        }
-
-
-def _add_sums(metric: Metric, *names: str) -> None:
-    for name in names:
-        metric.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        assumption, scale_gradient, images = self.sums
+        return {"assumption": assumption / images, "scale_gradient": scale_gradient / images}

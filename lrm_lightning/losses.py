@@ -1,6 +1,7 @@
 """Losses of "Logit Regularization Methods for Adversarial Robustness", one function an equation.
 
-Logits have shape ``(B, C)``: ``B`` images, ``C`` classes. A loss is a scalar, the mean over ``B``.
+Logits have shape ``(B, C)``: ``B >= 1`` images, ``C`` classes. A loss is a scalar, the mean over
+``B``. Shapes that differ from this, and values out of the ranges given here, raise ``ValueError``.
 """
 
 import math
@@ -24,7 +25,7 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
     Args:
         y: Labels of whole numbers in ``[0, C)``, shape ``(B,)``, or soft labels whose rows sum to
-            one, shape ``(B, C)``.
+            one, shape ``(B, C)``. Labels on a GPU aren't read to check them: that would stall it.
         num_classes: Number of classes ``C``, at least 2.
         smoothing: Probability ``s`` taken from the label, in ``[0, 1 - 1/C]``. The upper end
             gives the uniform distribution. Torch's ``label_smoothing`` e puts ``e / C`` on every
@@ -33,10 +34,6 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
     Returns:
         Targets whose rows sum to one, shape ``(B, C)``; float32, or the soft labels' dtype.
 
-    Raises:
-        ValueError: If ``smoothing``, ``num_classes`` or a label is out of range, or ``y`` has
-            another shape or dtype. Labels on a GPU aren't read for it, as that would stall it.
-
     References:
         Summers & Dinneen, Eq. 8; Szegedy et al. 2016, arXiv:1512.00567.
     """
@@ -44,48 +41,28 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
     check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/C")
     hard = y if y.is_floating_point() else _one_hot(y, num_classes)
     if hard.ndim != 2 or hard.shape[1] != num_classes:
-        raise ValueError(
-            f"soft labels y have shape {tuple(y.shape)}; it must be (B, {num_classes})"
-        )
+        raise ValueError(f"soft labels y have shape {tuple(y.shape)}, not (B, {num_classes})")
     elsewhere = smoothing / (num_classes - 1)
     return hard * (1 - smoothing - elsewhere) + elsewhere
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    r"""Cross-entropy with target distributions.
+    r"""Cross-entropy with target distributions, ``J`` of Eq. 1.
 
     .. math:: J = -\frac{1}{B} \sum_i \sum_c t_c^{(i)} \log \mathrm{softmax}_c(f(x^{(i)}))
 
     Args:
-        logits: Logits, shape ``(B, C)``.
+        logits: Shape ``(B, C)``.
         targets: Distributions whose rows sum to one, shape ``(B, C)``.
-
-    Returns:
-        Scalar: mean over ``B``.
-
-    Raises:
-        ValueError: If the shapes differ or aren't ``(B, C)``.
-
-    References:
-        ``J`` of Summers & Dinneen, Eq. 1.
     """
     check_same_shape("logits", logits, "targets", targets)
     return F.cross_entropy(logits, targets)
 
 
 def logit_squeezing(logits: Tensor) -> Tensor:
-    r"""Squared L2 norm of the logits.
+    r"""Squared L2 norm of the logits ``(B, C)``: the sum over ``C``, the mean over ``B``.
 
     .. math:: \frac{1}{B} \sum_i \lVert f(x^{(i)}) \rVert_2^2
-
-    Args:
-        logits: Logits, shape ``(B, C)``.
-
-    Returns:
-        Scalar: mean over ``B``, sum over ``C``.
-
-    Raises:
-        ValueError: If the shape isn't ``(B, C)``.
 
     References:
         Summers & Dinneen, the beta term of Eq. 10; Kannan et al. 2018, arXiv:1803.06373.
@@ -102,14 +79,8 @@ def logit_pairing(logits: Tensor, logits_adv: Tensor, distance: str = "l2") -> T
     Args:
         logits: Clean logits, shape ``(B, C)``.
         logits_adv: Logits of the attacked images, shape ``(B, C)``.
-        distance: ``"l2"`` (squared, summed over classes), ``"l1"``, or ``"huber"``: with ``d`` the
-            difference in one logit, ``d**2 / 2`` up to ``|d| = 1`` and ``|d| - 1/2`` beyond.
-
-    Returns:
-        Scalar: mean over ``B``, sum over ``C``.
-
-    Raises:
-        ValueError: If the shapes differ or ``distance`` is unknown.
+        distance: ``"l2"`` (squared), ``"l1"``, or ``"huber"``: with ``d`` the difference in one
+            logit, ``d**2 / 2`` up to ``|d| = 1`` and ``|d| - 1/2`` beyond; summed over classes.
 
     References:
         Summers & Dinneen, Eq. 9; Kannan et al. 2018, arXiv:1803.06373.
@@ -124,7 +95,7 @@ def logit_pairing(logits: Tensor, logits_adv: Tensor, distance: str = "l2") -> T
 
 
 def distribution_pairing(logits: Tensor, logits_adv: Tensor, kind: str = "cross_entropy") -> Tensor:
-    r"""Distance between the predictions on clean and attacked images, apart from the logits' size.
+    r"""Distance between the predictions on clean and attacked images, ``h`` of Eq. 10.
 
     With ``p`` and ``q`` the softmax of the clean and of the attacked logits:
 
@@ -141,15 +112,6 @@ def distribution_pairing(logits: Tensor, logits_adv: Tensor, kind: str = "cross_
         logits: Clean logits, shape ``(B, C)``.
         logits_adv: Logits of the attacked images, shape ``(B, C)``.
         kind: One of the above.
-
-    Returns:
-        Scalar: mean over ``B``.
-
-    Raises:
-        ValueError: If the shapes differ or ``kind`` is unknown.
-
-    References:
-        ``h`` of Summers & Dinneen, Eq. 10.
     """
     check_choice("kind", kind, PAIRING_KINDS)
     check_same_shape("logits", logits, "logits_adv", logits_adv)
@@ -179,9 +141,6 @@ def ratio_weight(loss: Tensor, pairing: Tensor, ratio: float) -> Tensor:
     Returns:
         Scalar without gradient; 0 where the pairing is within rounding of 0, so nothing overflows.
 
-    Raises:
-        ValueError: If ``ratio`` is negative or not finite.
-
     References:
         Summers & Dinneen, section 4.1.
     """
@@ -202,9 +161,7 @@ def _one_hot(y: Tensor, num_classes: int) -> Tensor:
     if y.device.type == "cpu" and y.numel():
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels y span [{low}, {high}]; they must lie in [0, {num_classes - 1}]"
-            )
+            raise ValueError(f"labels y span [{low}, {high}], not [0, {num_classes - 1}]")
     zeros = torch.zeros(len(y), num_classes, device=y.device)
     return zeros.scatter_(1, y.long().unsqueeze(1), 1.0)
 
@@ -219,7 +176,5 @@ def check_same_shape(name: str, logits: Tensor, other_name: str, other: Tensor) 
     """Raise :class:`ValueError` unless both have one shape ``(B, C)`` with ``B >= 1``."""
     check_logits(name, logits)
     if logits.shape != other.shape:
-        raise ValueError(
-            f"{name} has shape {tuple(logits.shape)} but {other_name} {tuple(other.shape)}; "
-            "they must be the same"
-        )
+        shapes = f"{name} has shape {tuple(logits.shape)} but {other_name} {tuple(other.shape)}"
+        raise ValueError(f"{shapes}; they must be the same")

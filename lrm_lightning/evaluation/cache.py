@@ -109,7 +109,7 @@ class Progress:
         self._images += images
         if self._title and self._since - self._printed >= EVERY_S:
             self._printed, left = self._since, ""
-            if self._computed:
+            if self._computed and self._images < of:
                 seconds = (of - self._images) * self._seconds / self._computed
                 left = f", about {duration(seconds)} of it left"
             told = f"{self._title}: {stage} {self._images}/{of} images{left}"

@@ -25,9 +25,8 @@ class AdversarialLogitPairing(PGDTraining):
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 
     References:
-        Summers & Dinneen, Eq. 2 and 9; Kannan et al. 2018, arXiv:1803.06373; the weight in the code
-        of Kannan et al. (tensorflow/models, adversarial_logit_pairing) and of Mosbach et al. 2018,
-        arXiv:1810.12042.
+        Summers & Dinneen, Eq. 2 and 9; Kannan et al. 2018, arXiv:1803.06373, with their code in
+        tensorflow/models, adversarial_logit_pairing; Mosbach et al. 2018, arXiv:1810.12042.
     """
 
     def __init__(
@@ -46,14 +45,10 @@ class AdversarialLogitPairing(PGDTraining):
 
     @property
     def pairs_logits(self) -> bool:
-        """Whether :attr:`pairing_weight` is above 0."""
         return self.pairing_weight > 0
 
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """The distance of Eq. 9, weighted."""
-        if not self.pairs_logits:
-            return {}
         paired = logit_pairing(logits, logits_adv, distance=self.pairing_distance)
         return {"pairing": self.pairing_weight * paired}

@@ -69,9 +69,8 @@ class Defense(L.LightningModule, ABC):
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
         check_integer("epochs", epochs, low=1)
-        check_number(
-            "smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/num_classes"
-        )
+        most = 1 - 1 / num_classes
+        check_number("smoothing", smoothing, low=0, high=most, why="1 - 1/num_classes")
         check_number("squeeze_weight", squeeze_weight, low=0)
         check_choice("mixing", mixing, MIXINGS)
         check_number("mixing_alpha", mixing_alpha, above=0)
@@ -89,16 +88,10 @@ class Defense(L.LightningModule, ABC):
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the training loss, already weighted; the loss is their sum.
+        """The terms of the training loss by name, weighted scalars; the loss is their sum.
 
-        Args:
-            batch: Augmented and mixed images, with targets that are not smoothed yet.
-
-        Returns:
-            Name to scalar; each is logged as ``train/loss/<name>``.
+        Each is logged as ``train/loss/<name>``. The targets of ``batch`` are not smoothed yet.
         """
-
-    # ------------------------------------------------------------------ what subclasses build on
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, C)`` of pixels ``(B, 3, H, W)`` in [0, 1]."""
@@ -123,8 +116,6 @@ class Defense(L.LightningModule, ABC):
             means /= dist.get_world_size()
         return means
 
-    # ------------------------------------------------------------------ Lightning's hooks
-
     def setup(self, stage: str) -> None:
         """Tell the DataModule how this defence mixes images."""
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -133,10 +124,8 @@ class Defense(L.LightningModule, ABC):
                 mixing=self.mixing, mixing_alpha=self.mixing_alpha
             )
         elif stage == "fit" and self.mixing != "none":
-            raise ValueError(
-                f"mixing={self.mixing!r} needs an lrm_lightning.data.ImageDataModule; "
-                "pass one as the trainer's datamodule"
-            )
+            needed = "an lrm_lightning.data.ImageDataModule as the trainer's datamodule"
+            raise ValueError(f"mixing={self.mixing!r} needs {needed}")
 
     def on_train_start(self) -> None:
         """Have the terms logged at least once an epoch, however short epochs are."""
@@ -145,7 +134,6 @@ class Defense(L.LightningModule, ABC):
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of :meth:`loss_terms`."""
         terms = self.loss_terms(batch)
         loss = torch.stack(list(terms.values())).sum()
         logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
@@ -154,14 +142,13 @@ class Defense(L.LightningModule, ABC):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Cross-entropy on clean images; accuracies are the RobustAccuracy callback's."""
         self._log_clean_loss("val/loss", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Cross-entropy on clean images; accuracies are the RobustAccuracy callback's."""
         self._log_clean_loss("test/loss", batch)
 
     def _log_clean_loss(self, key: str, batch: Batch) -> None:
+        """Log the cross-entropy; accuracies are the RobustAccuracy callback's."""
         loss = soft_cross_entropy(self(batch.x), batch.targets)
         self.log(key, loss, batch_size=len(batch.x), on_epoch=True, sync_dist=True)
 
@@ -179,13 +166,9 @@ class Defense(L.LightningModule, ABC):
         return self.scheduler(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of six types)
-        """The optimiser and its schedule."""
         optimizer, by_batch = self.make_optimizer(), self._steps_every_batch
-        scheduler = self.make_scheduler(
-            optimizer,
-            epochs=self.trainer.max_epochs or 1,
-            steps_per_epoch=self._steps_per_epoch() if by_batch else 1,
-        )
+        epochs, steps = self.trainer.max_epochs or 1, self._steps_per_epoch() if by_batch else 1
+        scheduler = self.make_scheduler(optimizer, epochs=epochs, steps_per_epoch=steps)
         interval = "step" if by_batch else "epoch"
         settings = {"scheduler": scheduler, "interval": interval, "name": "lr"}
         return {"optimizer": optimizer, "lr_scheduler": settings}

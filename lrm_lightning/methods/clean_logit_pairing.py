@@ -43,7 +43,6 @@ class CleanLogitPairing(Defense):
         self.pairing_distance = pairing_distance
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Classification, pairing of neighbours and, if asked for, squeezing."""
         logits = self(batch.x)
         terms = {"clean": soft_cross_entropy(logits, self.training_targets(batch))}
         pairs = len(logits) // 2

@@ -65,15 +65,11 @@ class LogitRegularization(PGDTraining):
 
     @property
     def pairs_logits(self) -> bool:
-        """Whether the ratio is above 0."""
         return self.ratio > 0
 
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """The h of Eq. 10, weighted by the ratio of section 4.1."""
-        if not self.pairs_logits:
-            return {}
         clean = logits.detach() if self.detach_clean else logits
         paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
         # The ratio is the global batch's, however many processes share it.

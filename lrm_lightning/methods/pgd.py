@@ -46,21 +46,15 @@ class PGDTraining(Defense):
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """Terms between clean and adversarial logits; a subclass that pairs them overrides this.
+        """Terms between clean and attacked logits ``(B, C)``, weighted; a subclass may have such.
 
-        Args:
-            logits: Clean logits, shape ``(B, C)``.
-            logits_adv: Logits of the attacked images, shape ``(B, C)``.
-            adversarial_loss: Cross-entropy of the attacked images, a scalar.
-
-        Returns:
-            Name to scalar, already weighted; none for plain PGD.
+        ``adversarial_loss`` is the cross-entropy of the attacked images, a scalar.
         """
         return {}
 
     @property
     def pairs_logits(self) -> bool:
-        """Whether :meth:`pairing_terms` gives any: true of each subclass that overrides it."""
+        """Whether the loss has :meth:`pairing_terms`: true of a subclass that overrides them."""
         return type(self).pairing_terms is not PGDTraining.pairing_terms
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
@@ -70,13 +64,12 @@ class PGDTraining(Defense):
             generator=batch.draws.generator("attack", batch.x.device),
             device=batch.x.device,
         )
-        start = None
-        if noise is not None:
-            start = batch.x + noise[:, batch.draws.start : batch.draws.stop]
+        if noise is None:
+            return self.attack(self.network, batch.x, targets)
+        start = batch.x + noise[:, batch.draws.start : batch.draws.stop]
         return self.attack(self.network, batch.x, targets, start=start)
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial and clean classification, squeezing and pairing."""
         targets = self.training_targets(batch)
         x_adv = self.attack_batch(batch, targets)
         if not (self.alpha or self.squeeze_weight or self.pairs_logits):
@@ -87,4 +80,6 @@ class PGDTraining(Defense):
         if self.alpha:
             terms["clean"] = self.alpha * soft_cross_entropy(logits, targets)
         terms |= self.squeezing_terms(logits, logits_adv)
-        return terms | self.pairing_terms(logits, logits_adv, adversarial)
+        if self.pairs_logits:
+            terms |= self.pairing_terms(logits, logits_adv, adversarial)
+        return terms

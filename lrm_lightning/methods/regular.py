@@ -25,7 +25,6 @@ class Regular(Defense):
     """
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Classification and, if asked for, squeezing."""
         logits = self(batch.x)
         classification = soft_cross_entropy(logits, self.training_targets(batch))
         return {"clean": classification, **self.squeezing_terms(logits)}

@@ -33,14 +33,8 @@ def step_drops(
         milestones: Epochs at which the learning rate drops, each above 0.
         gamma: Factor of a drop, in (0, 1].
 
-    Returns:
-        The schedule, to be stepped after every batch.
-
     Raises:
         ValueError: If a value is out of range.
-
-    References:
-        Summers & Dinneen, section 5.1.
     """
     check_number("warmup_epochs", warmup_epochs, low=0)
     check_number("gamma", gamma, above=0, high=1)
@@ -68,9 +62,6 @@ def one_cycle(
         epochs: Length of the training.
         steps_per_epoch: Batches an epoch.
         warmup_epochs: Length of the warm-up, at least 0; fractions are fine.
-
-    Returns:
-        The schedule, to be stepped after every batch.
 
     Raises:
         ValueError: If a value is out of range.

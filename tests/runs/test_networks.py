@@ -247,11 +247,50 @@ def test_damaged_config(content, run):
 
 # -------------------------------------------------------------- for evaluations
 
-MODULE = """
-import torch
-from torch import nn
 
-executed = []
+def test_run_is_described(make_run, tmp_path, monkeypatch):
+    folder = make_run("regular-0a1b2c3d")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_run(folder)
+    assert loaded.about.model_dump() == {
+        "name": "regular",
+        "label": "regular-0a1b2c3d",
+        "run_dir": "runs/regular-0a1b2c3d",
+        "run_id": "0a1b2c3d",
+        "checkpoint": "last",
+        "weights_sha256": weights_sha256(load_model(folder)),
+    }
+    assert loaded.folder == folder
+    assert not loaded.module.training
+
+
+def test_hash_is_of_the_numbers_not_of_their_layout():
+    network = _network()
+    before = weights_sha256(network)
+    assert weights_sha256(network.to(memory_format=torch.channels_last)) == before
+    with torch.no_grad():
+        network.linear.bias[0] += 1e-7
+    assert weights_sha256(network) != before
+
+
+def test_patterns(make_run, tmp_path):
+    one, two = make_run("a-1"), make_run("b-2")
+    unfinished = make_run("c-3", finished=False)
+    (tmp_path / "runs" / "transfer.json").write_text("{}")
+    assert finished_runs([str(tmp_path / "runs" / "*")]) == [one, two]
+    assert finished_runs([str(two), str(tmp_path / "runs" / "*")]) == [two, one]
+    assert finished_runs(str(one)) == [one]
+    assert finished_runs([]) == []
+    with pytest.raises(UserError, match=r"no run in .*nowhere: config.yaml is missing"):
+        finished_runs([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match=r"sources: no finished run matches .*nothing/\*"):
+        finished_runs([str(tmp_path / "nothing" / "*")], key="sources")
+    with pytest.raises(UserError, match=r"the run .*c-3 is not finished"):
+        finished_runs([str(unfinished)])
+
+
+MODULE = """
+from torch import nn
 
 def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
@@ -265,138 +304,67 @@ def fails():
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    """An importable module of somebody's."""
+def foreign(tmp_path, monkeypatch):
+    """``foreign()``: loads a network of a module of somebody's."""
     (tmp_path / "somebodys.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "somebodys", raising=False)
-    return "somebodys"
 
+    def load(target="somebodys:linear", *, weights=None, name=None):
+        weights = weights and str(tmp_path / weights)
+        return load_foreign(target, weights=weights, name=name, out=tmp_path / "out")
 
-def test_run_is_described(make_run, tmp_path, monkeypatch):
-    folder = make_run("regular-0a1b2c3d")
-    monkeypatch.chdir(tmp_path)
-    loaded = load_run(folder)
-    described = loaded.about.model_dump()
-    sha = described.pop("weights_sha256")
-    assert described == {
-        "name": "regular",
-        "label": "regular-0a1b2c3d",
-        "run_dir": "runs/regular-0a1b2c3d",
-        "run_id": "0a1b2c3d",
-        "checkpoint": "last",
-    }
-    assert sha == weights_sha256(load_model(folder))
-    assert loaded.folder == folder
-    assert not loaded.module.training
-
-
-def test_hash_is_of_the_numbers_not_of_their_layout():
-    torch.manual_seed(0)
-    network = ResNet(depth=1, widths=(4, 4, 8, 8))
-    before = weights_sha256(network)
-    assert weights_sha256(network.to(memory_format=torch.channels_last)) == before
-    with torch.no_grad():
-        network.linear.bias[0] += 1e-7
-    assert weights_sha256(network) != before
-
-
-def test_patterns(make_run, tmp_path):
-    one, two = make_run("a-1"), make_run("b-2")
-    make_run("c-3", finished=False)
-    (tmp_path / "runs" / "transfer.json").write_text("{}")
-    assert finished_runs([str(tmp_path / "runs" / "*")]) == [one, two]
-    assert finished_runs([str(two), str(tmp_path / "runs" / "*")]) == [two, one]
-    assert finished_runs(str(one)) == [one]
-    assert finished_runs([]) == []
-
-
-def test_missing_runs(make_run, tmp_path):
-    with pytest.raises(UserError, match=r"no run in .*nowhere: config.yaml is missing"):
-        finished_runs([str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match=r"sources: no finished run matches .*nothing/\*"):
-        finished_runs([str(tmp_path / "nothing" / "*")], key="sources")
-    unfinished = make_run("c-3", finished=False)
-    with pytest.raises(UserError, match=r"the run .*c-3 is not finished"):
-        finished_runs([str(unfinished)])
-
-
-def test_checkpoint_of_another_shape(make_run):
-    folder = make_run("a-1", network={"widths": [4, 4, 8, 16]})
-    with pytest.raises(
-        UserError, match=r"last\.ckpt does not fit the network: .*size mismatch"
-    ) as told:
-        load_run(folder)
-    assert "\n" not in str(told.value)
+    return load
 
 
 @pytest.mark.parametrize("kind", ["state", "wrapped", "safetensors"])
-def test_network_from_elsewhere(module, tmp_path, kind):
+def test_foreign_network(foreign, tmp_path, kind):
     torch.manual_seed(0)
-    weights = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)).state_dict()
-    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    weights = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).state_dict()
+    name = "weights.safetensors" if kind == "safetensors" else "weights.pt"
     if kind == "safetensors":
-        safetensors.torch.save_file(weights, path)
+        safetensors.torch.save_file(weights, tmp_path / name)
     else:
-        torch.save(weights if kind == "state" else {"state_dict": weights, "epoch": 3}, path)
-    loaded = load_foreign(f"{module}:linear", weights=str(path), name="mine", out=tmp_path / "out")
+        torch.save(
+            weights if kind == "state" else {"state_dict": weights, "epoch": 3}, tmp_path / name
+        )
+    loaded = foreign(weights=name, name="mine")
     assert torch.equal(loaded.module.state_dict()["1.weight"], weights["1.weight"])
     about = loaded.about
-    assert (about.label, about.checkpoint, about.run_dir) == ("mine", path.name, "")
+    assert (about.label, about.checkpoint, about.run_dir) == ("mine", name, "")
     assert loaded.folder == tmp_path / "out" / "mine"
 
 
-def test_weights_execute_nothing(module, tmp_path):
-    class Harm:
-        def __reduce__(self):
-            return (exec, ("import somebodys; somebodys.executed.append(1)",))
-
-    torch.save({"1.weight": Harm()}, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match="damaged or not a plain state dict"):
-        load_foreign(
-            f"{module}:linear", weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path
-        )
-    assert sys.modules[module].executed == []
-
-
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("arguments", "message"),
     [
-        ("linear", "must be an import path, package.module:function"),
-        ("nowhere_at_all:linear", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
-        ("somebodys:cubic", "AttributeError: .*cubic"),
-        ("somebodys:fails", "RuntimeError: no such network"),
-        ("somebodys:five", "returned a int, not a torch.nn.Module"),
+        ({"target": "linear"}, "must be an import path, package.module:function"),
+        ({"target": "nowhere_at_all:linear"}, "ModuleNotFoundError: .*'nowhere_at_all'"),
+        ({"target": "somebodys:cubic"}, "AttributeError: .*cubic"),
+        ({"target": "somebodys:fails"}, "RuntimeError: no such network"),
+        ({"target": "somebodys:five"}, "returned a int, not a torch.nn.Module"),
+        ({"name": "a/b"}, "name of a folder"),
+        ({"name": ".."}, "name of a folder"),
+        ({"weights": "no.pt"}, "there is no such file"),
     ],
 )
-def test_wrong_import_path(module, tmp_path, model, message):
+def test_wrong_foreign_network(foreign, arguments, message):
     with pytest.raises(UserError, match=message):
-        load_foreign(model, weights=None, name=None, out=tmp_path)
+        foreign(**arguments)
 
 
-def test_wrong_weights(module, tmp_path):
-    def load(content):
+def test_wrong_weights(foreign, tmp_path):
+    state = {"1.weight": torch.zeros(10, 12), "1.bias": torch.zeros(10)}
+    for content, message in (
+        (state, r"does not fit the network: .*size mismatch for 1.weight"),
+        ({"1.bias": torch.zeros(10)}, r"does not fit the network: .*Missing key"),
+        ({"epoch": 3, "model": {}}, "holds epoch, model instead of tensors"),
+        ({"1.weight": _Bomb(tmp_path / "made")}, "damaged or not a plain state dict"),
+    ):
         torch.save(content, tmp_path / "weights.pt")
-        load_foreign(
-            f"{module}:linear", weights=str(tmp_path / "weights.pt"), name=None, out=tmp_path
-        )
-
-    with pytest.raises(UserError, match=r"does not fit the network: .*size mismatch for 1.weight"):
-        load({"1.weight": torch.zeros(10, 12), "1.bias": torch.zeros(10)})
-    with pytest.raises(UserError, match=r"does not fit the network: .*Missing key"):
-        load({"1.bias": torch.zeros(10)})
-    with pytest.raises(UserError, match="holds epoch, model instead of tensors"):
-        load({"epoch": 3, "model": {}})
-    with pytest.raises(UserError, match="there is no such file"):
-        load_foreign(f"{module}:linear", weights=str(tmp_path / "no.pt"), name=None, out=tmp_path)
+        with pytest.raises(UserError, match=message):
+            foreign(weights="weights.pt")
+    assert not (tmp_path / "made").exists()
     (tmp_path / "bad.safetensors").write_bytes(b"\x00")
     with pytest.raises(UserError, match="damaged"):
-        load_foreign(
-            f"{module}:linear", weights=str(tmp_path / "bad.safetensors"), name=None, out=tmp_path
-        )
-
-
-@pytest.mark.parametrize("name", ["a/b", "..", "/etc"])
-def test_name_must_be_a_folders(module, tmp_path, name):
-    with pytest.raises(UserError, match="name of a folder"):
-        load_foreign(f"{module}:linear", weights=None, name=name, out=tmp_path)
+        foreign(weights="bad.safetensors")
