@@ -149,6 +149,11 @@ def _check_trainer(cfg: DictConfig) -> None:
     check_integer("max_epochs", cfg.trainer.max_epochs, low=1)
     check_flag("sync_batchnorm", cfg.trainer.sync_batchnorm)
     check_choice("precision", cfg.trainer.precision, PRECISIONS)
+    if cfg.trainer.get("fast_dev_run"):
+        raise ValueError(
+            f"fast_dev_run={cfg.trainer.fast_dev_run} leaves no weights to test;"
+            " use max_epochs=1 and limit_train_batches=1"
+        )
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:
             raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")
@@ -197,13 +202,18 @@ def _build_callback(name: str, node: Any) -> Any:  # noqa: ANN401
 
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"callbacks.{name} must be a mapping with _target_, a callback's class")
-    callback = _instantiate(f"callbacks.{name}", node)
+    callback = instantiated(f"callbacks.{name}", node)
     if not isinstance(callback, L.Callback):
         raise UserError(f"callbacks.{name}: {node._target_} is no callback of Lightning")
     return callback
 
 
-def _instantiate(where: str, node: DictConfig, **extra: Any) -> Any:  # noqa: ANN401
+def instantiated(where: str, node: DictConfig, **extra: Any) -> Any:  # noqa: ANN401
+    """What ``node`` describes; ``where`` is the user's name of it.
+
+    Raises:
+        UserError: If it can't be made.
+    """
     try:
         return instantiate(node, _convert_="all", **extra)
     except Exception as error:  # of anybody's class

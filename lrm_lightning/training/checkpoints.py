@@ -1,11 +1,14 @@
 """Checkpoints that a run can go on from exactly."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
@@ -31,7 +34,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        trainer.should_stop = checkpoint["stopped"]
+        trainer.should_stop = checkpoint.get("stopped", False)
 
 
 class MidEpochCheckpoint(RunCheckpoint):
@@ -62,6 +65,30 @@ class MidEpochCheckpoint(RunCheckpoint):
 
 def _batches_are_over(trainer: L.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
+def newest_usable(checkpoints: Iterable[Path], defense: L.LightningModule) -> str | None:
+    """The first checkpoint that ``defense`` can go on from; says why the ones before are not."""
+    for path in checkpoints:
+        problem = _problem(path, defense)
+        if problem is None:
+            return str(path)
+        rank_zero_only(print)(f"skipping {problem}")
+    return None
+
+
+def _problem(checkpoint: Path, defense: L.LightningModule) -> str | None:
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        missing = {"loops", "optimizer_states", "lr_schedulers", "callbacks"} - saved.keys()
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        found = {name: value.shape for name, value in saved["state_dict"].items()}
+    except Exception as error:  # any damage: torch raises half a dozen types
+        return f"damaged checkpoint {checkpoint}: {' '.join(str(error).split())[:120]}"
+    if found != {name: value.shape for name, value in defense.state_dict().items()}:
+        return f"checkpoint {checkpoint}: it is of another network"
+    return None
 
 
 def run_checkpoints(

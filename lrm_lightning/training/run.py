@@ -1,15 +1,12 @@
-"""One run: build, fit, test, and write the record."""
+"""The order of one run: build, fit, test, record."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -27,7 +24,7 @@ from lrm_lightning.tracking.metrics_csv import SavedBeforeCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia
 from lrm_lightning.training import build
 from lrm_lightning.training.batch_norm_sync import BatchNormSync
-from lrm_lightning.training.checkpoints import run_checkpoints
+from lrm_lightning.training.checkpoints import newest_usable, run_checkpoints
 from lrm_lightning.training.failures import in_one_line
 from lrm_lightning.training.interruption import Interruption
 from lrm_lightning.training.progress import Progress
@@ -55,139 +52,109 @@ def train(cfg: DictConfig, path: Path) -> float | None:
         print_runs([("", record, path)])
         upload_rest(cfg, path, record.val_metrics | record.test_metrics)
         return record.score
-    with run_dir.locked() if rank_zero_only.rank == 0 else nullcontext():
-        return _train(cfg, run_dir)
 
-
-def _train(cfg: DictConfig, run_dir: RunDir) -> float | None:
-    path = run_dir.path
-    if cfg.rerun and rank_zero_only.rank == 0:
-        run_dir.clear()
     torch.manual_seed(cfg.seed)
     datamodule = build.build_datamodule(cfg)
     network = build.build_network(cfg, datamodule.num_classes)
     defense = build.build_defense(cfg, network, datamodule.num_classes)
     attacker = build.build_robust_accuracy(cfg)
     progress, interruption = Progress(path, attacker), Interruption()
-    if rank_zero_only.rank == 0:
-        resolved = identity.plain(cfg)
-        run_dir.write_config(resolved, resolved["model"] | {"num_classes": datamodule.num_classes})
-    with open_loggers(cfg, path) as loggers:
-        callbacks = [attacker, progress, interruption, WandbMedia(attacker)]
-        trainer = build_trainer(cfg, run_dir, [*callbacks, *build.build_callbacks(cfg)], loggers)
-        with in_one_line(trainer), interruption.around():
-            _fit(trainer, defense, datamodule, run_dir)
-            # Not trainer.current_epoch, which is one less after resuming a training that had ended.
-            epochs = trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
-            steps = trainer.global_step
-            _test(trainer, defense, datamodule, cfg, run_dir)
-        score = attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}")
-        record = RunRecord(
-            **_record(cfg, trainer, defense, datamodule, attacker),
-            epochs=epochs,
-            global_step=steps,
-            score=score,
-            val_metrics=attacker.val_metrics,
-            wall_s=round(progress.elapsed_s, 1),
-        )
+    trainer = build_trainer(cfg, run_dir, [attacker, progress, interruption, WandbMedia(attacker)])
+    with run_dir.locked() if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
-            write_record(path / RECORD, record)
-            print_runs([("", record, path)])
-    return score
+            if cfg.rerun:
+                run_dir.clear()
+            plain = identity.plain(cfg)
+            run_dir.write_config(plain, plain["model"] | {"num_classes": datamodule.num_classes})
+        with open_loggers(cfg, path) as trainer.loggers:
+            with in_one_line(trainer), interruption.around():
+                fit(trainer, defense, datamodule, run_dir)
+                test(trainer, defense, datamodule, run_dir, cfg.checkpoint.select)
+            record = record_of(cfg, trainer, defense, datamodule, attacker, progress)
+            if trainer.is_global_zero:
+                write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
+                write_record(path / RECORD, record)
+                print_runs([("", record, path)])
+    return record.score
 
 
-def build_trainer(
-    cfg: DictConfig,
-    run_dir: RunDir,
-    callbacks: list[Callback],
-    loggers: list[Logger],
-) -> L.Trainer:
-    """The Trainer that ``cfg.trainer`` describes, with what every run has.
+def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -> L.Trainer:
+    """The Trainer that ``cfg.trainer`` describes, with what every run has but its loggers.
 
     Args:
         cfg: The composed configuration.
         run_dir: Where checkpoints go.
-        callbacks: What else happens.
-        loggers: Where metrics go.
+        callbacks: To which the user's own and those that save are added.
 
     Raises:
-        UserError: If Lightning refuses a value.
+        UserError: If Lightning refuses a value, or torchrun started more processes than it has.
     """
     checkpoints = run_checkpoints(
         run_dir.checkpoints,
         every_minutes=cfg.checkpoint.every_minutes,
         best_by=cfg.checkpoint.monitor if cfg.checkpoint.select == "best" else None,
     )
-    try:
-        return instantiate(
-            cfg.trainer,
-            # Lightning's own flag insists on torch's version, which is for GPUs alone.
-            sync_batchnorm=False,
-            plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
-            logger=loggers,
-            callbacks=[*callbacks, SavedBeforeCheckpoints(), *checkpoints],
-            default_root_dir=str(run_dir.path),
-            inference_mode=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
+    own = build.build_callbacks(cfg)
+    trainer = build.instantiated(
+        "trainer",
+        cfg.trainer,
+        # Lightning's own flag insists on torch's version, which is for GPUs alone.
+        sync_batchnorm=False,
+        plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
+        logger=False,
+        callbacks=[*callbacks, *own, SavedBeforeCheckpoints(), *checkpoints],
+        default_root_dir=str(run_dir.path),
+        inference_mode=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(each, ProgressBar) for each in own),
+    )
+    started = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if started not in (None, str(trainer.world_size)):
+        raise UserError(
+            f"torchrun started {started} processes, but the run has {trainer.world_size};"
+            f" give trainer=ddp trainer.devices=<processes a node>"
         )
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, (MisconfigurationException, ValueError, TypeError)):
-            raise UserError(f"trainer: {' '.join(str(cause).split())}") from error
-        raise
+    # Until now it is what the environment says, where another program may have left it.
+    rank_zero_only.rank = trainer.global_rank
+    return trainer
 
 
-def _fit(
-    trainer: L.Trainer, defense: Defense, datamodule: ImageDataModule, run_dir: RunDir
-) -> None:
-    checkpoint = next((str(path) for path in run_dir.resumable() if _usable(path, defense)), None)
+def fit(trainer: L.Trainer, defense: Defense, datamodule: ImageDataModule, run_dir: RunDir) -> None:
+    """Train, from the newest checkpoint of the run directory if there is one."""
+    checkpoint = newest_usable(run_dir.resumable(), defense)
     trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
 
 
-def _usable(checkpoint: Path, defense: Defense) -> bool:
-    """Whether the run can go on from there; says so if it cannot."""
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        missing = {"loops", "optimizer_states", "lr_schedulers", "callbacks"} - saved.keys()
-        if missing:
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        found = {name: value.shape for name, value in saved["state_dict"].items()}
-    except Exception as error:  # any damage: torch raises half a dozen types
-        problem = f"damaged checkpoint {checkpoint}: {' '.join(str(error).split())[:120]}"
-    else:
-        if found == {name: value.shape for name, value in defense.state_dict().items()}:
-            return True
-        problem = f"checkpoint {checkpoint}: it is of another network"
-    rank_zero_only(print)(f"skipping {problem}")
-    return False
-
-
-def _test(
+def test(
     trainer: L.Trainer,
     defense: Defense,
     datamodule: ImageDataModule,
-    cfg: DictConfig,
     run_dir: RunDir,
+    select: str,
 ) -> None:
-    best = str(run_dir.checkpoints / "best.ckpt") if cfg.checkpoint.select == "best" else None
-    weights_only = True if best else None
+    """Attack the test split: the network as it is (``select="last"``), or its best weights."""
+    best = str(run_dir.checkpoints / "best.ckpt") if select == "best" else None
     trainer.test(
-        defense, datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=weights_only
+        defense,
+        datamodule=datamodule,
+        ckpt_path=best,
+        verbose=False,
+        weights_only=True if best else None,
     )
 
 
-def _record(
+def record_of(
     cfg: DictConfig,
     trainer: L.Trainer,
     defense: Defense,
     datamodule: ImageDataModule,
     attacker: RobustAccuracy,
-) -> dict[str, Any]:
-    return {
+    progress: Progress,
+) -> RunRecord:
+    """All that the run has found, and where it came from."""
+    fields = {
         "run_id": identity.run_id(cfg),
         "method": defense.name,
         "seed": cfg.seed,
@@ -200,4 +167,11 @@ def _record(
         "test_metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "config": identity.plain(cfg),
         **provenance.stamp(trainer.strategy.root_device, trainer.world_size),
+        # Not trainer.current_epoch, which is one less after resuming a training that had stopped.
+        "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+        "global_step": trainer.global_step,
+        "score": attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"),
+        "val_metrics": attacker.val_metrics,
+        "wall_s": round(progress.elapsed_s, 1),
     }
+    return RunRecord(**fields)
