@@ -1,5 +1,6 @@
 """The loop that starts jobs as devices come free and watches them to their end."""
 
+import json
 import os
 import signal
 import time
@@ -12,9 +13,7 @@ from hydra_plugins.lrm_process_launcher._hydra import Composer
 from hydra_plugins.lrm_process_launcher._plan import Job, State, visible_gpus
 from hydra_plugins.lrm_process_launcher._processes import JobProcess
 from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf
-from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import STATUS
-from lrm_lightning.runs.files import read_json
 
 POLL_S = 0.1
 
@@ -136,9 +135,9 @@ class Schedule:
                 self._resources.give_back(share)
                 self._end(job, code, interrupted=interrupted, late=late)
             else:
-                with suppress(UserError):
-                    status = read_json(job.directory / STATUS) or {}
-                    job.message = str(status.get("message", job.message))
+                with suppress(OSError):  # there is none before the training begins
+                    status = json.loads((job.directory / STATUS).read_text(encoding="utf-8"))
+                    job.message = status["message"]
                 if late:
                     process.stop(self._settings.grace)
 

@@ -152,11 +152,11 @@ def canonical(content: object) -> str:
 
 
 def _results(records: Records, data: Data) -> Results:
-    tests = [_group(run, records) for run in records.runs if images(run.record) == data]
+    tests = [_group(run, run) for run in records.runs if images(run.record) == data]
     suites: dict[str, list[Group]] = {"paper": [], "strong": []}
     for each in records.evaluations:
         if images(each.record) == data:
-            suites.setdefault(each.record.suite, []).append(_group(each, records))
+            suites.setdefault(each.record.suite, []).append(_group(each, records.run_of(each)))
     # Of a run and its export one evaluation is enough, the newest.
     newest = {
         suite: {each.network: each for each in sorted(groups, key=lambda each: each.record.written)}
@@ -177,9 +177,9 @@ def _results(records: Records, data: Data) -> Results:
     )
 
 
-def _group(origin: Run | Evaluation, records: Records) -> Group:
+def _group(origin: Run | Evaluation, run: Run | None) -> Group:
     """The accuracies that one record has of one network."""
-    record, run = origin.record, records.run_of(origin)
+    record = origin.record
     if run is not None:
         method, title = run.record.method, ""
         set_to = settings.training_settings(run.record.config)

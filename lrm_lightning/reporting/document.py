@@ -7,21 +7,13 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from lrm_lightning.checks import check_choice
+from lrm_lightning.reporting import tables
 from lrm_lightning.reporting.aggregate import Results, aggregate
 from lrm_lightning.reporting.figures import FIGURES
 from lrm_lightning.reporting.gallery import galleries
 from lrm_lightning.reporting.load import Records
 from lrm_lightning.reporting.parts import Part, Plot, Table
 from lrm_lightning.reporting.references import References
-from lrm_lightning.reporting.tables import (
-    logit_variances,
-    other_configurations,
-    strong_table,
-    table_1,
-    table_2,
-    unevaluated,
-    verdicts,
-)
 from lrm_lightning.runs.records import Data
 
 Maker: TypeAlias = Callable[[Results], Sequence[Part]]
@@ -32,26 +24,26 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
         "white-box",
         "White-box accuracy",
         "The attacker knows the network. PGD-k takes k steps; more steps are a stronger attack.",
-        (table_1,),
+        (tables.table_1,),
     ),
     (
         "black-box",
         "Black-box accuracy",
         "The attacker makes 10-step PGD examples on a source network and tries them on a target.",
-        (table_2,),
+        (tables.table_2,),
     ),
     (
         "steps",
         "More steps",
         "Robustness that fades as PGD takes more steps was none; section 5.3 finds this in label"
         " smoothing.",
-        (partial(unevaluated, suite="paper", what="No accuracy by step yet"),),
+        (partial(tables.unevaluated, suite="paper", what="No accuracy by step yet"),),
     ),
     (
         "logits",
         "What happens to the logits",
         "Pairing, squeezing and smoothing all shrink the logits.",
-        (logit_variances,),
+        (tables.logit_variances,),
     ),
     (
         "strong",
@@ -59,9 +51,9 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
         "A defence may only spoil the gradient that attacks follow. Below the table: what was"
         " looked for as a sign of that, and the evidence.",
         (
-            strong_table,
-            verdicts,
-            partial(unevaluated, suite="strong", what="No strong evaluation yet"),
+            tables.strong_table,
+            tables.verdicts,
+            partial(tables.unevaluated, suite="strong", what="No strong evaluation yet"),
         ),
     ),
     (
@@ -77,7 +69,7 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
         " (PGD-20). Every network is shown the same images.",
         (galleries,),
     ),
-    ("others", "Other configurations", "", (other_configurations,)),
+    ("others", "Other configurations", "", (tables.other_configurations,)),
 )
 
 

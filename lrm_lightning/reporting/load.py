@@ -59,13 +59,11 @@ class Records:
         """Every record, whatever its kind."""
         return [*self.runs, *self.evaluations, *self.transfers]
 
-    def run_of(self, origin: Run | Evaluation) -> Run | None:
+    def run_of(self, evaluation: Evaluation) -> Run | None:
         """The run whose network was measured, if its record was found."""
-        record, folder = origin.record, origin.path.parent
-        run_id = record.run_id if isinstance(record, RunRecord) else record.network.run_id
-        folder = folder if isinstance(record, RunRecord) else folder.parent
+        folder = evaluation.path.parents[1]
         here = (run for run in self.runs if run.path.parent == folder)
-        return next(here, None) or self.run_by_id(run_id)
+        return next(here, None) or self.run_by_id(evaluation.record.network.run_id)
 
     def run_by_id(self, run_id: str) -> Run | None:
         """The run of that id, if its record was found."""
@@ -121,11 +119,10 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
 def overrides(run_dir: Path) -> list[str]:
     """The command line's overrides, which Hydra keeps in a run directory; none if it has none."""
     try:
-        found = yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        text = (run_dir / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+        return [printable(each) for each in yaml.safe_load(text)]
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
         return []
-    is_list = isinstance(found, list) and all(isinstance(each, str) for each in found)
-    return [printable(each) for each in found] if is_list else []
 
 
 def _files(pattern: str) -> Iterator[Path]:

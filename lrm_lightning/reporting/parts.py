@@ -11,7 +11,19 @@ from lrm_lightning.runs.records import Masking, Record
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
-ATTACK_TITLES = {"clean": "natural", "fgsm": "FGSM"}
+ATTACK_TITLES = {
+    "clean": "natural",
+    "fgsm": "FGSM",
+    "pgd_ce": "PGD, CE",
+    "pgd_margin": "PGD, margin",
+    "pgd_targeted": "PGD, targeted",
+    "apgd_ce": "APGD-CE",
+    "apgd_t": "APGD-T",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+    "worst": "all together",
+}
 
 Origins: TypeAlias = tuple[Origin[Record], ...]
 

@@ -30,6 +30,11 @@ class Reference(NamedTuple):
     details: dict[str, str]
     command: str  # what makes the record again, or nothing if it doesn't tell
 
+    @property
+    def summary(self) -> str:
+        """Number and facts on one line."""
+        return f"[{self.number}] " + "; ".join(f"{k}: {each}" for k, each in self.facts.items())
+
 
 class References:
     """The references of a report, in the order in which they were first cited.

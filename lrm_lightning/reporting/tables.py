@@ -12,18 +12,6 @@ from lrm_lightning.reporting.parts import Cell, Missing, Origins, Row, Table, Ve
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.records import EvaluationRecord, Network
 
-STRONG_TITLES = {
-    "clean": "natural",
-    "pgd_ce": "PGD, CE",
-    "pgd_margin": "PGD, margin",
-    "pgd_targeted": "PGD, targeted",
-    "apgd_ce": "APGD-CE",
-    "apgd_t": "APGD-T",
-    "fab_t": "FAB-T",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "worst": "all together",
-}
 # Attacks on what PGD left: what they found is in the verdicts' evidence.
 FOLLOWING = ("pgd_square", "transfer_")
 # How the test at the end of training calls what an evaluation calls clean and adversarial.
@@ -64,10 +52,8 @@ def table_1(results: Results) -> list[Table]:
             train = command("train", f"method={method.name}", f"data={results.data.name}")
             rows.append(Row(method.title, cells, "not trained yet", train))
     notes = [BESIDE, ROWS] if results.comparable else [_no_paper(results)]
-    columns = [parts.attack_title(name) for name in names]
-    return _table(
-        results, "table-1", "Table 1. White-box accuracy", columns, rows, [INTERVALS, *notes]
-    )
+    notes = [INTERVALS, *notes]
+    return _table(results, "table-1", "Table 1. White-box accuracy", names, rows, notes)
 
 
 def other_configurations(results: Results) -> list[Table]:
@@ -79,9 +65,8 @@ def other_configurations(results: Results) -> list[Table]:
     others = titled([group for group in results.white_box if id(group) not in in_table_1])
     names = _attack_names(others)
     rows = [_white_box_row(group, names, {}, results) for group in others]
-    columns = [parts.attack_title(name) for name in names]
     what = "Other configurations. White-box accuracy"
-    return _table(results, "other-configurations", what, columns, rows, [INTERVALS])
+    return _table(results, "other-configurations", what, names, rows, [INTERVALS])
 
 
 def table_2(results: Results) -> Sequence[Table | Missing]:
@@ -138,15 +123,14 @@ def logit_variances(results: Results) -> list[Table]:
 def strong_table(results: Results) -> list[Table]:
     """Accuracy under each attack of the strong suite, a row a network."""
     measured = {name for group in results.strong for name in group.names}
-    names = [name for name in STRONG_TITLES if name in measured]
+    names = [name for name in parts.ATTACK_TITLES if name in measured]
     names += sorted(name for name in measured - set(names) if not name.startswith(FOLLOWING))
     rows = [
         Row(group.title, [_accuracy(group, name) for name in names], _stands_on(group))
         for group in results.strong
     ]
-    columns = [STRONG_TITLES.get(name, name) for name in names]
     note = INTERVALS + STRONG
-    return _table(results, "strong-evaluation", "Strong evaluation", columns, rows, [note])
+    return _table(results, "strong-evaluation", "Strong evaluation", names, rows, [note])
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -174,11 +158,11 @@ def unevaluated(results: Results, suite: str, what: str) -> list[Missing]:
 
 
 def _table(
-    results: Results, slug: str, what: str, columns: list[str], rows: list[Row], notes: list[str]
+    results: Results, slug: str, what: str, names: list[str], rows: list[Row], notes: list[str]
 ) -> list[Table]:
-    """A table with the data in its caption; nothing if it has no rows."""
-    caption, corner = f"{what}, {results.data.title}", "training"
-    return [Table(slug, caption, corner, columns, rows, notes)] if rows else []
+    """A table with a column an attack and the data in its caption; nothing if it has no rows."""
+    caption, columns = f"{what}, {results.data.title}", list(map(parts.attack_title, names))
+    return [Table(slug, caption, "training", columns, rows, notes)] if rows else []
 
 
 def _attack_names(groups: Iterable[Group]) -> list[str]:

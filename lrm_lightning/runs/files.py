@@ -59,25 +59,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object at ``path``; ``None`` if there is no file.
-
-    Raises:
-        UserError: If the file can't be read or is no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it and start the run again"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no JSON object); delete it and start the run again")
-    return content
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Replace ``path``, an ``.npz``, by ``arrays`` in one step; raises as :func:`replacing`."""
     with replacing(path) as partial, partial.open("wb") as file:

@@ -16,61 +16,44 @@ def test_golden_value():
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
 @pytest.mark.parametrize("total", [1, 37, 500, 10_000])
-def test_ends_are_exact(total, confidence):
-    low, high = wilson_interval(0, total, confidence)
+def test_ends_are_exact(total):
+    low, high = wilson_interval(0, total)
     assert low == 0 < high < 1
-    assert wilson_interval(total, total, confidence) == pytest.approx((1 - high, 1))
-    assert wilson_interval(total, total, confidence)[1] == 1
+    assert wilson_interval(total, total) == pytest.approx((1 - high, 1))
+    assert wilson_interval(total, total)[1] == 1
 
 
 counts = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
 @settings(max_examples=50, deadline=None)
-@given(counts, st.floats(0.01, 0.999))
-def test_solves_its_equation_holds_the_rate_and_mirrors(pair, confidence):
+@given(counts)
+def test_solves_its_equation_holds_the_rate_and_mirrors(pair):
     correct, total = pair
-    low, high = wilson_interval(correct, total, confidence)
+    low, high = wilson_interval(correct, total)
     rate = correct / total
     assert 0 <= low <= rate <= high <= 1
     # An end lies z of its own standard errors from the rate, whatever the rate.
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf(0.975)
     for end in {low, high} - {0, 1}:
         assert abs(rate - end) == pytest.approx(z * (end * (1 - end) / total) ** 0.5, rel=1e-6)
-    mirrored = wilson_interval(total - correct, total, confidence)
+    mirrored = wilson_interval(total - correct, total)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
 @given(counts)
-def test_narrows_with_more_images_and_widens_with_confidence(pair):
+def test_narrows_with_more_images(pair):
     correct, total = pair
-
-    def width(*arguments):
-        low, high = wilson_interval(*arguments)
-        return high - low
-
-    assert width(4 * correct, 4 * total) < width(correct, total)
-    assert width(correct, total, 0.9) < width(correct, total, 0.99)
+    few, many = wilson_interval(correct, total), wilson_interval(4 * correct, 4 * total)
+    assert many[1] - many[0] < few[1] - few[0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0, 0), "total=0"),
-        ((-1, 10), "correct=-1"),
-        ((11, 10), "correct=11"),
-        ((0.5, 10), "correct=0.5"),
-        ((5, 10, 0.0), "confidence=0"),
-        ((5, 10, 1.0), "confidence=1"),
-        ((5, 10, float("nan")), "confidence=nan"),
-    ],
-)
-def test_rejects(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        wilson_interval(*arguments)
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (-1, 10), (11, 10)])
+def test_rejects(correct, total):
+    with pytest.raises(ValueError, match=r"must (not )?be"):
+        wilson_interval(correct, total)
 
 
 def test_accuracies_of_verdicts():
