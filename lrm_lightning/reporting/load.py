@@ -103,12 +103,12 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
     try:
         with (run_dir / METRICS).open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
-                epoch = _number(row.get("epoch"))
+                epoch = row.pop("epoch", None)
                 for name, text in row.items():
-                    value = _number(text)
-                    if epoch is not None and value is not None and name not in ("epoch", "step"):
-                        curves[str(name)][epoch + 1].append(value)
-    except (OSError, ValueError, csv.Error):
+                    # Most cells are empty: a row is what one hook logged.
+                    if epoch and text and name != "step" and math.isfinite(float(text)):
+                        curves[name][float(epoch) + 1].append(float(text))
+    except (OSError, ValueError, TypeError, csv.Error):
         return {}
     return {
         name: sorted((epoch, fmean(values)) for epoch, values in points.items())
@@ -155,11 +155,3 @@ def _is_current(evaluation: Evaluation, records: Records) -> bool:
     why = "of before the run was trained again; evaluate it again"
     records.skipped.append(printable(f"{evaluation.path}: {why}"))
     return False
-
-
-def _number(text: object) -> float | None:
-    try:
-        value = float(str(text))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

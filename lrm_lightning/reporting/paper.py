@@ -26,13 +26,9 @@ _PLAIN: dict[str, Any] = {"smoothing": 0.0, "squeeze_weight": 0.0, "mixing": "no
 
 
 def _method(  # one line of each table below reads like the paper's
-    name: str,
-    title: str,
-    epochs: int,
-    knobs: dict[str, Any],
-    white_box: tuple[float, ...],
-    black_box: tuple[float, ...],
+    name: str, title: str, epochs: int, knobs: dict[str, Any], *tables: tuple[float, ...]
 ) -> Method:
+    white_box, black_box = tables
     white = dict(zip(ATTACKS, white_box, strict=True))
     if name == "label_smoothing":
         white["pgd200"] = 13.6  # section 5.3

@@ -48,7 +48,7 @@ def table_1(results: Results) -> list[Table]:
         printed = method.white_box if results.comparable else {}
         rows += [_white_box_row(group, names, printed, results) for group in ours]
         if not ours:
-            cells = [Cell(paper=_printed(printed.get(name))) for name in names]
+            cells = [_cell(None, (), printed.get(name)) for name in names]
             train = command("train", f"method={method.name}", f"data={results.data.name}")
             rows.append(Row(method.title, cells, "not trained yet", train))
     notes = [BESIDE, ROWS] if results.comparable else [_no_paper(results)]
@@ -108,10 +108,7 @@ def logit_variances(results: Results) -> list[Table]:
     for group in titled(rows_of_paper(results.white_box)):
         printed = paper.LOGIT_VARIANCE.get(group.method) if results.comparable else None
         values = (_variance(group, "clean"), printed), (_variance(group, "adversarial"), None)
-        cells = [
-            Cell() if value is None else _cell(value, group.origins[:1], beside, decimals=2)
-            for value, beside in values
-        ]
+        cells = [_cell(value, group.origins[:1], each, decimals=2) for value, each in values]
         if any(cell.origins for cell in cells):
             rows.append(Row(group.title, cells, _stands_on(group)))
     note = "Biased variance over all logits of the n test images; of several seeds, the lowest."
@@ -188,7 +185,7 @@ def _white_box_row(
 def _accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
     """An accuracy in % with its interval, or its mean and standard deviation over seeds."""
     if name not in group.names:
-        return Cell(paper=_printed(printed))
+        return _cell(None, (), printed)
     value, spread = 100 * group.mean(name), group.spread(name)
     if spread is None:
         bounds = parts.percent_range(group.interval(name))
@@ -200,7 +197,7 @@ def _accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
 
 
 def _cell(
-    value: float,
+    value: float | None,
     origins: Origins,
     printed: float | None = None,
     *,
@@ -209,15 +206,13 @@ def _cell(
     bounds: str = "",
     mark: str = "",
 ) -> Cell:
+    """A number with the paper's beside it, or the paper's alone."""
+    beside = "" if printed is None else parts.number(printed, decimals)
+    if value is None:
+        return Cell(paper=beside)
     difference = "" if printed is None else parts.signed(value - printed, decimals)
-    beside = _printed(printed, decimals)
-    return Cell(
-        parts.number(value, decimals) + deviation, bounds, beside, difference, mark, origins
-    )
-
-
-def _printed(value: float | None, decimals: int = 1) -> str:
-    return "" if value is None else parts.number(value, decimals)
+    shown = parts.number(value, decimals) + deviation
+    return Cell(shown, bounds, beside, difference, mark, origins)
 
 
 def _stands_on(group: Group, extra: Iterable[str] = ()) -> str:

@@ -238,7 +238,7 @@ class EvaluationRecord(Record):
     metrics: dict[Text, Share]  # accuracies by attack
     intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals
     curve: Curve | None = None
-    logits: dict[Text, Histogram] = {}  # of all logits on "clean" and on "adversarial" images
+    logits: dict[Literal["clean", "adversarial"], Histogram] = {}  # of all logits on such images
     gallery: list[dict[Text, Count]] = []  # a few images and what the network made of them
     settings: Settings = {}
     autoattack: AutoAttackNote | None = None

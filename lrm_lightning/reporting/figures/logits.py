@@ -7,7 +7,6 @@ from lrm_lightning.reporting.aggregate import Group, Results, titled
 from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.parts import Missing, Plot, command, number
 from lrm_lightning.runs.files import shown_path
-from lrm_lightning.runs.records import Histogram
 
 # Adversarial dashed, in print as on the screen.
 KINDS = {"clean": "-", "adversarial": (0, (3, 1.3))}
@@ -19,7 +18,7 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
     found = {
         group.row.name: group
         for group in reversed(results.paper)  # of several configurations the first
-        if group.row is not None and _histograms(group)
+        if group.row is not None and group.evaluations[0].logits
     }
     if not {"pgd", "alp"} <= found.keys():
         what = "No Fig. 1 left yet, it needs the logits of PGD and ALP"
@@ -32,7 +31,7 @@ def figure_2_right(results: Results) -> list[Plot | Missing]:
     """Logits of label smoothing with s = 0.75, if that was evaluated."""
     strength = paper.SMOOTHING_OF_FIGURE_2
     for group in filter(_is_figure_2, results.paper):
-        if _histograms(group):
+        if group.evaluations[0].logits:
             caption = f"Fig. 2 right. Logits of label smoothing with s = {strength}"
             return [_plot("fig-2-right", caption, [group], results)]
     what = f"No Fig. 2 right yet, it needs the logits of label smoothing with s = {strength}"
@@ -54,16 +53,12 @@ def _plot(slug: str, caption: str, groups: list[Group], results: Results) -> Plo
     seen, ends = ["Densities of all logits"], []
     for group in groups:
         color = style.COLORS[group.method]
-        for kind, line in KINDS.items():
-            histogram = _histograms(group).get(kind)
-            if histogram is None:
-                continue
+        for kind, histogram in group.evaluations[0].logits.items():
             edges, counts = np.asarray(histogram.edges), np.asarray(histogram.counts)
             density = counts / counts.sum() / np.diff(edges)
             heights, label = [*density, density[-1]], f"{group.title}, {kind}"
-            style.draw(
-                axes, edges, heights, label, color=color, linestyle=line, drawstyle="steps-post"
-            )
+            look = {"color": color, "linestyle": KINDS[kind], "drawstyle": "steps-post"}
+            style.draw(axes, edges, heights, label, **look)
             if kind == "clean":
                 axes.fill_between(edges, heights, step="post", color=color, alpha=0.12, linewidth=0)
             seen.append(f"{label}: variance {number(histogram.variance, 2)}")
@@ -73,10 +68,6 @@ def _plot(slug: str, caption: str, groups: list[Group], results: Results) -> Plo
     caption = f"{caption}, {results.data.title}{style.lowest(groups)}"
     origins = tuple(group.origins[0] for group in groups)
     return style.plot(axes, slug, caption, seen, origins)
-
-
-def _histograms(group: Group) -> dict[str, Histogram]:
-    return group.evaluations[0].logits if group.evaluations else {}
 
 
 def _middle(edges: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
