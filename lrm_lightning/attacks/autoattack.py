@@ -43,18 +43,14 @@ Once = Callable[[str, Callable[[], Piece]], Piece]
 class Ensemble(NamedTuple):
     """Result of AutoAttack.
 
-    Attributes:
-        x_adv: Images, shape of ``x``: attacked where an attack succeeded, clean elsewhere.
-        y_adv: Predicted classes of ``x_adv``, int64 ``(n,)``.
-        correct: For ``"clean"`` and each attack: which images are classified correctly after it and
-            all before it, bool ``(n,)``. An image that an attack broke is not attacked again.
-        flags: What pyautoattack warns of, sorted.
+    For ``"clean"`` and each attack, ``correct`` says which images are classified correctly after it
+    and all before it, bool ``(n,)``. An image that an attack broke is not attacked again.
     """
 
-    x_adv: Tensor
-    y_adv: np.ndarray
+    x_adv: Tensor  # shape of x: attacked where an attack succeeded, clean elsewhere
+    y_adv: np.ndarray  # predicted classes of x_adv, int64 (n,)
     correct: dict[str, np.ndarray]
-    flags: list[str]
+    flags: list[str]  # what pyautoattack warns of, sorted
 
 
 def autoattack(
@@ -104,10 +100,8 @@ def autoattack(
     labels = y.cpu().numpy()
     robust, y_adv, x_adv = predicted == labels, predicted, x.clone()
     correct, flags = {"clean": robust.copy()}, set[str]()
-    attacked = partial(
-        attack_batch, model, eps=eps, norm=norm, seed=seed, classes=classes,
-        iterations=iterations, queries=queries,
-    )  # fmt: skip
+    ball, limits = {"eps": eps, "norm": norm}, {"iterations": iterations, "queries": queries}
+    attacked = partial(attack_batch, model, seed=seed, classes=classes, **ball, **limits)
     for attack in STANDARD:
         (left,) = robust.nonzero()
         done(attack, 0, len(left))

@@ -1,5 +1,6 @@
 """What training, the attack callback and the evaluations need of an attack."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.attacks.norms import NORMS
 from lrm_lightning.checks import check_choice, check_number
+
+NORMS = ("linf", "l2")
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,42 @@ class ThreatModel:
         device; without one, from torch's default generator of ``device``.
         """
         source = torch.device(device) if generator is None else generator.device
-        return NORMS[self.norm].draw(torch.Size(shape), self.eps, generator, source).to(device)
+        if self.norm == "linf":
+            noise = torch.rand(shape, generator=generator, device=source)
+            return noise.mul_(2 * self.eps).sub_(self.eps).to(device)
+        direction = _unit(torch.randn(shape, generator=generator, device=source))
+        # A ball's volume grows with radius^d, so the d-th root of a uniform number fills it evenly.
+        per_image = (shape[0], *(1 for _ in shape[1:]))
+        uniform = torch.rand(per_image, generator=generator, device=source)
+        return (direction * (self.eps * uniform ** (1 / math.prod(shape[1:])))).to(device)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Direction of norm 1 for each image of ``gradient``, 0 where the gradient is 0."""
-        return NORMS[self.norm].steepest(gradient)
+        return gradient.sign() if self.norm == "linf" else _unit(gradient)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The image of the threat model that is nearest to ``x_adv``."""
+        if self.norm == "linf":
+            nearest = torch.clamp(x_adv, x - self.eps, x + self.eps)
+        else:
+            delta = x_adv - x
+            nearest = x + delta / (_length(delta) / self.eps).clamp(min=1)
         # Clipping last: it moves every pixel towards x, hence never out of the ball.
-        return NORMS[self.norm].project(x_adv, x, self.eps).clamp_(0, 1)
+        return nearest.clamp_(0, 1)
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Each image of ``values`` divided by its L2 norm, 0 where that is 0."""
+    # Confident networks give gradients whose squares underflow: bring the largest entry to 1 first.
+    tiny = torch.finfo(values.dtype).tiny
+    pixels = tuple(range(1, values.ndim))
+    scaled = values / values.abs().amax(dim=pixels, keepdim=True).clamp(min=tiny)
+    return scaled / _length(scaled).clamp(min=tiny)
+
+
+def _length(values: Tensor) -> Tensor:
+    """L2 norm of each image: ``(B, C, H, W) -> (B, 1, 1, 1)``."""
+    return values.square().sum(dim=tuple(range(1, values.ndim)), keepdim=True).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,17 +37,11 @@ class Iterate(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What one run of PGD shows.
+    """What one run of PGD shows."""
 
-    Attributes:
-        logits: Logits of the clean images, shape ``(B, C)``, no graph.
-        fgsm: One step of length eps from the clean images.
-        iterates: The requested iterates by number of steps, ascending.
-    """
-
-    logits: Tensor
-    fgsm: Iterate
-    iterates: dict[int, Iterate]
+    logits: Tensor  # of the clean images, shape (B, C), no graph
+    fgsm: Iterate  # one step of length eps from the clean images
+    iterates: dict[int, Iterate]  # the requested ones by number of steps, ascending
 
 
 @dataclass(frozen=True, kw_only=True)

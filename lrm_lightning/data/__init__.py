@@ -4,16 +4,5 @@ from lrm_lightning.data.batch import Batch, ImageSplit
 from lrm_lightning.data.cifar10 import CIFAR10DataModule
 from lrm_lightning.data.datamodule import ImageDataModule
 from lrm_lightning.data.digits import DigitsDataModule
-from lrm_lightning.data.loader import Augmentation, BatchLoader, EvalLoader, TrainLoader
 
-__all__ = [
-    "Augmentation",
-    "Batch",
-    "BatchLoader",
-    "CIFAR10DataModule",
-    "DigitsDataModule",
-    "EvalLoader",
-    "ImageDataModule",
-    "ImageSplit",
-    "TrainLoader",
-]
+__all__ = ["Batch", "CIFAR10DataModule", "DigitsDataModule", "ImageDataModule", "ImageSplit"]

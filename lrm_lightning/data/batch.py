@@ -10,33 +10,20 @@ from lrm_lightning.data.randomness import Draws
 
 
 class ImageSplit(NamedTuple):
-    """Images and labels, all in memory on one device.
+    """Images and labels, all in memory on one device."""
 
-    Attributes:
-        images: Pixels 0 to 255, shape ``(N, 3, H, W)``, uint8.
-        labels: Classes, shape ``(N,)``, int64.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # pixels 0 to 255, shape (N, 3, H, W), uint8
+    labels: Tensor  # classes, shape (N,), int64
 
 
 class Batch(NamedTuple):
-    """One rank's rows of a global batch.
+    """One rank's rows of a global batch."""
 
-    Attributes:
-        x: Pixels in [0, 1], shape ``(b, 3, H, W)``, float32, channels-last.
-        targets: Class weights, shape ``(b, C)``, float32. Rows sum to 1; one-hot unless mixed.
-        y: Label of the first image of the mix, shape ``(b,)``, int64.
-        index: Position of that image in its split, shape ``(b,)``, int64.
-        draws: Randomness of the global batch, and which rows of it are ours.
-    """
-
-    x: Tensor
-    targets: Tensor
-    y: Tensor
-    index: Tensor
-    draws: Draws
+    x: Tensor  # pixels in [0, 1], shape (b, 3, H, W), float32, channels-last
+    targets: Tensor  # class weights, shape (b, C), float32; rows sum to 1; one-hot unless mixed
+    y: Tensor  # label of the first image of the mix, shape (b,), int64
+    index: Tensor  # position of that image in its split, shape (b,), int64
+    draws: Draws  # randomness of the global batch, and which rows of it are ours
 
 
 def hold_out(labels: Tensor, size: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:

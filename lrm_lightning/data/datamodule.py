@@ -42,22 +42,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Raises:
         ValueError: If a setting is out of range.
-
-    Attributes:
-        name: Name of the data set.
-        num_classes: Number of classes.
-        class_names: Their names, in the order of the labels.
-        official: Whether the bytes are those that everyone else has under this name.
-        note: What a reader of a result must know about the data, or nothing.
-        fingerprint: SHA-256 in hex over images and labels of the training and the test set.
-        augmentation: What is done to training images; a defence sets how they are mixed.
     """
 
     name: str = ""
     num_classes: int = 10
-    class_names: tuple[str, ...] = ()
-    official: bool = True
-    note: str = ""
+    class_names: tuple[str, ...] = ()  # in the order of the labels
+    official: bool = True  # whether the bytes are those that everyone else has under this name
+    note: str = ""  # what a reader of a result must know about the data
 
     def __init__(
         self,
@@ -81,10 +72,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
-        self.augmentation = Augmentation(crop_padding, flip)
+        self.augmentation = Augmentation(crop_padding, flip)  # a defence sets the mixing
         self.seed = seed
         self.split_seed = split_seed
-        self.fingerprint = ""
+        self.fingerprint = ""  # SHA-256 in hex over images and labels of training and test set
         self._splits: dict[str, ImageSplit] = {}
 
     @abstractmethod

@@ -19,17 +19,8 @@ class BatchLoader(ABC):
     """One rank's share of a split's batches, which a subclass bounds and makes.
 
     Lightning takes any sized iterable; the ``state_dict`` pair makes it resume inside an epoch.
-
-    Args:
-        split: Images and labels, on the device that batches are wanted on.
-        num_classes: Columns of ``Batch.targets``.
-        batch_size: Images in a global batch.
-        seed: Seed of every draw.
-        rank: Which share is ours, from 0.
-        world_size: Number of shares.
-
-    Raises:
-        UserError: If the batches cannot be shared out to ``world_size`` ranks.
+    The split lies on the device that batches are wanted on, ``batch_size`` counts the images of a
+    global batch, and ``seed`` is that of every draw.
     """
 
     def __init__(
@@ -133,14 +124,7 @@ class EvalLoader(BatchLoader):
 
 
 class Augmentation(NamedTuple):
-    """What is done to training images.
-
-    Attributes:
-        crop_padding: Zero border in pixels that random crops are cut from; 0 crops nothing.
-        flip: Whether half of the images are mirrored left to right.
-        mixing: How each image is mixed with a partner of the global batch: see :data:`MIXINGS`.
-        mixing_alpha: Parameter of mixup's Beta(alpha, alpha).
-    """
+    """What is done to training images: settings of the DataModule and of the defence."""
 
     crop_padding: int = 0
     flip: bool = False

@@ -22,23 +22,14 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 class Draws(NamedTuple):
-    """The randomness of one global batch, and which of its rows are ours.
+    """The randomness of one global batch, and which of its rows are ours."""
 
-    Attributes:
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        step: Batch within the epoch, from 0.
-        size: Images in the global batch.
-        start: First row of this rank.
-        stop: One past the last row of this rank.
-    """
-
-    seed: int
-    epoch: int
-    step: int
-    size: int
-    start: int
-    stop: int
+    seed: int  # of the run
+    epoch: int  # from 0
+    step: int  # batch within the epoch, from 0
+    size: int  # images in the global batch
+    start: int  # first row of this rank
+    stop: int  # one past its last
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """Generator for ``purpose``; draw for all ``size`` rows, then take :meth:`rows`."""

@@ -107,27 +107,16 @@ class Convolution:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenUnit:
-    """Residual unit: batch norm, leaky ReLU, convolution, leaky ReLU, convolution, and a shortcut.
-
-    Attributes:
-        input_norm: Batch norm of the input.
-        first: First convolution, with ``input_norm`` before it and its own batch norm after it.
-        second: Second convolution.
-        slope: Slope of both leaky ReLUs below 0; 0 is ReLU.
-        shortcut_active: Whether the shortcut begins after the first leaky ReLU, not at the input.
-        pool: Size of the windows whose mean the shortcut takes.
-        new_channels: Channels of zeros that the shortcut adds, half on each side.
-        projection: Convolution in the shortcut, with ``input_norm`` before it.
-    """
+    """Residual unit: twice batch norm, leaky ReLU and convolution, and a shortcut around them."""
 
     input_norm: Affine
-    first: Convolution
+    first: Convolution  # with input_norm before it and its own batch norm after it
     second: Convolution
-    slope: float
-    shortcut_active: bool = False
-    pool: int = 1
-    new_channels: int = 0
-    projection: Convolution | None = None
+    slope: float  # of both leaky ReLUs below 0; 0 is ReLU
+    shortcut_active: bool = False  # the shortcut begins after the first leaky ReLU, not at x
+    pool: int = 1  # size of the windows whose mean the shortcut takes
+    new_channels: int = 0  # channels of zeros that the shortcut adds, half on each side
+    projection: Convolution | None = None  # in the shortcut, with input_norm before it
 
     def __call__(self, x: Tensor) -> Tensor:
         return _UnitFunction.apply(x, self)  # type: ignore[no-any-return]
