@@ -13,6 +13,7 @@ def check_number(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     why: str = "",
 ) -> None:
     """Raise :class:`ValueError` unless ``value`` is a finite number in ``[low, high]``.
@@ -23,9 +24,10 @@ def check_number(
         low: Inclusive lower bound.
         high: Inclusive upper bound.
         above: Exclusive lower bound.
+        below: Exclusive upper bound.
         why: Where the bound comes from, shown in brackets.
     """
-    limits = ((">", above), (">=", low), ("<=", high))
+    limits = ((">", above), (">=", low), ("<=", high), ("<", below))
     bounds = [f"{sign} {bound:g}" for sign, bound in limits if bound is not None]
     wanted = "a number " + " and ".join(bounds) if bounds else "a finite number"
     wanted += f" ({why})" if why else ""
@@ -38,6 +40,7 @@ def check_number(
         and (low is None or number >= low)
         and (high is None or number <= high)
         and (above is None or number > above)
+        and (below is None or number < below)
     )
     if not ok:
         raise ValueError(f"{name}={value!r} must be {wanted}")

@@ -16,7 +16,9 @@ from lrm_lightning.checks import check_choice, check_flag, check_integer, check_
         ({"low": 0}, [0, 1e-300, 5], [-1e-300, -1]),
         ({"high": 1}, [1, -7], [1.0000001]),
         ({"above": 0}, [1e-300, 5], [0, -0.0, -1]),
+        ({"below": 1}, [0.9999999, -7], [1, 2]),
         ({"low": 0, "high": 0.9}, [0, 0.9], [-0.1, 0.91]),
+        ({"above": 0, "below": 1}, [0.5], [0, 1]),
     ],
 )
 def test_number(bounds, good, bad):
