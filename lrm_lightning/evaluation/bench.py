@@ -1,9 +1,9 @@
 """The images that are attacked, where attacks on them begin, and what a suite of attacks is."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +22,13 @@ Survive = Callable[[np.ndarray, Tensor, Tensor], np.ndarray]
 
 
 class Images(NamedTuple):
-    """Images of a split, in its order.
+    """Images of a split, in its order."""
 
-    Attributes:
-        x: Pixels in [0, 1], shape ``(n, 3, H, W)``, float32.
-        y: Labels, shape ``(n,)``, int64.
-        index: Their positions in the split, shape ``(n,)``, int64, rising.
-        shown: Places in this subset of the first images that were drawn, at most eight: the same
-            images for every network and, but for a smaller subset, every ``n_images``.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: np.ndarray
+    x: Tensor  # pixels in [0, 1], shape (n, 3, H, W), float32
+    y: Tensor  # labels, shape (n,), int64
+    index: np.ndarray  # their positions in the split, shape (n,), int64, rising
+    # Places in this subset of the first images that were drawn, at most eight: the same images for
+    # every network and, but for a smaller subset, every n_images.
     shown: np.ndarray
 
     def rows(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -63,25 +57,15 @@ def pick(
 
 @dataclass(frozen=True)
 class Bench:
-    """Images, a threat model, and where progress is kept and shown.
-
-    Attributes:
-        images: What is attacked.
-        threat: PGD of the threat model, with its ``step_size``; a suite sets the rest.
-        seed: Seed of every draw of the attacks, at least 0.
-        batch_size: Images attacked at a time, at least 1.
-        cache: Keeps finished pieces.
-        progress: Shows them.
-        sources: Other networks by name, whose examples a suite may try.
-        extra_attacks: Attacks by name that are made besides the suite's own.
-    """
+    """Images, a threat model, and where progress is kept and shown."""
 
     images: Images
-    threat: PGDAttack
-    seed: int = 0
-    batch_size: int = 100
+    threat: PGDAttack  # PGD of the threat model, with its step_size; a suite sets the rest
+    seed: int = 0  # of every draw of the attacks
+    batch_size: int = 100  # images attacked at a time
     cache: Cache = field(default_factory=Cache)
     progress: Progress = field(default_factory=Progress)
+    # By name: other networks, whose examples a suite may try, and attacks besides the suite's own.
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
     extra_attacks: Mapping[str, Attack] = field(default_factory=dict)
 
@@ -89,11 +73,9 @@ class Bench:
         """Where the searches of ``attack`` begin: the images at ``places`` plus their own noise.
 
         An image's noise depends on the seed, ``key`` and its position in the split alone: not on
-        the batch that it is in, nor on the images that an earlier attack has broken.
-
-        Returns:
-            Shape ``(searches, len(places), 3, H, W)``; may lie outside [0, 1], which the attack
-            mends. ``None`` if the attack draws no noise.
+        the batch that it is in, nor on the images that an earlier attack has broken. Shape
+        ``(searches, len(places), 3, H, W)``; may lie outside [0, 1], which the attack mends.
+        ``None`` if the attack draws no noise.
         """
         x, _ = self.images.rows(places)
         noise = [
@@ -108,14 +90,8 @@ class Bench:
     ) -> Piece:
         """What ``function`` computes for the images at ``places``, a batch at a time, each once.
 
-        Args:
-            stage: Name of the stage.
-            places: Places in the images, int ``(m,)``.
-            function: Places, pixels and labels of a batch to arrays ``(batch, ...)`` by name.
-            part: Tells parts of a stage apart; stage and part are unique.
-
-        Returns:
-            Arrays ``(m, ...)`` by name; none if there are no places.
+        ``part`` tells parts of a stage apart: both together are unique. Without places there are no
+        arrays.
         """
         pieces: list[Piece] = []
         self.progress(stage, 0, len(places))
@@ -123,9 +99,7 @@ class Bench:
             batch = places[begin : begin + self.batch_size]
             rows = self.images.rows(batch)
             name = f"{stage} {part} {number}"
-            pieces.append(
-                self.cache.once(name, lambda batch=batch, rows=rows: function(batch, *rows))
-            )
+            pieces.append(self.cache.once(name, partial(function, batch, *rows)))
             self.progress(stage, len(batch), len(places))
         names = pieces[0] if pieces else ()
         return {name: np.concatenate([each[name] for each in pieces]) for name in names}
@@ -159,31 +133,11 @@ class Bench:
 
 
 class Outcome(NamedTuple):
-    """What a suite found out about one network.
+    """What a suite found out about one network."""
 
-    Attributes:
-        correct: Metric to verdicts: which images are still classified correctly, bool ``(n,)``.
-        details: More fields of an :class:`~lrm_lightning.runs.records.EvaluationRecord`.
-        arrays: More for the file of verdicts.
-    """
-
-    correct: dict[str, np.ndarray]
-    details: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-
-
-class Suite(ABC):
-    """A set of attacks: a dataclass whose fields are its settings, and whose name its records'."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def run(self, network: nn.Module, bench: Bench) -> Outcome:
-        """Evaluate ``network``: it takes pixels in [0, 1], is in float32 and where the images are.
-
-        Raises:
-            ValueError: If it returns something else than finite logits, or has no gradient.
-        """
+    correct: dict[str, np.ndarray]  # by metric: which images are still classified correctly, (n,)
+    details: dict[str, Any]  # more fields of the EvaluationRecord
+    arrays: dict[str, np.ndarray]  # more for the file of verdicts
 
 
 def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:

@@ -26,23 +26,16 @@ class Cache:
 
     A piece is written in one step, so there is never half of one. Pieces must be asked for in an
     order that depends on earlier pieces alone; then an interrupted evaluation ends like an
-    undisturbed one. Evaluations of another identity have pieces of their own beside these.
-
-    Args:
-        folder: Where pieces are kept; ``None`` keeps nothing.
-        identity: What determines the pieces, as JSON.
-
-    Attributes:
-        computed: Whether the last piece was computed, and not read.
-        wall_s: Seconds that all pieces so far took, those before an interruption included.
+    undisturbed one. Without a folder nothing is kept. Evaluations of another identity, which is
+    what determines the pieces as JSON, have pieces of their own beside these.
     """
 
     def __init__(
         self, folder: Path | None = None, identity: Mapping[str, Any] | None = None
     ) -> None:
         self._folder = folder and folder / hashed(identity or {})[:16]
-        self.computed = False
-        self.wall_s = 0.0
+        self.computed = False  # whether the last piece was computed, and not read
+        self.wall_s = 0.0  # of all pieces so far, those before an interruption included
 
     def once(self, name: str, compute: Callable[[], Piece]) -> Piece:
         """Arrays by name: what ``compute()`` returns, or returned before an interruption.
@@ -88,9 +81,8 @@ def _read(path: Path) -> Piece | None:
 class Progress:
     """Prints a line at most every ten seconds: where it is, how long the stage will still take.
 
-    Args:
-        title: What every line begins with; nothing is printed without one.
-        cache: Knows which batches were computed; the others took no time.
+    Every line begins with the title; nothing is printed without one. The cache knows which batches
+    were computed: the others took no time.
     """
 
     def __init__(self, title: str = "", cache: Cache | None = None) -> None:

@@ -21,8 +21,8 @@ iterate. "Vanishes": the largest entry of the gradient is zero or denormal in fl
 cosine between the gradients at the image and beside it is below 0.2.
 
 No sign, but told beside the verdict: how many images the margin broke that cross-entropy left
-(:func:`mistaken_loss`). There the gradient is sound and the customary loss is not: an accuracy
-under PGD on cross-entropy alone is too high.
+(Carlini & Wagner 2017, arXiv:1608.04644, section V). There the gradient is sound and the customary
+loss is not: an accuracy under PGD on cross-entropy alone is too high.
 """
 
 from collections.abc import Sequence
@@ -40,9 +40,15 @@ CARLINI = "Carlini et al. 2019, arXiv:1902.06705"
 ENGSTROM = "Engstrom et al. 2018, arXiv:1807.10272"
 MOSBACH = "Mosbach et al. 2018, arXiv:1810.12042"
 
-BLACK_BOX = TRANSFER = 0.01
-STEPS = RESTARTS = LARGE_EPS = 0.02
-GRADIENT = 0.05
+# Of each sign the share above which it fires, and where it is from.
+SIGNS = {
+    "black_box": (0.01, f"{ATHALYE}, section 3.1; {CARLINI}"),
+    "transfer": (0.01, f"{ATHALYE}; {CARLINI}"),
+    "steps": (0.02, f"{ENGSTROM}; {CARLINI}"),
+    "restarts": (0.02, MOSBACH),
+    "large_eps": (0.02, f"{ATHALYE}, section 3.1; {CARLINI}"),
+    "gradient": (0.05, f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}"),
+}
 FEW_STEPS = 20
 TURNED = 0.2
 
@@ -54,97 +60,69 @@ def verdict(signs: Sequence[Sign], loss: LossNote) -> Masking:
 
 
 def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
-    """A gradient-free attack breaks what white-box PGD cannot.
-
-    Of the images that PGD left correct, ``held``, Square left ``square`` correct; bool ``(n,)``.
-    """
-    broken, left = int((held & ~square).sum()), int(held.sum())
-    told = f"Square, which sees no gradient, broke {broken} of the {left} images that PGD left"
-    source = f"{ATHALYE}, section 3.1; {CARLINI}"
-    return _sign("black_box", broken, len(held), BLACK_BOX, f"{told} correct", source)
+    """The sign, from the images that PGD, ``held``, and Square left correct, bool ``(n,)``."""
+    broken = int((held & ~square).sum())
+    told = f"Square, which sees no gradient, broke {broken} of the {int(held.sum())} images"
+    return _sign("black_box", broken, len(held), f"{told} that PGD left correct")
 
 
 def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
-    """Examples made on another network break what the network's own PGD cannot.
-
-    Of the images that PGD left correct, ``held``, each source's examples left ``transferred``
-    correct, bool ``(n,)``; without sources the sign was not looked for.
-    """
+    """The sign, from the images that PGD, ``held``, and each source's examples left correct."""
     each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
     broken = int((held & ~np.logical_and.reduce([held, *transferred.values()])).sum())
-    told = (
-        f"examples made on {len(each)} other network(s) broke {broken} of the {int(held.sum())}"
-        " images that PGD left correct"
-        if each
-        else "not looked for: no sources were given"
-    )
-    source = f"{ATHALYE}; {CARLINI}"
-    return _sign("transfer", broken, len(held), TRANSFER, told, source, by_source=each)
-
-
-def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
-    """How far PGD on cross-entropy alone overestimates, from what each loss left correct, ``(n,)``.
-
-    References:
-        Carlini & Wagner 2017, arXiv:1608.04644, section V; Mosbach et al. 2018, arXiv:1810.12042.
-    """
-    broken, n = int((cross_entropy & ~margin).sum()), len(margin)
-    told = f"PGD on the margin broke {broken} of the {int(cross_entropy.sum())} images"
-    return LossNote(
-        **_share(broken, n), explanation=f"{told} that PGD on cross-entropy left correct"
-    )
+    told = "not looked for: no sources were given"
+    if each:
+        told = f"examples made on {len(each)} other network(s) broke {broken} of the"
+        told += f" {int(held.sum())} images that PGD left correct"
+    return _sign("transfer", broken, len(held), told, by_source=each)
 
 
 def steps(search: Search, *, most: int) -> Sign:
-    """More steps, up to ``most`` in ``search``, keep finding what twenty did not."""
+    """The sign, from a search on cross-entropy of up to ``most`` steps."""
     n, held = len(search.needed), int(search.held[0].sum())
     late = int(((search.needed > FEW_STEPS) & (search.needed < NEVER)).sum())
     before, after = _percent(held + late, n), _percent(held, n)
     told = f"accuracy fell from {before} at {FEW_STEPS} steps to {after} at {most}"
     accuracy = {str(min(FEW_STEPS, most)): (held + late) / n, str(most): held / n}
-    source = f"{ENGSTROM}; {CARLINI}"
-    return _sign("steps", late, n, STEPS, told, source, accuracy_by_steps=accuracy)
+    return _sign("steps", late, n, told, accuracy_by_steps=accuracy)
 
 
 def restarts(search: Search) -> Sign:
-    """Other starts keep finding what the first did not."""
+    """The sign, from searches on cross-entropy, one after another."""
     left, n = search.held.sum(axis=1), search.held.shape[1]
     before, after = _percent(int(left[0]), n), _percent(int(left[-1]), n)
     told = f"accuracy fell from {before} after the first start to {after} after {len(left)}"
-    accuracy, broken = (left / n).tolist(), int(left[0] - left[-1])
-    return _sign("restarts", broken, n, RESTARTS, told, MOSBACH, accuracy_by_restarts=accuracy)
+    broken = int(left[0] - left[-1])
+    return _sign("restarts", broken, n, told, accuracy_by_restarts=(left / n).tolist())
 
 
 def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
-    """PGD fails even with room to turn any image into any other.
-
-    Of the images that are ``correct`` without an attack, PGD left ``held`` correct within the large
-    radius ``eps``; bool ``(n,)``.
-    """
+    """The sign, from the images that are ``correct`` and that PGD left so at the large radius."""
     left, of = int((held & correct).sum()), int(correct.sum())
     told = f"PGD left {left} of {of} images correct at eps = {eps:g}, where it should break all"
-    source = f"{ATHALYE}, section 3.1; {CARLINI}"
-    return _sign("large_eps", left, of, LARGE_EPS, told, source, eps=eps)
+    return _sign("large_eps", left, of, told, eps=eps)
 
 
 def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
-    """There is no gradient to follow, or it points elsewhere a hair away.
-
-    ``vanished``: whether an image's gradient is zero or denormal; ``cosine``: between the gradients
-    at the image and beside it; ``(m,)`` both.
-    """
+    """The sign, from what :func:`~lrm_lightning.evaluation.searches.gradient_health` found."""
     bad, of = int((vanished | (cosine < TURNED)).sum()), len(cosine)
     gone = int(vanished.sum())
     told = f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified"
-    source = f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}"
     more = {"vanished": gone, "median_cosine": float(np.median(cosine)) if of else None}
-    return _sign("gradient", bad, of, GRADIENT, f"{told} images", source, **more)
+    return _sign("gradient", bad, of, f"{told} images", **more)
 
 
-def _sign(
-    name: str, count: int, of: int, threshold: float, told: str, source: str, **more: object
-) -> Sign:
+def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
+    """How far cross-entropy overestimates, from what PGD on each loss left correct, ``(n,)``."""
+    broken, n = int((cross_entropy & ~margin).sum()), len(margin)
+    told = f"PGD on the margin broke {broken} of the {int(cross_entropy.sum())} images"
+    told += " that PGD on cross-entropy left correct"
+    return LossNote(**_share(broken, n), explanation=told)
+
+
+def _sign(name: str, count: int, of: int, told: str, **more: object) -> Sign:
     """A sign that fires if the lower end of the count's interval is above the threshold."""
+    threshold, source = SIGNS[name]
     evidence: dict[str, Any] = {**_share(count, of), "threshold": threshold, **more}
     fired = evidence["interval"][0] > threshold
     return Sign(name=name, fired=fired, evidence=evidence, explanation=told, source=source)

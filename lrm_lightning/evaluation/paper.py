@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_integer
 from lrm_lightning.diagnostics import LogitStatistics
-from lrm_lightning.evaluation.bench import Bench, Outcome, Suite, predict
+from lrm_lightning.evaluation.bench import Bench, Outcome, predict
 from lrm_lightning.evaluation.cache import Piece
 
 # What a record says of each image that is shown.
@@ -18,7 +19,7 @@ GALLERY = ("index", "y", "clean", "adversarial")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperSuite(Suite):
+class PaperSuite:
     """Natural, FGSM, PGD-k and the accuracy after every step, all from one trajectory an image.
 
     PGD-k is the last iterate of k steps from one random start, as the paper reports it, of every
@@ -43,9 +44,8 @@ class PaperSuite(Suite):
         check_integer("steps", self.steps, low=1)
         check_integer("bins", self.bins, low=2)
         if isinstance(self.table, (int, str)) or not self.table:
-            raise ValueError(
-                f"table={self.table!r} must be a list of step counts, e.g. [5, 10, 20]"
-            )
+            needed = "must be a list of step counts, e.g. [5, 10, 20]"
+            raise ValueError(f"table={self.table!r} {needed}")
         for name, step in [("logits_at", self.logits_at), *(("table", k) for k in self.table)]:
             check_integer(name, step, low=1)
             if step > self.steps:
@@ -55,9 +55,7 @@ class PaperSuite(Suite):
         n, table = len(bench.images.y), sorted(set(self.table))
         predict(network, bench.images.x[:1])  # refuses what is no network for these images
         results = bench.compute(
-            "trajectory",
-            np.arange(n),
-            lambda *batch: self._trajectory(network, bench, *batch),
+            "trajectory", np.arange(n), partial(self._trajectory, network, bench)
         )
         correct = {
             "clean": results["clean"].argmax(axis=1) == bench.images.y.cpu().numpy(),
@@ -111,17 +109,10 @@ class PaperSuite(Suite):
 
 
 def logit_distributions(logits: Mapping[str, np.ndarray], *, bins: int) -> dict[str, Any]:
-    """Histograms of all logits over the same bins, with their size.
+    """Each kind's logits, shape ``(n, C)``, as a histogram over common bins, with their size.
 
-    Args:
-        logits: Kind to logits, shape ``(n, C)``.
-        bins: Number of bins, of equal width.
-
-    Returns:
-        Kind to the fields of a :class:`~lrm_lightning.runs.records.Histogram`.
-
-    References:
-        Summers & Dinneen, Fig. 1 left and Fig. 2 right.
+    They are the fields of :class:`~lrm_lightning.runs.records.Histogram`; Summers & Dinneen show
+    them in Fig. 1 left and Fig. 2 right.
     """
     low = min(float(each.min()) for each in logits.values())
     high = max(float(each.max()) for each in logits.values())

@@ -21,15 +21,11 @@ SMALLEST = float(torch.finfo(torch.float32).tiny)
 
 
 class Search(NamedTuple):
-    """What PGD searches did to each image, one after another; any misclassified iterate counts.
+    """What PGD searches did to each image, one after another; any misclassified iterate counts."""
 
-    Attributes:
-        held: Correct on the clean image and in all searches up to each, bool ``(searches, n)``.
-        needed: Steps after which the first search broke the image, ``NEVER`` if it did not or the
-            clean image was misclassified anyway, int64 ``(n,)``.
-    """
-
-    held: np.ndarray
+    held: np.ndarray  # correct on the clean image and in all searches up to each, (searches, n)
+    # Steps after which the first search broke the image, NEVER if it did not or the clean image was
+    # misclassified anyway, int64 (n,).
     needed: np.ndarray
 
 
@@ -79,14 +75,10 @@ def likely_targets(logits: np.ndarray, labels: np.ndarray, count: int) -> np.nda
 def gradient_health(
     network: nn.Module, bench: Bench, correct: np.ndarray, *, nearness: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The loss gradient of each of the ``correct`` images, bool ``(n,)``, there and a hair away.
+    """Whether the loss gradient of each of the ``correct`` images vanishes, and where it points.
 
-    ``nearness`` is the size of the random step to the second point, as a share of eps.
-
-    Returns:
-        ``vanished``: bool ``(m,)``, the largest entry of the gradient is zero or denormal in
-        float32; ``cosine``: float ``(m,)`` in [-1, 1], between the gradients at both points, 0
-        where either vanished. ``m`` images, in order.
+    The latter is the cosine between it and the gradient after a random step of ``nearness`` eps, 0
+    where either vanished; ``(m,)`` both, of the ``m`` correct images in order.
     """
     step = replace(bench.threat, eps=bench.threat.eps * nearness, random_start=True)
 
@@ -128,10 +120,7 @@ def square_after_pgd(
     """Which of the images that PGD left correct Square leaves correct too, bool ``(n,)`` both.
 
     Square's verdicts in AutoAttack's ``ensemble`` count, on the images that it attacked there; the
-    settings are AutoAttack's.
-
-    References:
-        Andriushchenko et al. 2020, arXiv:1912.00049.
+    settings are AutoAttack's. Square is of Andriushchenko et al. 2020, arXiv:1912.00049.
     """
     before, after = ensemble.correct[STANDARD[-2]], ensemble.correct[STANDARD[-1]]
     classes = predict(network, bench.images.x[:1]).shape[1]

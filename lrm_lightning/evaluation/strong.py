@@ -13,7 +13,7 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking
-from lrm_lightning.evaluation.bench import Bench, Outcome, Suite, predict
+from lrm_lightning.evaluation.bench import Bench, Outcome, predict
 from lrm_lightning.evaluation.searches import (
     gradient_health,
     likely_targets,
@@ -26,7 +26,7 @@ TRANSFER_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrongSuite(Suite):
+class StrongSuite:
     """PGD with restarts and both losses, targeted PGD, AutoAttack, and a verdict on masking.
 
     All accuracies are worst cases: an image counts as correct only if it is without an attack and

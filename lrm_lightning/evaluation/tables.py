@@ -18,11 +18,7 @@ RUN_HEADINGS = {"clean": "clean %", "fgsm": "FGSM %", "pgd20": "PGD-20 %"}
 def print_runs(rows: Sequence[tuple[str, RunRecord, Path]], console: Console | None = None) -> None:
     """Print one row a run: its accuracies with their 95% intervals, and its directory.
 
-    Args:
-        rows: For each run its label (what distinguishes it from the others; empty for a single
-            one), its record and its directory.
-        console: Where to print; standard output by default. In a file or a pipe a table is as wide
-            as it needs.
+    Labels say what distinguishes a run from the others; that of a single one is empty.
     """
     labelled = any(label for label, _, _ in rows)
     headings = ["method", *["run"] * labelled, *RUN_HEADINGS.values(), "directory"]
@@ -65,7 +61,7 @@ def _print(
     notes: Iterable[str],
     console: Console | None,
 ) -> None:
-    """Print a table, whose texts begin on the left and numbers end on the right, then each note."""
+    """Print a table, in a file or a pipe as wide as it needs, then each note once."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(headings):
         text = place == 0 or heading in ("run", "directory")

@@ -21,20 +21,12 @@ from lrm_lightning.runs.records import TransferRecord
 def transfer_matrix(
     bench: Bench, sources: Mapping[str, nn.Module], targets: Sequence[nn.Module]
 ) -> np.ndarray:
-    """Which images each target classifies correctly, attacked on each source.
+    """Which images each target classifies correctly, attacked on each source: Table 2's verdicts.
 
     Each source's examples are made once and shown to every target; all images are attacked, whether
     the source classifies them correctly or not. The bench's threat is the whole attack (the paper's
-    is PGD with 10 steps); its random starts are the same on every source.
-
-    Returns:
-        Verdicts, bool ``(targets, sources, n)``.
-
-    Raises:
-        ValueError: If a network returns something else than finite logits.
-
-    References:
-        Summers & Dinneen, Table 2.
+    is PGD with 10 steps); its random starts are the same on every source. Bool
+    ``(targets, sources, n)``.
     """
 
     def column(stage: str, source: nn.Module) -> np.ndarray:

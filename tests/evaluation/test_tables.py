@@ -115,6 +115,7 @@ def test_matrix_marks_what_is_no_black_box():
         sources=networks[:1],
         targets=networks,
         accuracy=[[0.25], [0.5]],
+        intervals=[[(0.2, 0.3)], [(0.4, 0.6)]],
         same_network=[[True], [False]],
         data=DATA,
         n=100,
