@@ -18,6 +18,7 @@ from lrm_lightning.runs.records import RunRecord, read_record
 
 RECORD, CORRECT = "record.json", "correct.npz"  # of a finished run, and its verdict an image
 CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
+LAST, INTERRUPTED, BEST = "last", "interrupted", "best"  # the checkpoints
 EVALUATIONS, TRANSFER = "evaluations", "transfer.json"  # what evaluate and transfer leave
 EXPORTED, EXPORTED_WEIGHTS = "model.json", "model.safetensors"  # what export leaves
 STATUS = "status.json"  # the latest progress, for whoever started the run
@@ -25,6 +26,11 @@ JOB_LOG = "job.log"  # what a sweep's job prints
 LOCK = ".lock"  # held by the process that trains here; says which it is
 LOGGED = ("wandb", "tensorboard", "mlflow", "mlflow.db")  # by conf/logger/
 LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, CORRECT, *LOGGED)
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """File of the checkpoint of that name in a run directory."""
+    return folder / CHECKPOINTS / f"{name}.ckpt"
 
 
 def finished_run(folder: Path) -> RunRecord | None:
@@ -58,9 +64,6 @@ class RunDir:
         self._identity = identity
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = path / ".writable"
-            probe.touch()
-            probe.unlink(missing_ok=True)  # another rank may have been faster
         except OSError as error:
             raise UserError(
                 f"run directory {path} cannot be written ({error.strerror});"
@@ -85,11 +88,6 @@ class RunDir:
                 f"run directory {self.path} holds a run of another configuration"
                 f" (differs in {', '.join(keys[:4])}); choose another with hydra.run.dir=..."
             )
-
-    @property
-    def record(self) -> RunRecord | None:
-        """The finished run's record, if it is finished."""
-        return finished_run(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -134,6 +132,6 @@ class RunDir:
 
     def resumable(self) -> list[Path]:
         """Checkpoints to go on from, the newest first."""
-        found = [self.checkpoints / name for name in ("last.ckpt", "interrupted.ckpt")]
+        found = [checkpoint_path(self.path, name) for name in (LAST, INTERRUPTED)]
         existing = [path for path in found if path.exists()]
         return sorted(existing, key=lambda path: path.stat().st_mtime_ns, reverse=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import directory
-from lrm_lightning.runs.directory import CHECKPOINTS, CONFIG, EXPORTED, RECORD
+from lrm_lightning.runs.directory import CONFIG, EXPORTED, RECORD, checkpoint_path
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.records import Network
 
@@ -63,7 +63,7 @@ def load_model(
     if (folder / EXPORTED).exists():
         path, prefix, mend = folder / directory.EXPORTED_WEIGHTS, "", "export it again"
     else:
-        path = folder / CHECKPOINTS / f"{checkpoint or saved['select']}.ckpt"
+        path = checkpoint_path(folder, checkpoint or saved["select"])
         prefix, mend = PREFIX, "the run has not finished its first epoch"
     if not path.exists():
         raise UserError(f"checkpoint {path} is missing; {mend}")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import identity, provenance
-from lrm_lightning.runs.directory import CHECKPOINTS, METRICS
+from lrm_lightning.runs.directory import METRICS, checkpoint_path
 from lrm_lightning.tracking.metrics_csv import MetricsCSV
 from lrm_lightning.tracking.wandb import RunLogger
 
@@ -40,7 +40,7 @@ def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
         yield loggers
         failed = False
     finally:
-        weights = run_dir / CHECKPOINTS / f"{cfg.checkpoint.select}.ckpt"
+        weights = checkpoint_path(run_dir, cfg.checkpoint.select)
         for logger in loggers:
             if isinstance(logger, RunLogger):
                 logger.close(failed=failed, weights=weights)

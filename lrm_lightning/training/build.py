@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
@@ -16,6 +16,7 @@ from lrm_lightning.runs.identity import conf_dir
 
 # Importing torch takes seconds, which --help and a sweep's parent need not wait for.
 if TYPE_CHECKING:
+    import lightning as L
     from torch import nn
 
     from lrm_lightning.attacks import Attack
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 OPTIMIZER_RANGES: dict[str, dict[str, Any]] = {
     "lr": {"above": 0},
-    "momentum": {"low": 0, "below": 1},
+    "momentum": {"low": 0, "high": 1},
     "weight_decay": {"low": 0},
 }
 # Arguments of the Trainer that the program gives.
@@ -69,12 +70,20 @@ def build_robust_accuracy(cfg: DictConfig) -> Any:  # noqa: ANN401
 
 
 def build_callbacks(cfg: DictConfig) -> list[Any]:
-    """The user's own callbacks, which come in addition to the program's.
+    """The user's own callbacks, which come in addition to the program's."""
+    import lightning as L
 
-    Raises:
-        UserError: If one can't be made, or is no callback of Lightning.
-    """
-    return [_build_callback(str(name), node) for name, node in (cfg.get("callbacks") or {}).items()]
+    callbacks = []
+    for name, node in (cfg.get("callbacks") or {}).items():
+        callbacks.append(_build(f"callbacks.{name}", node))
+        if not isinstance(callbacks[-1], L.Callback):
+            raise UserError(f"callbacks.{name}: {node._target_} is no callback of Lightning")
+    return callbacks
+
+
+def build_trainer(cfg: DictConfig, **given: Any) -> "L.Trainer":  # noqa: ANN401
+    """The Trainer that ``cfg.trainer`` describes, with what the program gives it."""
+    return _build("trainer", cfg.trainer, **given)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -94,10 +103,7 @@ def validate(cfg: DictConfig) -> None:
 
     from lrm_lightning.tracking.loggers import check_loggers
 
-    try:
-        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except Exception as error:
-        raise UserError(f"config: {_one_line(error)}") from error
+    _checked("config", lambda: OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     _check_keys(cfg)
     _checked("", lambda: _check_seed(cfg.seed))
     _checked("", lambda: check_flag("rerun", cfg.rerun))
@@ -182,61 +188,32 @@ def _check_checkpoint(cfg: DictConfig) -> None:
             raise ValueError("select='best' needs robust_accuracy.every_n_epochs=1")
 
 
-def _build(group: str, node: DictConfig, *, drop: tuple[str, ...] = (), **extra: Any) -> Any:  # noqa: ANN401
-    settings = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(settings, dict)
-    kwargs = {str(key): value for key, value in settings.items() if key not in drop}
+def _build(group: str, node: Any, *, drop: tuple[str, ...] = (), **extra: Any) -> Any:  # noqa: ANN401
+    """What ``node`` describes, with ``extra`` arguments; not by Hydra, which makes dicts of some.
+
+    Raises:
+        UserError: If it can't be made; names the ``group``.
+    """
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"{group} must be a mapping with _target_, the name of a class")
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    arguments = {key: each for key, each in settings.items() if key[0] != "_" and key not in drop}
 
     def construct() -> Any:  # noqa: ANN401
-        # Not hydra.utils.instantiate: it turns dataclass arguments, such as an attack, into dicts.
-        target = get_object(kwargs.pop("_target_"))
-        if kwargs.pop("_partial_", False):
-            return partial(target, **kwargs, **extra)
-        return target(**kwargs, **extra)
+        target = get_object(settings["_target_"])
+        target = partial(partial, target) if settings.get("_partial_") else target
+        return target(**(arguments | extra))
 
     return _checked(group, construct)
 
 
-def _build_callback(name: str, node: Any) -> Any:  # noqa: ANN401
-    import lightning as L
-
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        raise UserError(f"callbacks.{name} must be a mapping with _target_, a callback's class")
-    callback = instantiated(f"callbacks.{name}", node)
-    if not isinstance(callback, L.Callback):
-        raise UserError(f"callbacks.{name}: {node._target_} is no callback of Lightning")
-    return callback
-
-
-def instantiated(where: str, node: DictConfig, **extra: Any) -> Any:  # noqa: ANN401
-    """What ``node`` describes; ``where`` is the user's name of it.
-
-    Raises:
-        UserError: If it can't be made.
-    """
+def _checked(group: str, check: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """Call ``check``; a mistake that it finds becomes a :class:`UserError` naming the group."""
     try:
-        return instantiate(node, _convert_="all", **extra)
+        return check()
+    except UserError:
+        raise
     except Exception as error:  # of anybody's class
-        cause = error.__cause__ or error  # Hydra's own repeats the configuration
-        raise UserError(f"{where}: {_one_line(cause)}") from error
-
-
-def _checked(group: str, build: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Run ``build``; a mistake in its arguments becomes a :class:`UserError` naming the group."""
-    try:
-        return build()
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        ImportError,
-        AttributeError,
-        ArithmeticError,
-    ) as error:
-        message = _one_line(error)
+        message = " ".join(str(error).split())
         dot = "." if re.match(r"\w+=", message) else ": "
         raise UserError(f"{group}{dot}{message}" if group else message) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return inspect.cleandoc(" ".join(str(error).split()))

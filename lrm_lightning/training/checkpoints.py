@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lrm_lightning.runs.directory import BEST, INTERRUPTED, LAST
+
 
 class RunCheckpoint(ModelCheckpoint):
     """One file of a run directory. Before the run goes on, the directory may be moved.
@@ -103,14 +105,14 @@ def run_checkpoints(
     """
     common: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
     callbacks: list[ModelCheckpoint] = [
-        RunCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+        RunCheckpoint(filename=LAST, save_on_train_epoch_end=True, **common),
         MidEpochCheckpoint(
-            filename="interrupted",
+            filename=INTERRUPTED,
             train_time_interval=timedelta(minutes=every_minutes),
             save_on_exception=True,
             **common,
         ),
     ]
     if best_by is not None:
-        callbacks.append(RunCheckpoint(filename="best", monitor=best_by, mode="max", **common))
+        callbacks.append(RunCheckpoint(filename=BEST, monitor=best_by, mode="max", **common))
     return callbacks

@@ -15,7 +15,14 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import print_runs
 from lrm_lightning.methods import Defense
 from lrm_lightning.runs import identity, provenance
-from lrm_lightning.runs.directory import CORRECT, RECORD, RunDir
+from lrm_lightning.runs.directory import (
+    BEST,
+    CORRECT,
+    RECORD,
+    RunDir,
+    checkpoint_path,
+    finished_run,
+)
 from lrm_lightning.runs.files import write_arrays
 from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.records import RunRecord, write_record
@@ -46,7 +53,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
     """
     build.validate(cfg)
     run_dir = RunDir(path, identity.identity(cfg))
-    record = None if cfg.rerun else run_dir.record
+    record = None if cfg.rerun else finished_run(path)
     if record is not None:
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
         print_runs([("", record, path)])
@@ -68,8 +75,13 @@ def train(cfg: DictConfig, path: Path) -> float | None:
             run_dir.write_config(plain, plain["model"] | {"num_classes": datamodule.num_classes})
         with open_loggers(cfg, path) as trainer.loggers:
             with in_one_line(trainer), interruption.around():
-                fit(trainer, defense, datamodule, run_dir)
-                test(trainer, defense, datamodule, run_dir, cfg.checkpoint.select)
+                checkpoint = newest_usable(run_dir.resumable(), defense)
+                trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+                # The network as it is by now, or its best weights.
+                best = checkpoint_path(path, BEST) if cfg.checkpoint.select == "best" else None
+                trainer.test(
+                    defense, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
+                )
             record = record_of(cfg, trainer, defense, datamodule, attacker, progress)
             if trainer.is_global_zero:
                 write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
@@ -95,9 +107,8 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
         best_by=cfg.checkpoint.monitor if cfg.checkpoint.select == "best" else None,
     )
     own = build.build_callbacks(cfg)
-    trainer = build.instantiated(
-        "trainer",
-        cfg.trainer,
+    trainer = build.build_trainer(
+        cfg,
         # Lightning's own flag insists on torch's version, which is for GPUs alone.
         sync_batchnorm=False,
         plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
@@ -119,30 +130,6 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
     # Until now it is what the environment says, where another program may have left it.
     rank_zero_only.rank = trainer.global_rank
     return trainer
-
-
-def fit(trainer: L.Trainer, defense: Defense, datamodule: ImageDataModule, run_dir: RunDir) -> None:
-    """Train, from the newest checkpoint of the run directory if there is one."""
-    checkpoint = newest_usable(run_dir.resumable(), defense)
-    trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-
-
-def test(
-    trainer: L.Trainer,
-    defense: Defense,
-    datamodule: ImageDataModule,
-    run_dir: RunDir,
-    select: str,
-) -> None:
-    """Attack the test split: the network as it is (``select="last"``), or its best weights."""
-    best = str(run_dir.checkpoints / "best.ckpt") if select == "best" else None
-    trainer.test(
-        defense,
-        datamodule=datamodule,
-        ckpt_path=best,
-        verbose=False,
-        weights_only=True if best else None,
-    )
 
 
 def record_of(

@@ -21,7 +21,7 @@ MISTAKES = {
     "key": (["method.smothing=0.1"], "smothing"),
     "key added": (["+method.smothing=0.1"], "smothing"),
     "key without effect": (["+nonsense=1"], "nonsense has no effect; the nearest key"),
-    "callback": (["+callbacks.mine._target_=no.where"], "callbacks.mine: Error loading 'no.where'"),
+    "callback": (["+callbacks.mine._target_=no.where"], "callbacks.mine: "),
     "no value": (["smoothing"], "smoothing"),
     "syntax": (["attack.eps=[1"], "eps"),
     "class": (["model._target_=lrm_lightning.models.Foo"], "Foo"),

@@ -85,7 +85,7 @@ BAD = [
     ("attack.random_start", "no", "attack.random_start='no' must be true or false"),
     ("optimizer.lr", 0, "optimizer.lr=0 must be a number > 0"),
     ("optimizer.lr", float("nan"), "optimizer.lr=nan must be a number > 0"),
-    ("optimizer.momentum", 1, "optimizer.momentum=1 must be a number >= 0 and < 1"),
+    ("optimizer.momentum", 2, "optimizer.momentum=2 must be a number >= 0 and <= 1"),
     ("optimizer.weight_decay", -1, "optimizer.weight_decay=-1 must be a number >= 0"),
     ("optimizer.learning_rate", 1, "optimizer: SGD.__init__() got an unexpected keyword"),
     ("scheduler.warmup_epochs", -1, "scheduler.warmup_epochs=-1 must be a number >= 0"),
@@ -103,8 +103,12 @@ BAD = [
         {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "_partial_": True},
         "scheduler: ReduceLROnPlateau.step() missing 1 required positional argument: 'metrics'",
     ),
-    ("callbacks", {"mine": 1}, "callbacks.mine must be a mapping with _target_, a callback's"),
-    ("callbacks", {"mine": {"_target_": "no.where"}}, "callbacks.mine: Error loading"),
+    (
+        "callbacks",
+        {"mine": 1},
+        "callbacks.mine must be a mapping with _target_, the name of a class",
+    ),
+    ("callbacks", {"mine": {"_target_": "no.where"}}, "callbacks.mine: "),
     ("callbacks", {"mine": {"_target_": "torch.nn.Identity"}}, "callbacks.mine: torch.nn.Identity"),
     (
         "callbacks",
