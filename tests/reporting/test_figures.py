@@ -8,8 +8,12 @@ import pytest
 from lrm_lightning.reporting import document
 from lrm_lightning.reporting.document import compose
 from lrm_lightning.reporting.figures.curves import step_curve, training_plots
-from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right
-from lrm_lightning.reporting.figures.strength import figure_1_right, figure_2_left
+from lrm_lightning.reporting.figures.logits import (
+    figure_1_left,
+    figure_1_right,
+    figure_2_left,
+    figure_2_right,
+)
 from lrm_lightning.reporting.figures.style import inline, save, series_of
 from lrm_lightning.reporting.load import load
 from lrm_lightning.reporting.parts import Missing

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from lrm_lightning.reporting.aggregate import Results
-from lrm_lightning.reporting.figures.curves import step_curve, training_plots
-from lrm_lightning.reporting.figures.logits import figure_1_left, figure_2_right
-from lrm_lightning.reporting.figures.strength import figure_1_right, figure_2_left
+from lrm_lightning.reporting.figures import curves, logits
 from lrm_lightning.reporting.figures.style import draw, new_axes, plot
 from lrm_lightning.reporting.parts import Missing, Plot
 
@@ -21,10 +19,10 @@ Figure: TypeAlias = Callable[[Results], Sequence[Plot | Missing]]
 
 # A section's slug, and a figure that stands in it.
 FIGURES: list[tuple[str, Figure]] = [
-    ("steps", step_curve),
-    ("logits", figure_1_left),
-    ("logits", figure_1_right),
-    ("logits", figure_2_left),
-    ("logits", figure_2_right),
-    ("training", training_plots),
+    ("steps", curves.step_curve),
+    ("logits", logits.figure_1_left),
+    ("logits", logits.figure_1_right),
+    ("logits", logits.figure_2_left),
+    ("logits", logits.figure_2_right),
+    ("training", curves.training_plots),
 ]

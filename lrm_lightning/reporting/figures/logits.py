@@ -1,16 +1,34 @@
-"""Distributions of the logits: Fig. 1 left (PGD and ALP) and Fig. 2 right (label smoothing)."""
+"""Figures 1 and 2: distributions of the logits, and accuracy by a regulariser's strength."""
+
+import itertools
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from lrm_lightning.reporting import paper
-from lrm_lightning.reporting.aggregate import Group, Results, titled
+from lrm_lightning.reporting.aggregate import Group, Results, canonical, titled
 from lrm_lightning.reporting.figures import style
-from lrm_lightning.reporting.parts import Missing, Plot, command, number
+from lrm_lightning.reporting.parts import Missing, Plot, attack_title, command, number
+from lrm_lightning.reporting.settings import is_number
 from lrm_lightning.runs.files import shown_path
 
 # Adversarial dashed, in print as on the screen.
 KINDS = {"clean": "-", "adversarial": (0, (3, 1.3))}
 TAIL = 1e-3  # share of the logits that may lie beyond the axis on either side
+SQUEEZING, SMOOTHING = "method.squeeze_weight", "method.smoothing"
+SWEEP = ("--config-dir", "sweeps", "--config-name")
+# The attack that Fig. 1 right judges robustness by: the strongest of Table 1.
+ROBUST = "pgd20"
+# A colour an attack, from natural to the strongest.
+SHADES = {
+    "clean": "#6b7280",
+    "fgsm": "#b45309",
+    "pgd5": "#047857",
+    "pgd10": "#1d4ed8",
+    "pgd20": "#be123c",
+    "pgd200": "#7c3aed",
+}
 
 
 def figure_1_left(results: Results) -> list[Plot | Missing]:
@@ -76,3 +94,107 @@ def _middle(edges: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     low = edges[np.searchsorted(below, TAIL, side="right") - 1]
     high = edges[np.searchsorted(below, 1 - TAIL)]
     return float(low), float(high)
+
+
+def figure_1_right(results: Results) -> list[Plot | Missing]:
+    """PGD and ALP with squeezing: natural and PGD-20 accuracy by its weight.
+
+    Each must have been trained with two weights and everything else alike.
+    """
+    found = _sweeps(results, SQUEEZING)
+    sweeps = [each for name in ("pgd", "alp") for each in found if each[1][0].method == name]
+    if not sweeps:
+        what = "No Fig. 1 right yet, it needs PGD or ALP trained with several squeezing strengths"
+        return [Missing(what, command("train", *SWEEP, "figure1", f"data={results.data.name}"))]
+    axes = style.new_axes("squeezing strength β", "accuracy, %")
+    seen = ["Accuracy against squeezing strength"]
+    for place, (title, sweep) in enumerate(sweeps):
+        marker = style.MARKERS[place % len(style.MARKERS)]
+        labels = {ROBUST: f"{title} under {attack_title(ROBUST)}", "clean": f"{title}, natural"}
+        for line, (name, label) in zip(style.LINES, labels.items(), strict=False):
+            look = {"color": style.COLORS[sweep[0].method], "linestyle": line, "marker": marker}
+            seen += _line(axes, sweep, SQUEEZING, name, label, look)
+    weights = sorted({_strength(group, SQUEEZING) for _, sweep in sweeps for group in sweep})
+    axes.set_xscale("symlog", linthresh=min(filter(None, weights)), linscale=0.5)
+    axes.set_xticks(weights, [f"{each:g}" for each in weights])
+    axes.minorticks_off()
+    axes.set_ylim(0, 100)
+    caption = f"Fig. 1 right. PGD and ALP with logit squeezing, {results.data.title}"
+    origins = tuple(each for _, sweep in sweeps for group in sweep for each in group.origins)
+    return [style.plot(axes, "fig-1-right", caption, seen, origins)]
+
+
+def figure_2_left(results: Results) -> list[Plot | Missing]:
+    """Accuracy under each attack by the strength of label smoothing, a plot for each sweep."""
+    sweeps = _sweeps(results, SMOOTHING)
+    sweeps.sort(key=lambda sweep: sweep[1][0].method != "label_smoothing")
+    if not sweeps:
+        what = "No Fig. 2 left yet, it needs several strengths of smoothing"
+        return [Missing(what, command("train", *SWEEP, "smoothing", f"data={results.data.name}"))]
+    plots = []
+    for place, (title, sweep) in enumerate(sweeps):
+        axes = style.new_axes("smoothing strength s", "accuracy, %")
+        seen = ["Accuracy against the strength of smoothing"]
+        lines = itertools.cycle(style.LINES)
+        for (name, color), line, marker in zip(SHADES.items(), lines, style.MARKERS, strict=False):
+            look = {"color": color, "linestyle": line, "marker": marker}
+            seen += _line(axes, sweep, SMOOTHING, name, attack_title(name), look)
+        if sweep[0].method == "label_smoothing" and results.comparable:
+            style.draw_papers(axes, paper.FGSM_BY_SMOOTHING, SHADES["fgsm"], "s")
+            style.name_papers(axes, "s")
+        axes.set_ylim(0, 100)
+        slug = f"fig-2-left-{place + 1}" if place else "fig-2-left"
+        caption = f"Fig. 2 left. {title} of rising strength, {results.data.title}"
+        origins = tuple(each for group in sweep for each in group.origins)
+        plots.append(style.plot(axes, slug, caption, seen, origins, columns=3))
+    return plots
+
+
+def _line(
+    axes: Axes, sweep: list[Group], key: str, name: str, label: str, look: dict[str, Any]
+) -> list[str]:
+    """Draw one accuracy of a sweep with its error bars; returns its points as text."""
+    measured = [group for group in sweep if name in group.names]
+    if not measured:
+        return []
+    strengths = [_strength(group, key) for group in measured]
+    means = [100 * group.mean(name) for group in measured]
+    style.draw(axes, strengths, means, label, **look)
+    bars = {"fmt": "none", "elinewidth": 0.8, "capsize": 2, "ecolor": look["color"]}
+    errors = np.transpose([_error(group, name) for group in measured])
+    axes.errorbar(strengths, means, yerr=errors, **bars)
+    points = zip(strengths, means, strict=True)
+    return [f"{label}: " + ", ".join(f"{number(mean)}% at {s:g}" for s, mean in points)]
+
+
+def _error(group: Group, name: str) -> tuple[float, float]:
+    """How far down and up the error bar goes: the deviation over seeds, or the interval."""
+    mean, spread, (low, high) = group.mean(name), group.spread(name), group.interval(name)
+    if spread is not None:
+        return 100 * spread, 100 * spread
+    # Rounding may put an end a hair inside.
+    return max(100 * (mean - low), 0.0), max(100 * (high - mean), 0.0)
+
+
+def _strength(group: Group, key: str) -> float:
+    return float(group.settings[key])
+
+
+def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
+    """Groups that differ in a setting alone, by its rising value; at least two values.
+
+    The same runs may have been measured by a suite and by their own tests: the way that has more
+    of them is taken, of equal ones the suite's. Each sweep has its title.
+    """
+    best: dict[str, list[Group]] = {}
+    for groups in (results.paper, results.tests):
+        together: dict[tuple[str, str], list[Group]] = {}
+        for group in groups:
+            if is_number(group.settings.get(key)):
+                rest = canonical([group.method, group.settings | {key: None}])
+                together.setdefault((rest, group.measurement), []).append(group)
+        for (rest, _), sweep in together.items():
+            if len(sweep) > max(1, len(best.get(rest, []))):
+                best[rest] = sorted(sweep, key=lambda group: _strength(group, key))
+    firsts = titled([sweep[0] for sweep in best.values()], ignoring=(SQUEEZING, SMOOTHING))
+    return [(each.title, sweep) for each, sweep in zip(firsts, best.values(), strict=True)]
