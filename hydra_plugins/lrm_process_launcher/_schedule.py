@@ -135,7 +135,7 @@ class Schedule:
                 self._resources.give_back(share)
                 self._end(job, code, interrupted=interrupted, late=late)
             else:
-                with suppress(OSError):  # there is none before the training begins
+                with suppress(OSError, ValueError):  # there is none before the training begins
                     status = json.loads((job.directory / STATUS).read_text(encoding="utf-8"))
                     job.message = status["message"]
                 if late:

@@ -34,11 +34,7 @@ def checkpoint_path(folder: Path, name: str) -> Path:
 
 
 def finished_run(folder: Path) -> RunRecord | None:
-    """The record of a finished run, ``None`` of an unfinished one.
-
-    Raises:
-        UserError: If the record is damaged.
-    """
+    """The record of a finished run, ``None`` of an unfinished one; raises if it is damaged."""
     try:
         return read_record(folder / RECORD, RunRecord)
     except FileNotFoundError:

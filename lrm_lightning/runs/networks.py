@@ -148,15 +148,11 @@ def finished_runs(patterns: Sequence[str] | str, *, key: str = "runs") -> list[P
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """What a run directory or an export says about its network.
+    """What a run directory or an export says of its network; raises if it is damaged or not there.
 
-    Returns:
-        ``network``: how to build it; ``select``: which checkpoint was tested; ``config``: the
-        resolved configuration, and ``identity``: what of it determines the result, of an export the
-        same; ``run_id``: the run's, of an export.
-
-    Raises:
-        UserError: If there is no such run, or its file is damaged.
+    ``network`` says how to build it, ``select`` which checkpoint was tested, ``config`` is the
+    resolved configuration, ``identity`` what of it determines the result (of an export the same),
+    ``run_id`` the run's, of an export.
     """
     path = folder / (EXPORTED if (folder / EXPORTED).exists() else CONFIG)
     try:

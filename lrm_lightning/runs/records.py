@@ -274,11 +274,7 @@ R = TypeVar("R", bound=Record)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Replace ``path`` by the record in one step; fields that were not given are left out.
-
-    Raises:
-        UserError: If it can't be written (no permission, disk full).
-    """
+    """Replace ``path`` by the record in one step; fields that were not given are left out."""
     content = record.model_dump(mode="json", exclude_unset=True)
     write_json(path, {"schema": SCHEMA} | content)
 
