@@ -16,7 +16,7 @@ def check_number(
     below: float | None = None,
     why: str = "",
 ) -> None:
-    """Raise :class:`ValueError` unless ``value`` is a finite number in ``[low, high]``.
+    """Raise :class:`ValueError` unless ``value`` is a finite number within these bounds.
 
     Args:
         name: How the user knows the value, e.g. ``"smoothing"``.
