@@ -13,7 +13,7 @@ from lrm_lightning.losses import check_logits, check_same_shape
 
 
 def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
-    """Size of the logits of one batch, shape ``(B, C)``; the variance is that of section 5.3.
+    """Size of the logits of one batch, shape ``(B, C)``; the variance is that of section 3.
 
     Returns:
         Scalars: ``variance``, biased, over all ``B * C`` logits; ``range``, largest minus smallest

@@ -72,7 +72,7 @@ def logit_squeezing(logits: Tensor) -> Tensor:
 
 
 def logit_pairing(logits: Tensor, logits_adv: Tensor, distance: str = "l2") -> Tensor:
-    r"""Distance between the logits of clean and attacked images (ALP).
+    r"""Distance between the logits of clean and attacked images (ALP, Eq. 3).
 
     .. math:: \frac{1}{B} \sum_i \lVert f(x^{(i)}) - f(g(x^{(i)})) \rVert_2^2
 

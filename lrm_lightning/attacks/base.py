@@ -121,14 +121,14 @@ class Attack(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor | None:
-        """What training adds to clean images of ``shape`` ``(B, C, H, W)`` to get the start.
+        """Noise whose sum with clean images of ``shape`` ``(B, C, H, W)`` is where searches begin.
 
         Training draws it for the global batch, as :meth:`ThreatModel.draw` does, and takes the rows
         of its own process.
 
         Returns:
-            Shape ``(searches, *shape)``, one noise a search; ``None``, as here, for an attack that
-            begins at the clean images.
+            Shape ``(searches, *shape)``, one noise a search. This default returns ``None``: the
+            attack begins at the clean images.
         """
         return None
 
@@ -153,7 +153,7 @@ class Attack(ABC):
             generator: Source of its random numbers; torch's default generator if ``None``.
 
         Returns:
-            ``x_adv``, shape of ``x``, in the ball and in [0, 1].
+            ``x_adv``, shape of ``x``, in [0, 1], and in the ball unless the attack says otherwise.
         """
 
     def as_dict(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class EvalLoader(BatchLoader):
 
     def _batch(self, draws: Draws) -> Batch:
         begin = self._bounds[draws.step][0]
-        start, stop = begin + draws.start, begin + draws.stop
+        start, stop = begin + draws.first_row, begin + draws.end_row
         y = self.split.labels[start:stop]
         return Batch(
             x=laid_out(self.split.images[start:stop].float() / 255),
@@ -179,7 +179,7 @@ class TrainLoader(BatchLoader):
     def _batch(self, draws: Draws) -> Batch:
         begin, end = self._bounds[draws.step]
         index = self._epoch_order(draws.epoch)[begin:end]
-        rows = torch.arange(draws.start, draws.stop)
+        rows = torch.arange(draws.first_row, draws.end_row)
         if self._augmentation.mixing == "none":
             x, y = self._augmented(draws, index, rows)
             targets = self._targets(y)

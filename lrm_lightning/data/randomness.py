@@ -28,13 +28,13 @@ class Draws(NamedTuple):
     epoch: int  # from 0
     step: int  # batch within the epoch, from 0
     size: int  # images in the global batch
-    start: int  # first row of this rank
-    stop: int  # one past its last
+    first_row: int  # of this rank
+    end_row: int  # one past its last
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """Generator for ``purpose``; draw for all ``size`` rows, then take :meth:`rows`."""
         return generator(self.seed, purpose, self.epoch, self.step, device=device)
 
-    def rows(self, values: Tensor) -> Tensor:
-        """Our rows of ``values`` that were drawn for the global batch, shape ``(size, ...)``."""
-        return values[self.start : self.stop]
+    def rows(self, values: Tensor, dim: int = 0) -> Tensor:
+        """This rank's rows of ``values``, whose axis ``dim`` was drawn for the global batch."""
+        return values.narrow(dim, self.first_row, self.end_row - self.first_row)

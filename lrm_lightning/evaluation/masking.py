@@ -7,17 +7,17 @@ accuracy under gradient attacks cannot be taken for robustness.
 
 | sign | counted | of | fires above |
 |---|---|---|---|
-| black box | images that PGD left correct and Square, without gradients, broke | all | 1% |
-| transfer | images that PGD left correct and another network's examples broke | all | 1% |
+| black box | images that withstand PGD but not Square, which uses no gradient | all | 1% |
+| transfer | images that withstand PGD but not another network's examples | all | 1% |
 | steps | images that needed more than 20 of up to 200 PGD steps | all | 2% |
-| restarts | images that the first search left correct and a later one broke | all | 2% |
-| large eps | images that PGD left correct at a radius where none is recognisable | correct | 2% |
+| restarts | images that withstand the first search but not a later one | all | 2% |
+| large eps | images that withstand PGD at a radius where no image is recognisable | correct | 2% |
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
 
-PGD of the first two signs is the suite's searches on cross-entropy and on the margin, all restarts
-together: what one gradient attack finds is not hidden from gradients. PGD of the next three is the
-search on cross-entropy, the loss that defences are reported with. An image is broken by any
-iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32. "Turns": the
+For black box and transfer, "PGD" means all the suite's searches, on both losses, with all restarts:
+what one gradient attack finds is not hidden from gradients. For steps, restarts and large eps it
+means the search on cross-entropy alone, the loss that defences are reported with. An image is
+broken by any iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32. "Turns": the
 cosine between the gradients at the image and beside it is below 0.2.
 
 No sign, but told beside the verdict: how many images the margin broke that cross-entropy left

@@ -13,6 +13,7 @@ class AdversarialLogitPairing(PGDTraining):
     r"""PGD training that also pulls an image's clean and adversarial logits together.
 
     .. math:: \alpha J(x) + (1 - \alpha) J(g(x)) + \lambda L(f(x), f(g(x)))
+        + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
 
     With ``pairing_weight=0`` it is :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 

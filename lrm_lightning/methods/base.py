@@ -108,7 +108,7 @@ class Defense(L.LightningModule, ABC):
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
         return {"squeezing": self.squeeze_weight * squeezed}
 
-    def over_ranks(self, *values: Tensor) -> Tensor:
+    def mean_over_ranks(self, *values: Tensor) -> Tensor:
         """Mean of each scalar over all processes, shape ``(len(values),)``, without a gradient."""
         means = torch.stack([value.detach() for value in values])
         if dist.is_available() and dist.is_initialized():
@@ -160,7 +160,7 @@ class Defense(L.LightningModule, ABC):
         return self.optimizer([group for group in groups if group["params"]])
 
     def make_scheduler(self, optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> Any:  # noqa: ANN401
-        """The schedule of a training of this length, which it is told if it asks for it."""
+        """The schedule; it is given ``epochs`` and ``steps_per_epoch`` if its signature has both."""
         if not self._steps_every_batch:
             return self.scheduler(optimizer)
         return self.scheduler(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)

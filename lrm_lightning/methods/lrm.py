@@ -15,7 +15,7 @@ class LogitRegularization(PGDTraining):
     ALP's distance does two things: it matches clean to adversarial predictions and shrinks logits.
     Eq. 10 takes them apart:
 
-    .. math:: J(g(x)) + w\, h(f(x), f(g(x)))
+    .. math:: \alpha J(x) + (1 - \alpha) J(g(x)) + w\, h(f(x), f(g(x)))
         + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
 
     where h compares the two softmaxes and w is set anew at every step so that the pairing term is a
@@ -73,5 +73,5 @@ class LogitRegularization(PGDTraining):
         clean = logits.detach() if self.detach_clean else logits
         paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
         # The ratio is the global batch's, however many processes share it.
-        loss, pairing = self.over_ranks(adversarial_loss, paired)
+        loss, pairing = self.mean_over_ranks(adversarial_loss, paired)
         return {"pairing": ratio_weight(loss, pairing, self.ratio) * paired}

@@ -46,19 +46,23 @@ class PGDTraining(Defense):
     def pairing_terms(
         self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
     ) -> dict[str, Tensor]:
-        """Terms between clean and attacked logits ``(B, C)``, weighted; a subclass may have such.
+        """The weighted loss terms that compare clean with attacked logits, ``(B, C)`` each.
 
-        ``adversarial_loss`` is the cross-entropy of the attacked images, a scalar.
+        There are none here; a subclass overrides it. ``adversarial_loss`` is the cross-entropy of
+        the attacked images, a scalar.
         """
         return {}
 
     @property
     def pairs_logits(self) -> bool:
-        """Whether the loss has :meth:`pairing_terms`: true of a subclass that overrides them."""
+        """Whether the loss has :meth:`pairing_terms`; by default if a subclass overrides them."""
         return type(self).pairing_terms is not PGDTraining.pairing_terms
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Attacked images, shape ``(B, 3, H, W)``; the random start is the global batch's."""
+        """Attacked images, shape ``(B, 3, H, W)``.
+
+        The noise is drawn for the global batch, of which this process takes its rows.
+        """
         noise = self.attack.draw_noise(
             (batch.draws.size, *batch.x.shape[1:]),
             generator=batch.draws.generator("attack", batch.x.device),
@@ -66,13 +70,14 @@ class PGDTraining(Defense):
         )
         if noise is None:
             return self.attack(self.network, batch.x, targets)
-        start = batch.x + noise[:, batch.draws.start : batch.draws.stop]
+        start = batch.x + batch.draws.rows(noise, dim=1)
         return self.attack(self.network, batch.x, targets, start=start)
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         targets = self.training_targets(batch)
         x_adv = self.attack_batch(batch, targets)
         if not (self.alpha or self.squeeze_weight or self.pairs_logits):
+            # No term needs the clean images: one forward pass less.
             return {"adversarial": soft_cross_entropy(self(x_adv), targets)}
         logits, logits_adv = self(torch.cat([batch.x, x_adv])).chunk(2)
         adversarial = soft_cross_entropy(logits_adv, targets)

@@ -15,10 +15,10 @@ from lrm_lightning.runs.directory import BEST, INTERRUPTED, LAST
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """One file of a run directory. Before the run goes on, the directory may be moved.
+    """One file of a run directory, which may be moved between two sessions of a run.
 
-    What it has saved so far is known again under the file's name, whatever the settings, and that a
-    callback has stopped the training, which Lightning forgets.
+    On resume it finds its own state by the file's name, even if settings changed. It also remembers
+    whether a callback had stopped the training, which Lightning forgets.
     """
 
     @property
@@ -42,8 +42,9 @@ class RunCheckpoint(ModelCheckpoint):
 class MidEpochCheckpoint(RunCheckpoint):
     """Saves between two batches of an epoch: every so often, and when a signal ends the run.
 
-    Only where Lightning resumes exactly. After an epoch's last batch it doesn't: on resume it would
-    skip that epoch's validation. Nothing is lost, the checkpoint of the epoch's end follows.
+    It saves only where Lightning resumes exactly. After an epoch's last batch Lightning would skip
+    that epoch's validation on resume, so nothing is saved there; the checkpoint at the end of the
+    epoch follows at once.
     """
 
     def on_train_batch_end(
@@ -70,7 +71,7 @@ def _batches_are_over(trainer: L.Trainer) -> bool:
 
 
 def newest_usable(checkpoints: Iterable[Path], defense: L.LightningModule) -> str | None:
-    """The first checkpoint that ``defense`` can go on from; says why the ones before are not."""
+    """The first checkpoint that ``defense`` can go on from; for each one skipped it prints why."""
     for path in checkpoints:
         problem = _problem(path, defense)
         if problem is None:

@@ -237,8 +237,7 @@ class RobustAccuracy(L.Callback):
             generator = batch.draws.generator(purpose, x.device)
             shape = (batch.draws.size, *x.shape[1:])
             noise = attack.draw_noise(shape, generator=generator, device=x.device)
-            rows = slice(batch.draws.start, batch.draws.stop)
-            return None if noise is None else x + noise[:, rows][:, wanted]
+            return None if noise is None else x + batch.draws.rows(noise, dim=1)[:, wanted]
 
         path = self.attack.trajectory(
             network,

@@ -86,7 +86,7 @@ def test_rank_and_world_size_are_the_trainers():
         global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
     batch = next(iter(module.train_dataloader()))
-    assert (batch.draws.size, batch.draws.start, batch.draws.stop) == (8, 4, 8)
+    assert (batch.draws.size, batch.draws.first_row, batch.draws.end_row) == (8, 4, 8)
     assert len(next(iter(module.test_dataloader())).y) == 6
 
 
