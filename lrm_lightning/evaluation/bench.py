@@ -40,11 +40,7 @@ class Images(NamedTuple):
 def pick(
     split: ImageSplit, *, n_images: int | None, seed: int, device: torch.device | str = "cpu"
 ) -> Images:
-    """A random subset that ``seed`` fixes, ``None`` is all; a smaller one is part of a larger one.
-
-    Raises:
-        ValueError: If ``n_images`` or ``seed`` is out of range.
-    """
+    """A random subset that ``seed`` fixes, ``None``: all; a smaller one is part of a larger one."""
     check_integer("seed", seed, low=0)
     if n_images is not None:
         check_integer("n_images", n_images, low=1)
@@ -141,12 +137,7 @@ class Outcome(NamedTuple):
 
 
 def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:
-    """Logits of a batch, shape ``(B, C)``, no graph.
-
-    Raises:
-        ValueError: If pixels are outside [0, 1], or what the network returns is not logits of
-            ``classes`` classes, or not finite.
-    """
+    """Finite logits of a batch of pixels in [0, 1], shape ``(B, classes)``, without a graph."""
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")

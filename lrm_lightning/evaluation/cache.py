@@ -34,18 +34,12 @@ class Cache:
         self, folder: Path | None = None, identity: Mapping[str, Any] | None = None
     ) -> None:
         self._folder = folder and folder / hashed(identity or {})[:16]
-        self.computed = False  # whether the last piece was computed, and not read
         self.wall_s = 0.0  # of all pieces so far, those before an interruption included
 
     def once(self, name: str, compute: Callable[[], Piece]) -> Piece:
-        """Arrays by name: what ``compute()`` returns, or returned before an interruption.
-
-        Raises:
-            UserError: If the piece can't be written.
-        """
+        """Arrays by name: what ``compute()`` returns, or returned before an interruption."""
         path = self._folder and self._folder / f"{hashed(name)[:16]}.npz"
         piece = path and _read(path)
-        self.computed = piece is None
         if piece is None:
             begin = time.monotonic()
             piece = compute()
@@ -81,28 +75,24 @@ def _read(path: Path) -> Piece | None:
 class Progress:
     """Prints a line at most every ten seconds: where it is, how long the stage will still take.
 
-    Every line begins with the title; nothing is printed without one. The cache knows which batches
-    were computed: the others took no time.
+    Every line begins with the title; nothing is printed without one. The cache knows how long each
+    batch took, those before an interruption included.
     """
 
     def __init__(self, title: str = "", cache: Cache | None = None) -> None:
         self._title, self._cache, self._printed = title, cache or Cache(), -EVERY_S
-        self._images = self._computed = 0
-        self._seconds = self._since = 0.0
+        self._images, self._before = 0, 0.0
 
     def __call__(self, stage: str, images: int, of: int) -> None:
         """So many more ``images`` of the stage's are done; none: the stage begins."""
-        before, self._since = self._since, time.monotonic()
         if not images:
-            self._images, self._computed, self._seconds = 0, 0, 0.0
-        elif self._cache.computed:
-            self._computed += images
-            self._seconds += self._since - before
+            self._images, self._before = 0, self._cache.wall_s
         self._images += images
-        if self._title and self._since - self._printed >= EVERY_S:
-            self._printed, left = self._since, ""
-            if self._computed and self._images < of:
-                seconds = (of - self._images) * self._seconds / self._computed
-                left = f", about {duration(seconds)} of it left"
+        now = time.monotonic()
+        if self._title and now - self._printed >= EVERY_S:
+            self._printed, left = now, ""
+            if 0 < self._images < of:
+                each = (self._cache.wall_s - self._before) / self._images
+                left = f", about {duration((of - self._images) * each)} of it left"
             told = f"{self._title}: {stage} {self._images}/{of} images{left}"
             print(told, flush=True)  # noqa: T201  (a person reads it)

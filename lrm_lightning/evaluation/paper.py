@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_integer
 from lrm_lightning.diagnostics import LogitStatistics
-from lrm_lightning.evaluation.bench import Bench, Outcome, predict
+from lrm_lightning.evaluation.bench import Bench, Outcome
 from lrm_lightning.evaluation.cache import Piece
 
 # What a record says of each image that is shown.
@@ -26,9 +26,6 @@ class PaperSuite:
     image, the misclassified ones included.
 
     The settings are explained in ``conf/suite/paper.yaml``.
-
-    Raises:
-        ValueError: If a setting is out of range.
 
     References:
         Summers & Dinneen, sections 5.1 to 5.3.
@@ -53,7 +50,6 @@ class PaperSuite:
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         n, table = len(bench.images.y), sorted(set(self.table))
-        predict(network, bench.images.x[:1])  # refuses what is no network for these images
         results = bench.compute(
             "trajectory", np.arange(n), partial(self._trajectory, network, bench)
         )

@@ -12,7 +12,7 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, attack_batch
 from lrm_lightning.attacks.context import attack_mode
 from lrm_lightning.attacks.pgd import NEVER
-from lrm_lightning.evaluation.bench import Bench, correct_on, predict
+from lrm_lightning.evaluation.bench import Bench, correct_on
 from lrm_lightning.evaluation.cache import Piece
 from lrm_lightning.runs.networks import weights_sha256
 
@@ -120,13 +120,13 @@ def square_after_pgd(
     """Which of the images that PGD left correct Square leaves correct too, bool ``(n,)`` both.
 
     Square's verdicts in AutoAttack's ``ensemble`` count, on the images that it attacked there; the
-    settings are AutoAttack's. Square is of Andriushchenko et al. 2020, arXiv:1912.00049.
+    settings are AutoAttack's, with the number of classes. Square is of Andriushchenko et al. 2020,
+    arXiv:1912.00049.
     """
     before, after = ensemble.correct[STANDARD[-2]], ensemble.correct[STANDARD[-1]]
-    classes = predict(network, bench.images.x[:1]).shape[1]
 
     def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
-        return ~attack_batch(network, x, y, "square", **settings, classes=classes)["broken"]
+        return ~attack_batch(network, x, y, "square", **settings)["broken"]
 
     return (held & after) | bench.left("pgd_square", held & ~before, survive)
 

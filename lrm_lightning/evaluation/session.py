@@ -18,17 +18,11 @@ from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, Images, pick, predict
 from lrm_lightning.evaluation.cache import Cache, Progress
-from lrm_lightning.runs import provenance
+from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import write_arrays
 from lrm_lightning.runs.identity import conf_dir, hashed
 from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run
-from lrm_lightning.runs.records import (
-    SCHEMA,
-    EvaluationRecord,
-    TransferRecord,
-    read_record,
-    write_record,
-)
+from lrm_lightning.runs.records import EvaluationRecord, TransferRecord
 
 # Where the data are; what else a DataModule takes concerns training.
 WHERE = ("root", "require_official", "download")
@@ -55,14 +49,7 @@ def as_user_error(
 
 
 class Session:
-    """One command's settings, and what is made of them.
-
-    Args:
-        given: The composed configuration, ``conf/evaluate.yaml`` or ``conf/transfer.yaml``.
-
-    Raises:
-        UserError: Here and from every method, for whatever the user can mend.
-    """
+    """One command's configuration, and what is made of it; all that a user can mend is one line."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
@@ -119,7 +106,7 @@ class Session:
         """
         data, images = self.data(networks)
         common = {key: self.given[key] for key in ("seed", "batch_size")}
-        common |= {"schema": SCHEMA, "data": data.fingerprint, "n": len(images.y)}
+        common |= {"schema": records.SCHEMA, "data": data.fingerprint, "n": len(images.y)}
         cache = Cache(path.with_suffix(".progress"), {**common, **pieces})
         evaluation_id = hashed({**common, **pieces, **more})[:8]
         record = None if self.given["rerun"] else _finished(path, kind, evaluation_id)
@@ -135,7 +122,9 @@ class Session:
             fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
             record = kind(**fields)
             write_arrays(path.with_suffix(".npz"), {"index": images.index} | arrays)
-            write_record(path, record)  # last: its presence says that the evaluation is finished
+            records.write_record(
+                path, record
+            )  # last: its presence says that the evaluation is finished
         cache.remove()
         return record
 
@@ -195,7 +184,7 @@ def choose_device(name: str) -> torch.device:
 
 def _finished(path: Path, kind: type[R], evaluation_id: str) -> R | None:
     try:
-        record = read_record(path, kind)
+        record = records.read_record(path, kind)
     except (FileNotFoundError, UserError):  # damaged: it is made anew
         return None
     same = record.evaluation_id == evaluation_id and path.with_suffix(".npz").exists()

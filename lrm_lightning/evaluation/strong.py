@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.checks import check_integer, check_number
-from lrm_lightning.evaluation import masking
+from lrm_lightning.evaluation import masking, searches
 from lrm_lightning.evaluation.bench import Bench, Outcome, predict
-from lrm_lightning.evaluation.searches import (
-    gradient_health,
-    likely_targets,
-    search,
-    square_after_pgd,
-    transfer_after_pgd,
-)
 
 TRANSFER_STEPS = 10
 
@@ -36,9 +29,6 @@ class StrongSuite:
     or another network's examples, leave of what PGD on both losses left, for the verdict.
 
     The settings are explained in ``conf/suite/strong.yaml``.
-
-    Raises:
-        ValueError: If a setting is out of range.
 
     References:
         Croce & Hein 2020, arXiv:2003.01690; those of :mod:`~lrm_lightning.evaluation.masking`.
@@ -72,29 +62,23 @@ class StrongSuite:
             lambda places, x, y: {"logits": predict(network, x).cpu().numpy()},
         )["logits"]
         clean = logits.argmax(axis=1) == labels
-        vanished, cosine = gradient_health(network, bench, clean, nearness=self.nearness)
+        vanished, cosine = searches.gradient_health(network, bench, clean, nearness=self.nearness)
         attacks = self._attacks(bench)
         far, pgd_ce, pgd_margin = (
-            search(network, bench, stage, attacks[stage], clean)
+            searches.search(network, bench, stage, attacks[stage], clean)
             for stage in ("large_eps", "pgd_ce", "pgd_margin")
         )
-        aims, stage = likely_targets(logits, labels, self.targets), "pgd_targeted"
-        targeted = search(network, bench, stage, attacks[stage], clean, aims)
+        aims, stage = searches.likely_targets(logits, labels, self.targets), "pgd_targeted"
+        targeted = searches.search(network, bench, stage, attacks[stage], clean, aims)
         official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
         official |= {"seed": bench.seed, "queries": self.square_queries}
-        ensemble = autoattack(
-            network,
-            bench.images.x,
-            bench.images.y,
-            **official,
-            batch_size=bench.batch_size,
-            iterations=self.autoattack_iterations,
-            once=bench.cache.once,
-            done=bench.progress,
-        )
+        how: dict[str, Any] = {"batch_size": bench.batch_size, "once": bench.cache.once}
+        how |= {"iterations": self.autoattack_iterations, "done": bench.progress}
+        ensemble = autoattack(network, bench.images.x, bench.images.y, **official, **how)
         held = pgd_ce.held[-1] & pgd_margin.held[-1]
-        square = square_after_pgd(network, bench, held, ensemble, official)
-        transferred = transfer_after_pgd(network, bench, held, steps=TRANSFER_STEPS)
+        official["classes"] = logits.shape[1]
+        square = searches.square_after_pgd(network, bench, held, ensemble, official)
+        transferred = searches.transfer_after_pgd(network, bench, held, steps=TRANSFER_STEPS)
         correct = {
             "clean": clean,
             "pgd_ce": pgd_ce.held[-1],

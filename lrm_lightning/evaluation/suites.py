@@ -25,8 +25,7 @@ TAKEN = re.compile(r"(clean|fgsm|worst|square|index)$|(pgd|apgd|fab|autoattack|t
 def evaluate(given: Mapping[str, Any]) -> list[EvaluationRecord]:
     """Run a suite on every network and record it, as ``conf/evaluate.yaml`` says.
 
-    Raises:
-        UserError: For whatever the user can mend; networks before it are recorded.
+    After a :class:`UserError` the networks before it are recorded.
     """
     session, settings = Session(given), dict(given["suite"])
     name = settings.pop("name", None)

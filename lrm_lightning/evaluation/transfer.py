@@ -40,11 +40,7 @@ def transfer_matrix(
 
 
 def transfer(given: Mapping[str, Any]) -> TransferRecord:
-    """Record the matrix of sources and targets, as ``conf/transfer.yaml`` says.
-
-    Raises:
-        UserError: For whatever the user can mend.
-    """
+    """Record the matrix of sources and targets, as ``conf/transfer.yaml`` says."""
     session = Session(given)
     with as_user_error():
         check_integer("steps", given["steps"], low=1)

@@ -17,10 +17,9 @@ def files(folder):
 
 
 def test_computes_once(tmp_path):
-    for computed in (True, False):
+    for value in (5, 3):  # the second is not asked for
         kept = Cache(tmp_path / "kept", {"seed": 1})
-        found = kept.once("x", lambda: piece(5))
-        assert kept.computed is computed
+        found = kept.once("x", lambda value=value: piece(value))
         assert set(found) == {"a", "b"}
         assert found["a"].tolist() == [0, 1, 2, 3, 4]
         assert found["b"].dtype == bool
@@ -90,19 +89,20 @@ def test_folder_that_cannot_be_made(tmp_path):
         Cache(tmp_path / "file" / "kept").once("x", lambda: piece(2))
 
 
-def test_progress_estimates_from_what_was_computed(tmp_path, monkeypatch, capsys):
-    clock = iter([0.0, 20.0, 20.0, 41.0])
+def test_progress_estimates_from_what_the_pieces_took(tmp_path, monkeypatch, capsys):
+    clock = iter([0.0, 20.0])  # it is computed
     monkeypatch.setattr(cache.time, "monotonic", lambda: next(clock))
-    kept = Cache()
+    Cache(tmp_path).once("x", lambda: piece(1))
+    clock = iter([0.0, 1.0, 2.0, 41.0, 42.0, 43.0])
+    kept = Cache(tmp_path)
     progress = Progress("strong", kept)
     progress("pgd_ce", 0, 400)
-    kept.computed = True
+    kept.once("x", lambda: piece(1))  # read: it took 20 s before the interruption
+    progress("pgd_ce", 100, 400)  # too soon to say something
+    kept.once("y", lambda: piece(1))
     progress("pgd_ce", 100, 400)
-    kept.computed = False
-    progress("pgd_ce", 100, 400)  # read: it took no time, and says nothing of the others
     progress("square", 0, 50)
     assert capsys.readouterr().out.splitlines() == [
         "strong: pgd_ce 0/400 images",
-        "strong: pgd_ce 100/400 images, about 60 s of it left",
-        "strong: square 0/50 images",
+        "strong: pgd_ce 200/400 images, about 59 s of it left",
     ]
