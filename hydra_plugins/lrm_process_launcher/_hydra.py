@@ -30,7 +30,6 @@ class Composer:
         self._master = master
         self._loader = context.config_loader
         self._composed: dict[tuple[str, ...], DictConfig] = {}
-        self._count = 0
         context.config_loader = self  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
@@ -42,8 +41,7 @@ class Composer:
         """Compose a job for the sweeper, and keep the result."""
         config = self._loader.load_sweep_config(master_config, list(sweep_overrides))
         self._composed[tuple(sweep_overrides)] = config
-        self._count += 1
-        _tell(f"{self._count} jobs composed")  # hundreds take a minute
+        _tell(f"{len(self._composed)} jobs composed")  # hundreds take a minute
         return config
 
     @contextmanager
@@ -88,13 +86,8 @@ class Composer:
         command += job.overrides
         if job.on_gpu:  # else a job whose GPU fails would train on the processor in silence
             command.append("++trainer.accelerator=gpu")
-        return [
-            *command,
-            "hydra.mode=RUN",
-            f"hydra.run.dir={_quoted(str(job.directory))}",
-            f"hydra.job.num={job.number}",
-            f"hydra.job.id={job.number}",
-        ]
+        command += ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(job.directory))}"]
+        return [*command, f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
 
 
 def call_after_multirun(context: HydraContext, function: Callable[[], None]) -> None:

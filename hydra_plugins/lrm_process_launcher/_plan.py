@@ -106,13 +106,11 @@ def _prepare(settings: ProcessLauncherConf) -> Callable[[DictConfig], object]:
 
 def _twin(job: Job, earlier: Sequence[Job]) -> Job | None:
     """The earlier job in the same directory; one of two that differ would be lost."""
-    found = [other for other in earlier if other.directory == job.directory]
-    if found and job.config != found[0].config:
-        raise UserError(
-            f"differs from job {found[0].number} but would share its directory"
-            f" {job.directory}; name what differs in hydra.sweep.subdir"
-        )
-    return found[0] if found else None
+    twin = next((other for other in earlier if other.directory == job.directory), None)
+    if twin is not None and twin.config != job.config:
+        shared = f"differs from job {twin.number} but would share its directory {job.directory}"
+        raise UserError(f"{shared}; name what differs in hydra.sweep.subdir")
+    return twin
 
 
 def wanted_devices(config: DictConfig, settings: ProcessLauncherConf) -> tuple[bool, int]:
@@ -142,9 +140,8 @@ def visible_gpus(setting: int | Sequence[Any] | None) -> list[str]:
     if setting is not None and not isinstance(setting, int):
         chosen = list(dict.fromkeys(str(gpu) for gpu in setting))
         if visible is not None and not set(chosen) <= set(known):
-            raise UserError(
-                f"hydra.launcher.gpus={chosen}: not all are in CUDA_VISIBLE_DEVICES={visible}"
-            )
+            wrong = f"not all are in CUDA_VISIBLE_DEVICES={visible}"
+            raise UserError(f"hydra.launcher.gpus={chosen}: {wrong}")
         return chosen
     import torch
 

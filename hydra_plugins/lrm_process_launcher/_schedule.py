@@ -61,13 +61,12 @@ class Resources:
     def take(self, job: Job) -> Share | None:
         """The job's share, of GPUs the least used, or None while too little is free."""
         if job.on_gpu:
-            gpus = sorted((gpu for gpu, n in self._gpus.items() if n), key=lambda x: -self._gpus[x])
-            share = Share(gpus=tuple(gpus[: job.devices]))
-            fits = len(gpus) >= job.devices
+            free = sorted((gpu for gpu, n in self._gpus.items() if n), key=lambda x: -self._gpus[x])
+            share = Share(gpus=tuple(free[: job.devices]))
+            fits = len(free) >= job.devices
         else:
-            cores = max(self._cores_each, min(job.devices, self._machine_cores))
-            share = Share(cores=cores)
-            fits = cores <= self._cores
+            share = Share(cores=max(self._cores_each, min(job.devices, self._machine_cores)))
+            fits = share.cores <= self._cores
         if not fits or self._places == 0:
             return None
         self.give_back(share, -1)
@@ -142,18 +141,19 @@ class Schedule:
                     process.stop(self._settings.grace)
 
     def _end(self, job: Job, code: int, *, interrupted: bool, late: bool) -> None:
+        job.message = ""
         if code == 0 and job.record is not None:
-            job.state, job.message = State.DONE, ""
+            job.state = State.DONE
         elif interrupted:
-            job.state, job.message = State.STOPPED, ""
+            job.state = State.STOPPED
         else:
-            job.state, job.message = State.FAILED, "ended without a record.json"
+            job.state = State.FAILED
             if late:
-                limit = f"{self._settings.timeout:g} s"
-                job.message = f"stopped after {limit} (hydra.launcher.timeout)"
-            elif code:
-                name = signal.Signals(-code).name if code < 0 else ""
-                job.message = f"killed by {name}" if name else f"exit code {code}"
+                job.message = f"stopped after {self._settings.timeout:g} s (hydra.launcher.timeout)"
+            elif code < 0:
+                job.message = f"killed by {signal.Signals(-code).name}"
+            else:
+                job.message = f"exit code {code}" if code else "ended without a record.json"
 
     def _stop(self, grace: float) -> None:
         for job in self._waiting:

@@ -21,32 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class ProcessLauncherConf:
-    """Schema of ``hydra.launcher``.
-
-    Attributes:
-        jobs: How many jobs run at once; null: as many as there are devices for (on the CPU: cores).
-        gpus: GPUs to share out: null for all visible ones, a number, or a list of ids as in
-            CUDA_VISIBLE_DEVICES; 0 for none.
-        cores: CPU cores to share out; null for all that this process may use.
-        jobs_per_gpu: How many jobs may share one GPU.
-        timeout: Seconds after which a job is stopped and counts as failed; null for never.
-        grace: Seconds between SIGTERM and SIGKILL, in which a job can save a checkpoint.
-        module: What each job runs: ``python -m <module>``.
-        preload: Module that is imported once, in a process that is forked for each job of one
-            device (on Linux); null: each job imports for itself.
-        validator: Dotted name of the function that checks a job's config before anything starts.
-    """
+    """Schema of ``hydra.launcher``."""
 
     _target_: str = "hydra_plugins.lrm_process_launcher.launcher.ProcessLauncher"
-    jobs: int | None = None
+    jobs: int | None = None  # that run at once; null: as many as devices, on the CPU as cores
+    # To share out: null for all visible ones, a number, or ids as in CUDA_VISIBLE_DEVICES.
     gpus: Any = None
-    cores: int | None = None
+    cores: int | None = None  # to share out; null for all that this process may use
     jobs_per_gpu: int = 1
-    timeout: float | None = None
-    grace: float = 30.0
-    module: str = "lrm_lightning.train"
+    timeout: float | None = None  # seconds after which a job has failed; null for never
+    grace: float = 30.0  # seconds between SIGTERM and SIGKILL, in which it can save a checkpoint
+    module: str = "lrm_lightning.train"  # what each job runs: python -m <module>
+    # Module that is imported once, in a process that is forked for each job of one device (on
+    # Linux); null: each job imports for itself.
     preload: str | None = "lrm_lightning.training.run"
-    validator: str = "lrm_lightning.training.build.validate"
+    validator: str = "lrm_lightning.training.build.validate"  # checks configs before any job starts
 
 
 ConfigStore.instance().store("process", ProcessLauncherConf, group="hydra/launcher")

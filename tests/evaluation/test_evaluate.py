@@ -210,9 +210,11 @@ def test_more_of_what_is_tried_repeats_no_other_attack(
     once = Cache.once
 
     def counted(self, name, compute):
-        piece = once(self, name, compute)
-        computed.extend([name] if self.computed else [])
-        return piece
+        def noted():
+            computed.append(name)
+            return compute()
+
+        return once(self, name, noted)
 
     monkeypatch.setattr(Cache, "once", counted)
     (record,) = evaluated(*fixed, f"sources=[{other}]", *own_attack, f"{MINE}.eps=0.005")
