@@ -131,21 +131,6 @@ class RunLogger(WandbLogger):
 
     def _open(self) -> Any:  # noqa: ANN401
         mode, reason = self._mode()
-        if mode == "online":
-            try:
-                if _sync(self._folder):  # an earlier part of the run comes first
-                    return self._begin(mode)
-                reason = "an earlier part is still to be uploaded"
-            except Exception as error:  # as in log_metrics
-                _teardown()  # what was begun would go on trying, and be in the way
-                reason = _one_line(error)
-            mode = "offline"
-        if mode == "offline":
-            files = shlex.quote(str(self._folder / "wandb"))
-            _say(f"offline ({reason}); `wandb sync {files}` uploads this run")
-        return self._begin(mode)
-
-    def _begin(self, mode: str) -> Any:  # noqa: ANN401
         wandb = quiet_wandb()
         settings = wandb.Settings(
             silent=True,
@@ -155,11 +140,22 @@ class RunLogger(WandbLogger):
             finish_timeout_raises=True,
             x_file_stream_retry_max=1_000_000,  # an outage of a day ends as one of a minute
         )
-        agents = ("id", "project", "entity") if _in_sweep() else ()
-        init = {key: value for key, value in self._init.items() if key not in agents}
-        return wandb.init(
-            dir=str(self._folder), mode=mode, resume="allow", settings=settings, **init
-        )
+        init = {"dir": str(self._folder), "resume": "allow", "settings": settings} | self._init
+        if _in_sweep():  # the run and its project are the agent's
+            init = {k: v for k, v in init.items() if k not in ("id", "project", "entity")}
+        if mode == "online":
+            try:
+                if _sync(self._folder):  # an earlier part of the run comes first
+                    return wandb.init(mode=mode, **init)
+                reason = "an earlier part is still to be uploaded"
+            except Exception as error:  # as in log_metrics
+                _teardown()  # what was begun would go on trying, and be in the way
+                reason = _one_line(error)
+            mode = "offline"
+        if mode == "offline":
+            files = shlex.quote(str(self._folder / "wandb"))
+            _say(f"offline ({reason}); `wandb sync {files}` uploads this run")
+        return quiet_wandb().init(mode=mode, **init)
 
 
 class WandbMedia(L.Callback):

@@ -1,5 +1,6 @@
 """The group ``logger=``: which loggers a run gets, what they are told, and how mistakes end."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -88,11 +89,15 @@ def test_a_logger_of_ones_own_is_told_the_configuration(tmp_path):
         assert {"versions", "git"} <= logger.params.keys()
 
 
-def test_lightnings_own_beside_it(tmp_path):
-    target = "+logger.theirs={_target_: lightning.pytorch.loggers.CSVLogger, save_dir: '{run_dir}'}"
-    with open_loggers(_cfg("logger=csv", target), tmp_path) as (_, logger):
+def test_a_yaml_of_ones_own_as_the_documentation_shows_it(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/wandb.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "conf/logger").mkdir(parents=True)
+    (tmp_path / "conf/logger/mine.yaml").write_text(shown)
+    cfg = _cfg("logger=[mine,csv]", f"hydra.searchpath=[file://{tmp_path}/conf]")
+    with open_loggers(cfg, tmp_path / "run") as (_, logger):
         assert isinstance(logger, CSVLogger)
-        assert Path(logger.log_dir).is_relative_to(tmp_path)
+        assert Path(logger.log_dir).is_relative_to(tmp_path / "run/table")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def network():
 
 
 @pytest.fixture
-def run(network, tmp_path):
+def run(network, tmp_path, alone):
     """Function: fit and test; the logger, the attacker and the logged metrics."""
 
     def make(logger=None, **settings):
@@ -69,6 +69,8 @@ def run(network, tmp_path):
         trainer.fit(defense, datamodule=digits)
         fitted = dict(trainer.callback_metrics)
         trainer.test(defense, datamodule=digits, verbose=False)
+        if logger:
+            logger.close()
         return logger, attacker, fitted
 
     return make
