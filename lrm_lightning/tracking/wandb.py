@@ -123,8 +123,11 @@ class RunLogger(WandbLogger):
         own = wandb.setup().settings.mode.replace("dryrun", "offline")
         mode = own if self._wanted == "auto" else self._wanted
         wandb.setup(settings=wandb.Settings(mode=mode))  # login asks for it
-        if mode != "online" or wandb.login(prompt=False, verify=False):
-            return mode, f"mode={mode}"
+        try:
+            if mode != "online" or wandb.login(prompt=False, verify=False):
+                return mode, f"mode={mode}"
+        except wandb.Error as error:  # no key can look like that
+            raise UserError(f"logger.wandb: {_one_line(error)}") from error
         if self._wanted == "online":
             raise UserError("logger.wandb.mode=online: no key; `wandb login` stores one")
         return "offline", "no key; `wandb login` makes runs appear online"
@@ -138,7 +141,6 @@ class RunLogger(WandbLogger):
             init_timeout=CONNECT_S,
             finish_timeout=UPLOAD_S if self._checkpoint else FINISH_S,
             finish_timeout_raises=True,
-            x_file_stream_retry_max=1_000_000,  # an outage of a day ends as one of a minute
         )
         init = {"dir": str(self._folder), "resume": "allow", "settings": settings} | self._init
         if _in_sweep():  # the run and its project are the agent's
@@ -223,6 +225,8 @@ def quiet_wandb() -> Any:  # noqa: ANN401
     """The package, imported late, as that takes a second; it prints nothing."""
     import wandb
 
+    # No public setting, but a release without it ignores it: an outage of hours loses nothing.
+    os.environ.setdefault("WANDB_X_FILE_STREAM_RETRY_MAX", "1000000")
     wandb.setup(settings=wandb.Settings(silent=True))
     return wandb
 

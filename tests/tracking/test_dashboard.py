@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning"),
 ]
 
-# A changed dashboard is stored by: python tests/loggers/test_dashboard.py
+# A changed dashboard is stored by: python tests/tracking/test_dashboard.py
 SNAPSHOT = Path(__file__).with_name("dashboard.json")
 
 
