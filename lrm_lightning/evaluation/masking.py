@@ -17,8 +17,8 @@ accuracy under gradient attacks cannot be taken for robustness.
 For black box and transfer, "PGD" means all the suite's searches, on both losses, with all restarts:
 what one gradient attack finds is not hidden from gradients. For steps, restarts and large eps it
 means the search on cross-entropy alone, the loss that defences are reported with. An image is
-broken by any iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32. "Turns": the
-cosine between the gradients at the image and beside it is below 0.2.
+broken by any iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32.
+"Turns": the cosine between the gradients at the image and beside it is below 0.2.
 
 No sign, but told beside the verdict: how many images the margin broke that cross-entropy left
 (Carlini & Wagner 2017, arXiv:1608.04644, section V). There the gradient is sound and the customary

@@ -160,7 +160,7 @@ class Defense(L.LightningModule, ABC):
         return self.optimizer([group for group in groups if group["params"]])
 
     def make_scheduler(self, optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> Any:  # noqa: ANN401
-        """The schedule; it is given ``epochs`` and ``steps_per_epoch`` if its signature has both."""
+        """The schedule, which gets ``epochs`` and ``steps_per_epoch`` if its signature has both."""
         if not self._steps_every_batch:
             return self.scheduler(optimizer)
         return self.scheduler(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)

@@ -96,8 +96,8 @@ def test_images_to_evaluate_come_as_they_are(world_size):
 
 def test_draws_name_the_batch_and_the_ranks_rows():
     first, second = (list(loader) for loader in _eval_loaders(21, 8, 2))
-    assert first[2].draws == Draws(seed=7, epoch=0, step=2, size=5, start=0, stop=2)
-    assert second[2].draws == Draws(seed=7, epoch=0, step=2, size=5, start=2, stop=5)
+    assert first[2].draws == Draws(seed=7, epoch=0, step=2, size=5, first_row=0, end_row=2)
+    assert second[2].draws == Draws(seed=7, epoch=0, step=2, size=5, first_row=2, end_row=5)
 
 
 def test_fewer_images_than_ranks_is_said_in_one_line():
@@ -150,7 +150,7 @@ def test_ranks_put_together_are_exactly_the_single_process(augmentation, world_s
             assert torch.equal(together, getattr(batch, name))
         for rank, share in enumerate(shares):
             rows = (rank * 16 // world_size, (rank + 1) * 16 // world_size)
-            assert share.draws == batch.draws._replace(start=rows[0], stop=rows[1])
+            assert share.draws == batch.draws._replace(first_row=rows[0], end_row=rows[1])
 
 
 @each_augmentation

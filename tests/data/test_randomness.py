@@ -50,7 +50,7 @@ def test_stream_is_the_same_on_every_machine():
 
 
 def test_draws_name_seed_purpose_epoch_and_step():
-    draws = Draws(seed=5, epoch=2, step=3, size=8, start=2, stop=6)
+    draws = Draws(seed=5, epoch=2, step=3, size=8, first_row=2, end_row=6)
     assert torch.rand(4, generator=draws.generator("attack")).tolist() == _first(5, "attack", 2, 3)
 
 
@@ -71,7 +71,7 @@ def test_rows_of_all_ranks_put_together_are_the_whole(size, cuts, epoch):
     drawn = torch.rand(size, 2, generator=whole.generator("x"))
     parts = []
     for start, stop in itertools.pairwise(bounds):
-        rank = whole._replace(start=start, stop=stop)
+        rank = whole._replace(first_row=start, end_row=stop)
         parts.append(rank.rows(torch.rand(size, 2, generator=rank.generator("x"))))
     assert torch.equal(torch.cat(parts), drawn)
 

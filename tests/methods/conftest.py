@@ -49,7 +49,7 @@ def _batch(*, mixed=False):
     if mixed:
         weight = torch.rand(IMAGES, 1, generator=generator, dtype=torch.float64)
         targets = weight * targets + (1 - weight) * targets.roll(1, 0)
-    draws = Draws(seed=3, epoch=1, step=2, size=IMAGES, start=0, stop=IMAGES)
+    draws = Draws(seed=3, epoch=1, step=2, size=IMAGES, first_row=0, end_row=IMAGES)
     return Batch(x=x, targets=targets, y=y, index=torch.arange(IMAGES), draws=draws)
 
 

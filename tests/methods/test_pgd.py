@@ -78,12 +78,12 @@ def test_ranks_attack_their_rows_as_one_process_does(attack, make, network, batc
     for start, stop in ((0, 2), (2, 6)):
         rows = batch._replace(
             x=batch.x[start:stop],
-            draws=batch.draws._replace(start=start, stop=stop),
+            draws=batch.draws._replace(first_row=start, end_row=stop),
         )
         parts.append(defense.attack_batch(rows, batch.targets[start:stop]))
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-12)
     # not by luck: with another rank's rows of the noise the images would differ
-    other = batch._replace(x=batch.x[:2], draws=batch.draws._replace(start=2, stop=4))
+    other = batch._replace(x=batch.x[:2], draws=batch.draws._replace(first_row=2, end_row=4))
     assert (defense.attack_batch(other, batch.targets[:2]) - whole[:2]).abs().max() > 1e-3
 
 

@@ -255,7 +255,7 @@ def test_ranks_start_from_their_rows_of_the_global_noise(network, digits, monkey
                 x=whole.x[rows],
                 y=whole.y[rows],
                 index=whole.index[rows],
-                draws=whole.draws._replace(start=start, stop=stop),
+                draws=whole.draws._replace(first_row=start, end_row=stop),
             ),
         )
     assert [len(each) for each in starts] == [12, 8, 4]
