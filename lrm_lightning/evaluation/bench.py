@@ -41,7 +41,6 @@ def pick(
     split: ImageSplit, *, n_images: int | None, seed: int, device: torch.device | str = "cpu"
 ) -> Images:
     """A random subset that ``seed`` fixes, ``None``: all; a smaller one is part of a larger one."""
-    check_integer("seed", seed, low=0)
     if n_images is not None:
         check_integer("n_images", n_images, low=1)
     drawn = torch.randperm(len(split.labels), generator=generator(seed, "subset"))[:n_images]

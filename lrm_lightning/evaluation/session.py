@@ -122,9 +122,8 @@ class Session:
             fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
             record = kind(**fields)
             write_arrays(path.with_suffix(".npz"), {"index": images.index} | arrays)
-            records.write_record(
-                path, record
-            )  # last: its presence says that the evaluation is finished
+            # Last: its presence says that the evaluation is finished.
+            records.write_record(path, record)
         cache.remove()
         return record
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
@@ -100,11 +99,12 @@ class StrongSuite:
             masking.gradient(vanished, cosine),
         ]
         loss = masking.mistaken_loss(pgd_ce.held[-1], pgd_margin.held[-1])
+        sha256 = hashlib.sha256(ensemble.x_adv.cpu().contiguous().numpy().tobytes())
         threat = ("norm", "eps", "step_size", "random_start")
         details = {
             "attack": {key: getattr(bench.threat, key) for key in threat},
             "settings": self._settings(bench, attacks),
-            "autoattack": {"flags": ensemble.flags, "x_adv_sha256": _sha256(ensemble.x_adv)},
+            "autoattack": {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()},
             "masking": masking.verdict(signs, loss),
         }
         arrays = {
@@ -141,8 +141,3 @@ class StrongSuite:
             "targets": self.targets,
             "transfer": {"sources": sorted(bench.sources), "steps": TRANSFER_STEPS},
         }
-
-
-def _sha256(x: Tensor) -> str:
-    numbers = x.detach().cpu().to(torch.float32).contiguous().numpy()
-    return hashlib.sha256(numbers.tobytes()).hexdigest()

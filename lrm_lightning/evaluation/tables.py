@@ -15,7 +15,7 @@ from lrm_lightning.runs.records import EvaluationRecord, Record, RunRecord, Tran
 RUN_HEADINGS = {"clean": "clean %", "fgsm": "FGSM %", "pgd20": "PGD-20 %"}
 
 
-def print_runs(rows: Sequence[tuple[str, RunRecord, Path]], console: Console | None = None) -> None:
+def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
     """Print one row a run: its accuracies with their 95% intervals, and its directory.
 
     Labels say what distinguishes a run from the others; that of a single one is empty.
@@ -27,10 +27,10 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]], console: Console | N
         for label, record, folder in rows
     ]
     notes = [f"95% intervals over {_images(record)}" for _, record, _ in rows]
-    _print(headings, cells, notes, console)
+    _print(headings, cells, notes)
 
 
-def print_evaluations(records: Sequence[EvaluationRecord], console: Console | None = None) -> None:
+def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
     """Print one row a network and one column an attack of a suite, then verdicts on masking."""
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
@@ -40,10 +40,10 @@ def print_evaluations(records: Sequence[EvaluationRecord], console: Console | No
     ]
     notes = [line for record in records for line in _verdict(record)]
     notes += [_note(record) for record in records]
-    _print(["accuracy %", *metrics], cells, notes, console)
+    _print(["accuracy %", *metrics], cells, notes)
 
 
-def print_matrix(record: TransferRecord, console: Console | None = None) -> None:
+def print_matrix(record: TransferRecord) -> None:
     """Print the black-box matrix: one row a target, one column a source."""
     own = record.same_network
     cells = [
@@ -52,15 +52,10 @@ def print_matrix(record: TransferRecord, console: Console | None = None) -> None
     ]
     notes = ["* the source is the target itself: a white-box number"] * any(map(any, own))
     headings = ["target \\ source", *(source.label for source in record.sources)]
-    _print(headings, cells, [*notes, _note(record)], console)
+    _print(headings, cells, [*notes, _note(record)])
 
 
-def _print(
-    headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    notes: Iterable[str],
-    console: Console | None,
-) -> None:
+def _print(headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]) -> None:
     """Print a table, in a file or a pipe as wide as it needs, then each note once."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(headings):
@@ -68,10 +63,10 @@ def _print(
         table.add_column(Text(heading), justify="left" if text else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not str: rich would take a list in a label for markup
-    console = console or Console()
+    console = Console()
     if not console.is_terminal:
         table.width = Console(width=10_000).measure(table).maximum
-        console = Console(file=console.file, width=max(table.width, 80))
+        console = Console(width=max(table.width, 80))
     console.print(table, highlight=False)
     for note in dict.fromkeys(notes):
         console.print(Text(note), soft_wrap=True)

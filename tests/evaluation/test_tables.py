@@ -1,11 +1,14 @@
 """Tables in the terminal."""
 
 import io
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from rich.console import Console
 
+from lrm_lightning.evaluation import tables
 from lrm_lightning.evaluation.tables import print_evaluations, print_matrix, print_runs
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord
 
@@ -21,7 +24,8 @@ RECORD = RunRecord(
 
 def printed(function, *arguments, **console):
     file = io.StringIO()
-    function(*arguments, Console(file=file, **console))
+    with patch.object(tables, "Console", partial(Console, file=file, **console)):
+        function(*arguments)
     return file.getvalue()
 
 
