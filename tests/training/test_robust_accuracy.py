@@ -264,7 +264,7 @@ def test_ranks_start_from_their_rows_of_the_global_noise(network, digits, monkey
 
 @dataclass(frozen=True, kw_only=True)
 class Shift(Attack):
-    """Adds its noise, or the same to every pixel where there is none."""
+    """Adds its noise, or inverts the images where there is none."""
 
     noisy: bool = True
 
@@ -275,7 +275,7 @@ class Shift(Attack):
         return self.threat.draw(shape, generator=generator, device=device)[None]
 
     def __call__(self, model, x, y, *, start=None, generator=None):
-        return (x + self.eps if start is None else start[0]).clamp(0, 1)
+        return (1 - x if start is None else start[0]).clamp(0, 1)
 
 
 @pytest.mark.parametrize("noisy", [True, False])
@@ -288,9 +288,10 @@ def test_a_training_attack_that_is_no_pgd_is_measured_too(noisy, network, digits
     expected, network = [], network.eval()
     for batch in digits.test_dataloader():
         generator = batch.draws.generator("shift")
-        noise = torch.rand(batch.x.shape, generator=generator) * 0.8 - 0.4 if noisy else 0.4
+        noise = torch.rand(batch.x.shape, generator=generator) * 0.8 - 0.4
+        x_adv = (batch.x + noise).clamp(0, 1) if noisy else 1 - batch.x
         with torch.no_grad():
-            expected += (network((batch.x + noise).clamp(0, 1)).argmax(dim=1) == batch.y).tolist()
+            expected += (network(x_adv).argmax(dim=1) == batch.y).tolist()
     assert list(callback.correct) == ["clean", "fgsm", "pgd1", "shift"]
     assert callback.correct["shift"].tolist() == expected[:20]
     assert callback.correct["shift"].tolist() != callback.correct["clean"].tolist()
