@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 
 import hydra
@@ -17,23 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.identity import conf_dir
 
-# Lightning's advice that has no meaning here: the data has no workers, and short runs log seldom.
-NOISE = (
-    ".*LeafSpec.* is deprecated.*",
-    ".*does not have many workers.*",
-    ".*The number of training batches.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*You're resuming from a checkpoint that ended before the epoch ended.*",
-    ".*The `srun` command is available on your system but is not used.*",
-    ".*The ``compute`` method of metric .* was called before.*",  # a rank may have no image of few
-    ".*It is recommended to use `self.log.*sync_dist=True.*",  # ranks log the same numbers
-)
-# submitit asks a cluster without accounting again and again, and says so each time.
-QUIET = {
-    "lightning.pytorch": logging.WARNING,
-    "lightning.fabric": logging.WARNING,
-    "submitit": logging.ERROR,
-}
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER, NONE = -1, 0
@@ -59,7 +41,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
 
         @functools.wraps(function)
         def main() -> None:
-            quieten()
+            # It asks a cluster without accounting again and again, and says so each time.
+            logging.getLogger("submitit").setLevel(logging.ERROR)
             keep_freed_memory()
             # Makes Hydra raise its errors instead of printing a shortened traceback.
             os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -77,14 +60,6 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         return main
 
     return decorate
-
-
-def quieten() -> None:
-    """Silence what has no meaning here; again after Lightning's import, which sets its own."""
-    for name, level in QUIET.items():
-        logging.getLogger(name).setLevel(level)
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message)
 
 
 def keep_freed_memory() -> bool:

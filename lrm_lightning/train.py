@@ -20,7 +20,6 @@ def main(cfg: DictConfig) -> float:
     # Seconds of imports, which --help and completion do without.
     from lrm_lightning.training.run import train
 
-    cli.quieten()
     # Lightning starts other ranks with a run directory of its own making; ours travels beside it.
     path = os.environ.setdefault("LRM_RUN_DIR", HydraConfig.get().runtime.output_dir)
     try:

@@ -1,9 +1,28 @@
-"""The private parts of Lightning that are used here; a test of each fails when they change."""
+"""What depends on Lightning's private parts and wordings; a test of each fails when they change."""
 
+import logging
+import warnings
 from subprocess import Popen
 
 import lightning as L
+from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+MEANINGLESS = (
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The ``compute`` method of metric .* was called before.*",  # a rank may have no image of few
+)
+
+
+def quieten() -> None:
+    """Silence what has no meaning here: the data has no workers, and short runs log seldom."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    disable_possible_user_warnings()
+    for message in MEANINGLESS:
+        warnings.filterwarnings("ignore", message)
+    # Torch's, of what Lightning uses of it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
 
 
 def end_after_this_batch(trainer: L.Trainer) -> None:

@@ -47,18 +47,13 @@ class Correctness(Metric):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
-        self.add_state("index", default=[], dist_reduce_fx="cat")
-        self.add_state("verdicts", default=[], dist_reduce_fx="cat")
+        for state in ("index", "verdicts"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
         # A rank that gets no image still has to bring states of the right shape to the gathering.
         self.update(torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names)))
 
     def update(self, index: Tensor, verdicts: Tensor) -> None:
-        """Add images.
-
-        Args:
-            index: Their positions in the split, int64 ``(B,)``.
-            verdicts: Whether each is still classified correctly, bool ``(B, attacks)``.
-        """
+        """Add images: their positions, int64 ``(B,)``, and verdicts, bool ``(B, attacks)``."""
         self.index.append(index)
         self.verdicts.append(verdicts.to(torch.uint8))
 
@@ -68,13 +63,12 @@ class Correctness(Metric):
         Raises:
             RuntimeError: If an image was counted twice, which would make every accuracy wrong.
         """
-        index = dim_zero_cat(self.index).cpu().numpy()
-        verdicts = dim_zero_cat(self.verdicts).cpu().numpy().astype(bool)
-        order = np.argsort(index)
-        index, verdicts = index[order], verdicts[order]
-        if len(np.unique(index)) != len(index):
+        index, order = dim_zero_cat(self.index).cpu().sort()
+        verdicts = dim_zero_cat(self.verdicts).cpu().bool()[order]
+        if len(index.unique()) != len(index):
             raise RuntimeError("an image was evaluated twice; accuracies would be wrong")
-        return index, {name: verdicts[:, column] for column, name in enumerate(self.names)}
+        columns = verdicts.T.contiguous().numpy()
+        return index.numpy(), dict(zip(self.names, columns, strict=True))
 
 
 class RobustAccuracy(L.Callback):
@@ -175,10 +169,9 @@ class RobustAccuracy(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: object,
         batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: int,
     ) -> None:
         if self.active:
             self._attack(pl_module, batch)
@@ -187,10 +180,9 @@ class RobustAccuracy(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: object,
         batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: int,
     ) -> None:
         with exact_arithmetic():
             self._attack(pl_module, batch)
@@ -216,8 +208,9 @@ class RobustAccuracy(L.Callback):
         if self._other is not None:
             names.append(self._other.name)
         self._correctness = Correctness(names).to(pl_module.device)
-        self._clean = LogitStatistics().to(pl_module.device)
-        self._adversarial = LogitStatistics().to(pl_module.device)
+        self._statistics = {
+            kind: LogitStatistics().to(pl_module.device) for kind in ("clean", "adv")
+        }
         self._pairing = PairingDiagnostics().to(pl_module.device)
         self._logits: dict[str, list[Tensor]] = {"clean": [], "adv": []}
         self.examples = None
@@ -225,11 +218,9 @@ class RobustAccuracy(L.Callback):
     def _attack(self, pl_module: L.LightningModule, batch: Batch) -> None:
         network = pl_module.network
         assert isinstance(network, nn.Module)
-        wanted = torch.ones_like(batch.y, dtype=torch.bool)
-        if self._limit is not None:
-            wanted = batch.index < self._limit
-            if not wanted.any():
-                return
+        wanted = batch.index < (math.inf if self._limit is None else self._limit)
+        if not wanted.any():
+            return
         x, y, index = laid_out(batch.x[wanted]), batch.y[wanted], batch.index[wanted]
 
         def start(attack: Attack, purpose: str) -> Tensor | None:
@@ -256,11 +247,11 @@ class RobustAccuracy(L.Callback):
                 logits.append(network(x_adv))
         verdicts = torch.stack([each.argmax(dim=1) == y for each in logits], dim=1)
         self._correctness.update(index, verdicts)
-        self._clean.update(path.logits)
-        self._adversarial.update(last.logits)
+        self._statistics["clean"].update(path.logits)
+        self._statistics["adv"].update(last.logits)
         self._pairing.update(path.logits, last.logits, y)
-        for kind, each in (("clean", path.logits), ("adv", last.logits)):
-            self._logits[kind].append(each)
+        self._logits["clean"].append(path.logits)
+        self._logits["adv"].append(last.logits)
         if self.examples is None:
             assert last.x_adv is not None
             shown = (index, y, x, last.x_adv, path.logits, last.logits)
@@ -272,7 +263,7 @@ class RobustAccuracy(L.Callback):
         index, correct = self._correctness.compute()
         self.logits = {kind: torch.cat(each).cpu() for kind, each in self._logits.items() if each}
         metrics = {f"{split}/acc/{name}": float(each.mean()) for name, each in correct.items()}
-        for kind, statistics in (("clean", self._clean), ("adv", self._adversarial)):
+        for kind, statistics in self._statistics.items():
             for name, value in statistics.compute().items():
                 metrics[f"{split}/logits/{kind}/{name}"] = float(value)
         for name, value in self._pairing.compute().items():

@@ -34,6 +34,7 @@ from lrm_lightning.training.batch_norm_sync import BatchNormSync
 from lrm_lightning.training.checkpoints import newest_usable, run_checkpoints
 from lrm_lightning.training.failures import in_one_line
 from lrm_lightning.training.interruption import Interruption
+from lrm_lightning.training.lightning_internals import quieten
 from lrm_lightning.training.progress import Progress
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
@@ -51,6 +52,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
     Raises:
         UserError: For whatever the user can mend.
     """
+    quieten()
     build.validate(cfg)
     run_dir = RunDir(path, identity.identity(cfg))
     record = None if cfg.rerun else finished_run(path)
