@@ -62,12 +62,8 @@ def _evaluate(
                 f"extra_attacks.{name} is of {attack.threat}, and {about.label} is evaluated under"
                 f" {threat.threat}; give extra_attacks.{name}.eps=... or attack.eps=..."
             )
-    pieces = {
-        "suite": suite.name,
-        "settings": asdict(suite),
-        "weights": about.weights_sha256,
-        "threat": threat.as_dict(),
-    }
+    pieces = {"suite": suite.name, "settings": asdict(suite)}
+    pieces |= {"weights": about.weights_sha256, "threat": threat.as_dict()}
     # A source or an attack more or less leaves the pieces of the other attacks as they are.
     others = _others(sources, network)
     extra = {name: described(attack) for name, attack in extra_attacks.items()}

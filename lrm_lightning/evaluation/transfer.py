@@ -62,20 +62,18 @@ def transfer(given: Mapping[str, Any]) -> TransferRecord:
         }
         with as_user_error():
             correct = transfer_matrix(bench, stages, [each.module for each in targets])
-        n = correct.shape[2]
+        n, counts = correct.shape[2], correct.sum(axis=2)
+        made_on, scored = (
+            [each.about.weights_sha256 for each in found] for found in (sources, targets)
+        )
         fields = {
             "kind": "blackbox",
             "sources": [each.about for each in sources],
             "targets": [each.about for each in targets],
             "attack": attack.as_dict(),
             "accuracy": correct.mean(axis=2).tolist(),
-            "intervals": [
-                [wilson_interval(int(count), n) for count in row] for row in correct.sum(axis=2)
-            ],
-            "same_network": [
-                [source.about.weights_sha256 == target.about.weights_sha256 for source in sources]
-                for target in targets
-            ],
+            "intervals": [[wilson_interval(int(count), n) for count in row] for row in counts],
+            "same_network": [[source == target for source in made_on] for target in scored],
         }
         return fields, {"correct": correct}
 
