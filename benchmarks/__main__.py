@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import peers
-from benchmarks.attacks import autoattack, step_curve, table_row
+from benchmarks.attacks import step_curve, table_row
 from benchmarks.same_work import DifferentWorkError
 from benchmarks.subject import QUICK, Settings, Subject, admit, prepare
 from benchmarks.timing import Result
@@ -26,9 +26,7 @@ BENCHMARKS: dict[str, Callable[[Subject, Settings], list[Result]]] = {
     "training-step": training_step,
     "table-row": table_row,
     "step-curve": step_curve,
-    "autoattack": autoattack,
 }
-COMPETITIONS = {"training-step", "table-row", "step-curve"}
 TEST_IMAGES = 360  # of the embedded digits
 
 
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in peers.PEERS.keys() - peers.installed().keys():
         console.print(f"{name} is not installed and left out; make bench installs it")
     subject = prepare(settings)
-    refused = admit(subject, settings) if COMPETITIONS & set(names) else {}
+    refused = admit(subject, settings)
     for name, why in refused.items():
         console.print(f"{name} is left out, because it does different work: {why}")
     subject = subject._replace(peers=[name for name in subject.peers if name not in refused])

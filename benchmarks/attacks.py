@@ -1,25 +1,20 @@
-"""Attacks on a trained network: a row of Table 1, a step curve, and AutoAttack's adapter."""
+"""Attacks on a trained network: a row of Table 1, and a step curve."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
-from pyautoattack import AutoAttack
 from torch import Tensor
-from torch.nn import functional as F
 
-from benchmarks.peers import PEERS, PLAIN, Sizes
+from benchmarks.peers import PEERS, Sizes
 from benchmarks.same_work import DifferentWorkError, check_verdicts
 from benchmarks.subject import ENGINES, OURS, Settings, Subject, copy_for, correct
 from benchmarks.timing import Result, interleaved
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.attacks.autoattack import attack_batch
 
 STEPS = (5, 10, 20)
 NAMES = ("natural", "FGSM", *(f"PGD-{steps}" for steps in STEPS))
-REUSED = f"{PLAIN}, its logits counted"
 
 
 def table_row(subject: Subject, settings: Settings) -> list[Result]:
@@ -92,25 +87,8 @@ def step_curve(subject: Subject, settings: Settings) -> list[Result]:
 
         return _in_batches(curve, subject, settings)
 
-    def one_loop() -> Tensor:
-        """The plain loop in which the pass that gives the gradient gives the verdict too."""
-        network = copy_for(PLAIN, subject.network)
-
-        def curve(x: Tensor, y: Tensor) -> Tensor:
-            x_adv, rows = _start(x, eps), []
-            for _ in range(steps):
-                x_adv.requires_grad_()
-                logits = network(x_adv)
-                rows.append(logits.detach().argmax(dim=1) == y)
-                F.cross_entropy(logits, y).backward()
-                assert x_adv.grad is not None
-                x_adv = _back(x_adv.detach() + step_size * x_adv.grad.sign(), x, eps)
-            return torch.stack([*rows, correct(network, x_adv, y)])
-
-        return _in_batches(curve, subject, settings)
-
     contestants = {name: partial(ours, engine) for name, engine in ENGINES.items()}
-    contestants |= {name: partial(pieces, name) for name in subject.peers} | {REUSED: one_loop}
+    contestants |= {name: partial(pieces, name) for name in subject.peers}
     seconds, curves = interleaved(contestants, settings.rounds, settings.device)
     result = Result(f"step curve to {steps}, {images} images", seconds, images)
     # Neighbouring points share their images; a few of them tell as much as all.
@@ -118,39 +96,6 @@ def step_curve(subject: Subject, settings: Settings) -> list[Result]:
     rows = {name: curve[chosen] for name, curve in curves.items()}
     _compare(result, rows, [f"PGD-{step}" for step in chosen])
     return [result]
-
-
-def autoattack(subject: Subject, settings: Settings) -> list[Result]:
-    """APGD-CE by the official code, through our adapter and without it."""
-    network, eps, steps = subject.network, settings.attack.eps, settings.apgd_steps
-    right = correct(network, subject.x, subject.y)
-    x, y = (each[right][: settings.fewer_images] for each in (subject.x, subject.y))
-    x = x.contiguous(memory_format=torch.channels_last)
-
-    def adapted() -> Tensor:
-        piece = attack_batch(
-            network, x, y, "apgd-ce", eps=eps, norm="linf", seed=0, classes=10, iterations=steps
-        )
-        return torch.from_numpy(piece["broken"])
-
-    def direct() -> Tensor:
-        official = AutoAttack(network, norm="Linf", eps=eps, seed=0, device=x.device)
-        official.attacks_to_run = [cast(Any, "apgd-ce")]
-        official.apgd.n_iter = steps
-        _, y_adv = official.run_standard_evaluation(x, y, batch_size=len(x))
-        return (y_adv != y).cpu()
-
-    logger = logging.getLogger("auto-attack")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        contestants = {"our adapter": adapted, "pyautoattack": direct}
-        seconds, broken = interleaved(contestants, settings.rounds, settings.device)
-    finally:
-        logger.setLevel(level)
-    if not torch.equal(*broken.values()):
-        raise DifferentWorkError("the adapter breaks other images than the official code")
-    return [Result(f"APGD-CE, {steps} iterations, {len(x)} images", seconds, len(x))]
 
 
 def _in_batches(

@@ -27,7 +27,7 @@ class Settings:
 
     Attributes:
         rounds: Interleaved rounds, of which medians are taken.
-        images: Images of the table's row; the long attacks take a quarter of them.
+        images: Images of the table's row; the step curve takes a quarter of them.
         batch: Images that a network sees at a time.
         device: ``"cpu"`` or ``"cuda"``.
         model: A file of ``conf/model``.
@@ -36,7 +36,6 @@ class Settings:
         pretraining: Training steps before anything is measured, so that accuracies mean something.
         pretraining_lr: Adam's rate in them.
         curve_steps: Length of the step curve.
-        apgd_steps: Iterations of AutoAttack's first attack.
     """
 
     rounds: int = 3
@@ -49,7 +48,6 @@ class Settings:
     pretraining: int = 60
     pretraining_lr: float = 3e-3
     curve_steps: int = 200
-    apgd_steps: int = 100
 
     @property
     def attack(self) -> PGDAttack:
@@ -58,7 +56,7 @@ class Settings:
 
     @property
     def fewer_images(self) -> int:
-        """Images of the long attacks."""
+        """Images of the step curve."""
         return max(8, self.images // 4)
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,7 +72,6 @@ QUICK: dict[str, Any] = {
     "model": "resnet_tiny",
     "pretraining_lr": 1e-2,
     "curve_steps": 20,
-    "apgd_steps": 3,
 }
 
 

@@ -146,12 +146,12 @@ def test_it_runs_and_writes(subject, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.__main__.prepare", lambda settings: subject)
     out = tmp_path / "bench.json"
     sizes = ["--images=8", "--batch=8", f"--threads={torch.get_num_threads()}"]
-    main(["--quick", "autoattack", *sizes, f"--out={out}"])
+    main(["--quick", "table-row", *sizes, f"--out={out}"])
     found = json.loads(out.read_text())
-    (result,) = found["benchmarks"]["autoattack"]
-    assert result["ratios"].keys() == {"our adapter", "pyautoattack"}
+    (result,) = found["benchmarks"]["table-row"]
+    assert result["ratios"].keys() == {*ENGINES, *OWN_LOOPS}
     assert {"git", "hardware", "versions", "settings", "command"} <= found.keys()
-    assert "APGD-CE" in capsys.readouterr().out
+    assert "row of Table 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [["speed"], ["--rounds=0"], ["--images=1000"], ["--model=vgg"]])
