@@ -1,7 +1,8 @@
-"""The wheel, installed elsewhere and run from a folder that knows nothing of the checkout."""
+"""The wheel, installed elsewhere, sweeps over a defence of one's own that it knows nothing of."""
 
 import importlib.util
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,10 +13,24 @@ MISSING = [name for name in ("build", "hatchling", "pip") if importlib.util.find
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
+DEFENSE = """
+from lrm_lightning.methods import PGDTraining
 
-def test_installed_wheel_trains(tmp_path, python):
+class Mine(PGDTraining):
+    pass
+"""
+YAML = """
+defaults: [pgd]
+_target_: my_defense.Mine
+name: mine
+"""
+
+
+def test_installed_wheel_sweeps(tmp_path, python):
     dist, site, elsewhere = (tmp_path / name for name in ("dist", "site", "elsewhere"))
-    elsewhere.mkdir()
+    (elsewhere / "conf/method").mkdir(parents=True)
+    (elsewhere / "conf/method/mine.yaml").write_text(YAML)
+    (elsewhere / "my_defense.py").write_text(DEFENSE)
     build = ("-m", "build", "--wheel", "--no-isolation", f"--outdir={dist}")
     python(*build, folder=REPOSITORY, quiet=False)
     (wheel,) = dist.glob("lrm_lightning-*.whl")
@@ -31,15 +46,20 @@ def test_installed_wheel_trains(tmp_path, python):
     install = ("install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check")
     python("-m", "pip", *install, f"--target={site}", str(wheel), folder=elsewhere)
     output = python(
-        *("-m", "lrm_lightning.train", "-m", "method=pgd", "experiment=demo"),
+        *("-m", "lrm_lightning.train", "-m", "method=pgd,mine", "experiment=demo", "trainer=cpu"),
         *("trainer.max_epochs=1", "trainer.limit_train_batches=2", "attack.steps=1"),
-        *("robust_accuracy.n_images=10", "robust_accuracy.test_n_images=10", "trainer=cpu"),
+        *("robust_accuracy.n_images=10", "robust_accuracy.test_n_images=10"),
+        "hydra.searchpath=[file://conf]",
         folder=elsewhere,
-        PYTHONPATH=str(site),
+        PYTHONPATH=f"{site}{os.pathsep}{elsewhere}",
     )
-    assert "PGD-20 %" in output
-    (path,) = elsewhere.glob("runs/digits/pgd-*/record.json")
-    record = json.loads(path.read_text())
-    assert record["n"] == 10
-    assert record["versions"]["lrm_lightning"] == wheel.name.split("-")[1]
-    assert record["git"] == {"commit": None, "dirty": None}
+    table = output[output.index("PGD-20 %") :]
+    for method in ("pgd", "mine"):
+        (path,) = elsewhere.glob(f"runs/digits/{method}-*/record.json")
+        record = json.loads(path.read_text())
+        assert (record["method"], record["n"]) == (method, 10)
+        assert record["versions"]["lrm_lightning"] == wheel.name.split("-")[1]
+        assert record["git"] == {"commit": None, "dirty": None}
+        (row,) = [line for line in table.splitlines() if line.split()[:1] == [method]]
+        assert f"{100 * record['metrics']['clean']:.1f} [" in row
+        assert str(path.parent.relative_to(elsewhere)) in row
