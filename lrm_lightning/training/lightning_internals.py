@@ -35,6 +35,16 @@ def end_after_this_batch(trainer: L.Trainer) -> None:
     trainer._signal_connector.received_sigterm = True
 
 
+def count_last_epoch(trainer: L.Trainer) -> None:
+    """Have ``trainer.current_epoch`` count the last epoch after a resume as without one.
+
+    Of a training that had ended before it was resumed, Lightning does it only at ``max_epochs``,
+    not where a callback had stopped it.
+    """
+    epochs = trainer.fit_loop.epoch_progress.current
+    epochs.completed = epochs.processed  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def starts_processes(trainer: L.Trainer) -> bool:
     """Whether the Trainer will start the run's other processes itself, with our command line."""
     launcher = trainer.strategy.launcher

@@ -34,7 +34,7 @@ from lrm_lightning.training.batch_norm_sync import BatchNormSync
 from lrm_lightning.training.checkpoints import newest_usable, run_checkpoints
 from lrm_lightning.training.failures import in_one_line
 from lrm_lightning.training.interruption import Interruption
-from lrm_lightning.training.lightning_internals import quieten
+from lrm_lightning.training.lightning_internals import count_last_epoch, quieten
 from lrm_lightning.training.progress import Progress
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
@@ -79,6 +79,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
             with in_one_line(trainer), interruption.around():
                 checkpoint = newest_usable(run_dir.resumable(), defense)
                 trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+                count_last_epoch(trainer)
                 # The network as it is by now, or its best weights.
                 best = checkpoint_path(path, BEST) if cfg.checkpoint.select == "best" else None
                 trainer.test(
@@ -156,8 +157,7 @@ def record_of(
         "test_metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "config": identity.plain(cfg),
         **provenance.stamp(trainer.strategy.root_device, trainer.world_size),
-        # Not trainer.current_epoch, which is one less after resuming a training that had stopped.
-        "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+        "epochs": trainer.current_epoch,
         "global_step": trainer.global_step,
         "score": attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"),
         "val_metrics": attacker.val_metrics,

@@ -1,7 +1,6 @@
-"""Identity of a run, and a line for every value that makes no sense."""
+"""A line for every value that makes no sense."""
 
 import copy
-import re
 
 import pytest
 import torch
@@ -23,12 +22,6 @@ def _compose(*overrides):
 @pytest.fixture(scope="module")
 def _composed():
     return _compose("data=digits", "method=alp")
-
-
-@pytest.fixture(scope="module")
-def cifar10():
-    """PGD training on CIFAR-10: the defaults."""
-    return _compose()
 
 
 @pytest.fixture
@@ -217,113 +210,3 @@ def test_components_get_their_settings(cfg):
     optimizer = build.build_defense(cfg, torch.nn.Linear(1, 1), 10).make_optimizer()
     assert optimizer.defaults["lr"] == 0.3
     assert build.build_network(cfg, 7).linear.out_features == 7
-
-
-def test_run_id_is_eight_digits_and_stable(cfg):
-    name = identity.run_id(cfg)
-    assert re.fullmatch(r"[0-9a-f]{8}", name)
-    assert identity.run_id(_compose("method=alp", "data=digits")) == name
-
-
-def test_run_id_does_not_depend_on_the_order_of_keys(cfg):
-    def reverse(node):
-        if isinstance(node, dict):
-            return {key: reverse(node[key]) for key in reversed(node)}
-        return node
-
-    reversed_cfg = OmegaConf.create(reverse(OmegaConf.to_container(cfg, resolve=False)))
-    assert list(reversed_cfg) == list(cfg)[::-1]
-    assert identity.run_id(reversed_cfg) == identity.run_id(cfg)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("runs_dir", "elsewhere"),
-        ("rerun", True),
-        ("sweep", "smoothing"),
-        ("logger.wandb.mode", "offline"),
-        ("logger.wandb.project", "another"),
-        ("data.root", "/data"),
-        ("data.download", False),
-        ("trainer.accelerator", "gpu"),
-        ("trainer.devices", [3]),
-        ("trainer.strategy", "ddp"),
-        ("trainer.sync_batchnorm", True),
-        ("attack.engine", "reference"),
-        ("callbacks", {"rate": {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}}),
-        ("trainer.log_every_n_steps", 1),
-        ("checkpoint.every_minutes", 60),
-    ],
-)
-def test_run_id_ignores_where_and_how_it_runs(key, value, cifar10):
-    assert identity.run_id(_changed(cifar10, key, value)) == identity.run_id(cifar10)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("seed", 1),
-        ("method.smoothing", 0.1),
-        ("method.name", "other"),
-        ("method._target_", "lrm_lightning.methods.alp.AdversarialLogitPairing"),
-        ("model.depth", 1),
-        ("model.widths", [16, 16, 32, 128]),
-        ("data.batch_size", 32),
-        ("data.split_seed", 1),
-        ("data.require_official", False),
-        ("attack.eps", 0.031),
-        ("optimizer.lr", 0.05),
-        ("trainer.max_epochs", 3),
-        ("trainer.precision", "bf16-mixed"),
-        ("trainer.limit_train_batches", 2),
-        ("trainer.devices", 4),  # which don't synchronise batch norm
-        ("robust_accuracy.test_steps", [5]),
-        ("checkpoint.select", "best"),
-        ("scheduler.gamma", 0.2),
-        ("callbacks", {"mine": {"_target_": "my.Callback"}}),
-    ],
-)
-def test_run_id_changes_with_what_changes_the_result(key, value, cifar10):
-    assert identity.run_id(_changed(cifar10, key, value)) != identity.run_id(cifar10)
-
-
-def test_devices_that_synchronise_batch_norm_are_one_run():
-    one = identity.run_id(_compose())
-    assert identity.run_id(_compose("trainer=ddp", "trainer.devices=4")) == one
-    apart = _compose("trainer=ddp", "trainer.devices=4", "trainer.sync_batchnorm=false")
-    assert identity.run_id(apart) != one
-
-
-def test_identity_resolves_what_is_given_by_reference(cfg):
-    found = identity.identity(cfg)
-    assert found["trainer"]["max_epochs"] == cfg.method.epochs
-    assert identity.run_id(_changed(cfg, "trainer.max_epochs", 101)) == identity.run_id(cfg)
-    assert "logger" not in found
-    assert "hydra" not in identity.plain(cfg)
-
-
-def test_plain_is_plain(cfg):
-    def walk(value):
-        if isinstance(value, dict):
-            assert type(value) is dict
-            for key, each in value.items():
-                assert type(key) is str
-                walk(each)
-        elif isinstance(value, list):
-            assert type(value) is list
-            for each in value:
-                walk(each)
-        else:
-            assert value is None or type(value) in (bool, int, float, str)
-
-    walk(identity.plain(cfg))
-
-
-def test_resolver_names_the_run_inside_the_configuration(cfg):
-    named = _changed(cfg, "hydra", {"dir": "${seed}/${run_id:}"})
-    assert named.hydra.dir == f"0/{identity.run_id(cfg)}"
-
-
-def test_conf_dir_has_the_primary_config():
-    assert (identity.conf_dir() / "config.yaml").is_file()

@@ -67,6 +67,20 @@ def test_killed_before_the_test(command, undisturbed, finished):
     finished("lrm").assert_same_result(undisturbed)
 
 
+def test_killed_after_an_early_stop(command, finished):
+    # at this rate nothing gets better
+    settings = ("method=regular", "optimizer.lr=1e-9", "trainer.max_epochs=5")
+    settings += ("callbacks=early_stopping", "callbacks.early_stopping.patience=1")
+    command.start(*settings, prelude=TEST_INTERRUPTED).ends(-9)
+    run = command.run(*settings)
+    assert "training" not in run.output
+    stopped = finished("regular")
+    stopped.path.rename(command.folder / "stopped")
+    command.run(*settings)
+    stopped.assert_same_result(finished("regular"))
+    assert (stopped.record["epochs"], stopped.record["global_step"]) == (2, 6)
+
+
 def test_wherever_a_kill_comes_after_a_checkpoint(command, undisturbed, finished):
     snapshots = sorted((undisturbed.path.parents[2] / "snapshots").iterdir())
     assert [path.name for path in snapshots] == [
