@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lrm_lightning.attacks import Attack, PGDAttack
+from lrm_lightning.attacks.context import exact_arithmetic
 from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.data import Batch, ImageDataModule
 from lrm_lightning.data.mixing import MIXINGS
@@ -145,7 +146,8 @@ class Defense(L.LightningModule, ABC):
         self._log_clean_loss("val/loss", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log_clean_loss("test/loss", batch)
+        with exact_arithmetic():  # whatever the Trainer trained in, as for the accuracies
+            self._log_clean_loss("test/loss", batch)
 
     def _log_clean_loss(self, key: str, batch: Batch) -> None:
         """Log the cross-entropy; accuracies are the RobustAccuracy callback's."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,7 @@ NOT_IDENTIFYING_IN = {
     "checkpoint": "every_minutes",
 }
 # Callbacks of Lightning that only watch; any other, anybody's own included, may change a training.
-WATCHERS = {
-    f"lightning.pytorch.callbacks.{name}"
-    for name in (
-        "DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "RichModelSummary",
-        "RichProgressBar", "ThroughputMonitor", "TQDMProgressBar",
-    )
-}  # fmt: skip
+WATCHERS = re.compile(r"lightning\.pytorch\.callbacks\.\w*(Monitor|ModelSummary|ProgressBar)")
 
 
 def conf_dir() -> Path:
@@ -63,7 +58,7 @@ def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["callbacks"] = {
         name: node
         for name, node in groups.get("callbacks", {}).items()
-        if not (isinstance(node, dict) and node.get("_target_") in WATCHERS)
+        if not (isinstance(node, dict) and WATCHERS.fullmatch(str(node.get("_target_"))))
     }
     return kept
 

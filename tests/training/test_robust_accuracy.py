@@ -308,10 +308,10 @@ def test_a_test_computes_in_float32_whatever_the_trainer_trains_in(network, digi
         trainer = make_trainer(callback, limit_test_batches=1, precision=precision)
         with torch.autocast("cpu", dtype=torch.bfloat16):  # as a foreign loop might
             trainer.test(Regular(copy.deepcopy(network)), datamodule=digits, verbose=False)
-        found.append(callback.logits)
-    for kind, logits in found[0].items():
-        assert logits.dtype == torch.float32
-        assert torch.equal(logits, found[1][kind])
+        found.append(callback.logits | {"loss": trainer.callback_metrics["test/loss"]})
+    for name, values in found[0].items():
+        assert values.dtype == torch.float32
+        assert torch.equal(values, found[1][name])
 
 
 @pytest.mark.parametrize(
