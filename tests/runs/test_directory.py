@@ -58,20 +58,19 @@ def test_another_configuration_is_refused(other, keys, tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"a: [", b"{}", b"\xff\xfe\x00", b"- 1", b"identity"])
-def test_damaged_config(content, tmp_path):
+CODE = b"identity: !!python/object/apply:os.mkdir ['made']\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a: [", b"{}", b"\xff\xfe\x00", b"- 1", b"identity", CODE]
+)
+def test_damaged_config(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError) as error:
         RunDir(tmp_path, IDENTITY)
     assert str(error.value).startswith(f"{tmp_path / 'config.yaml'} is damaged; delete {tmp_path}")
-
-
-def test_config_cannot_run_code(tmp_path):
-    text = f"identity: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n"
-    (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match="is damaged"):
-        RunDir(tmp_path, IDENTITY)
-    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "made").exists()  # nothing in the file is executed
 
 
 def test_file_in_place_of_the_directory(tmp_path):
@@ -88,12 +87,6 @@ def test_directory_without_permission(tmp_path):
             RunDir(tmp_path / "run", IDENTITY)
     finally:
         tmp_path.chmod(0o700)
-
-
-def test_finished(tmp_path):
-    RunDir(tmp_path, IDENTITY)
-    write_record(tmp_path / "record.json", FINISHED)
-    assert finished_run(tmp_path) == FINISHED
 
 
 def test_resumable_gives_the_newest_first(tmp_path):
@@ -124,6 +117,7 @@ def test_clear_forgets_the_run_and_nothing_else(tmp_path):
 def test_record_goes_first_so_that_half_a_clearing_is_not_a_finished_run(tmp_path, monkeypatch):
     run = RunDir(tmp_path, IDENTITY)
     write_record(tmp_path / "record.json", FINISHED)
+    assert finished_run(tmp_path) == FINISHED
 
     def killed(path):
         raise KeyboardInterrupt
@@ -137,7 +131,7 @@ def test_record_goes_first_so_that_half_a_clearing_is_not_a_finished_run(tmp_pat
 HOLD = """
 import sys
 from pathlib import Path
-from lrm_lightning.runs.directory import LOCK, RunDir, finished_run
+from lrm_lightning.runs.directory import RunDir
 with RunDir(Path(sys.argv[1]), {}).locked():
     print("locked", flush=True)
     sys.stdin.read()
