@@ -15,7 +15,7 @@ from lrm_lightning.errors import UserError
 
 
 @cli.command("config")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Entry point of ``python -m lrm_lightning.train``; the score is for Hydra's sweepers."""
     # Seconds of imports, which --help and completion do without.
     from lrm_lightning.training.run import train
