@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.peers import PEERS, Sizes
 from benchmarks.same_work import DifferentWorkError, check_verdicts
-from benchmarks.subject import ENGINES, OURS, Settings, Subject, copy_for, correct
+from benchmarks.subject import ATTACK, ENGINES, OURS, Settings, Subject, copy_for, correct
 from benchmarks.timing import Result, interleaved
 from lrm_lightning.attacks import PGDAttack
 
@@ -32,8 +32,10 @@ def table_row(subject: Subject, settings: Settings) -> list[Result]:
 
     def theirs(name: str) -> Tensor:
         peer, network = PEERS[name], copy_for(name, subject.network)
-        eps = settings.attack.eps
-        attacks = [Sizes(eps, eps, 1, random_start=False), *(Sizes(steps=k) for k in STEPS)]
+        attacks = [
+            Sizes(ATTACK.eps, ATTACK.eps, 1, random_start=False),
+            *(Sizes(steps=k) for k in STEPS),
+        ]
 
         def row(x: Tensor, y: Tensor) -> Tensor:
             x = x.contiguous(memory_format=peer.layout)
@@ -53,9 +55,9 @@ def table_row(subject: Subject, settings: Settings) -> list[Result]:
 
 def step_curve(subject: Subject, settings: Settings) -> list[Result]:
     """One trajectory against attacks of a single step, each with an accuracy pass."""
-    images, steps = settings.fewer_images, settings.curve_steps
+    images, steps = max(8, settings.images // 4), settings.curve_steps
     subject = subject._replace(x=subject.x[:images], y=subject.y[:images])
-    eps, step_size = settings.attack.eps, settings.attack.step_size
+    eps, step_size = ATTACK.eps, ATTACK.step_size
 
     def ours(engine: str) -> Tensor:
         attack = PGDAttack(engine=engine)
@@ -78,10 +80,11 @@ def step_curve(subject: Subject, settings: Settings) -> list[Result]:
 
         def curve(x: Tensor, y: Tensor) -> Tensor:
             x = x.contiguous(memory_format=peer.layout)
-            x_adv = _start(x, eps)
+            x_adv = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
             rows = [correct(network, x_adv, y)]
             for _ in range(steps):
-                x_adv = _back(peer.attack(network, x_adv, y, one), x, eps)
+                moved = peer.attack(network, x_adv, y, one)
+                x_adv = torch.clamp(x + (moved - x).clamp(-eps, eps), 0, 1)
                 rows.append(correct(network, x_adv, y))
             return torch.stack(rows)
 
@@ -119,11 +122,3 @@ def _compare(result: Result, rows: dict[str, Tensor], columns: Any) -> None:  # 
     result.refuse(refused)
     accuracies = {name: each.float().mean(dim=1).tolist() for name, each in rows.items()}
     result.details = {"columns": list(columns), "accuracies": accuracies}
-
-
-def _start(x: Tensor, eps: float) -> Tensor:
-    return (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
-
-
-def _back(moved: Tensor, x: Tensor, eps: float) -> Tensor:
-    return torch.clamp(x + (moved - x).clamp(-eps, eps), 0, 1)

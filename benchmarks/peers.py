@@ -126,19 +126,13 @@ def _art_classifier(network: nn.Module) -> Any:  # noqa: ANN401
 
 
 class Peer(NamedTuple):
-    """An implementation that competes with ours.
+    """An implementation that competes with ours."""
 
-    Attributes:
-        attack: How it attacks a network.
-        module: What must be importable, or nothing.
-        distribution: Where its version is found.
-        layout: Memory format of the weights and images that it is given. What papers ship knows
-            nothing of memory formats; everyone else gets the faster one.
-    """
-
-    attack: AttackFunction
-    module: str = ""
-    distribution: str = ""
+    attack: AttackFunction  # how it attacks a network
+    module: str = ""  # what must be importable, or nothing
+    distribution: str = ""  # where its version is found
+    # Memory format of the weights and images that it is given. What papers ship knows nothing of
+    # memory formats; everyone else gets the faster one.
     layout: torch.memory_format = torch.channels_last
 
 

@@ -17,51 +17,29 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch, DigitsDataModule
 from lrm_lightning.runs.identity import conf_dir
 
+ATTACK = PGDAttack()  # the paper's training attack: eps 0.03, ten steps of 0.0078
 OURS, REFERENCE = "ours", "ours, reference engine"
 ENGINES = {OURS: "fast", REFERENCE: "reference"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Sizes of the measurements; the defaults take about fifteen minutes on two quiet cores.
+    """Sizes of the measurements; the defaults take about fifteen minutes on two quiet cores."""
 
-    Attributes:
-        rounds: Interleaved rounds, of which medians are taken.
-        images: Images of the table's row; the step curve takes a quarter of them.
-        batch: Images that a network sees at a time.
-        device: ``"cpu"`` or ``"cuda"``.
-        model: A file of ``conf/model``.
-        out: Where the JSON goes.
-        threads: Of torch.
-        pretraining: Training steps before anything is measured, so that accuracies mean something.
-        pretraining_lr: Adam's rate in them.
-        curve_steps: Length of the step curve.
-    """
-
-    rounds: int = 3
-    images: int = 128
-    batch: int = 128
-    device: str = "cpu"
-    model: str = "resnet_simple"
+    rounds: int = 3  # interleaved, of which medians are taken
+    images: int = 128  # of the table's row; the step curve takes a quarter of them
+    batch: int = 128  # images that a network sees at a time
+    device: str = "cpu"  # or "cuda"
+    model: str = "resnet_simple"  # a file of conf/model
     out: Path = Path(".benchmarks/bench.json")
-    threads: int = 1
-    pretraining: int = 60
-    pretraining_lr: float = 3e-3
-    curve_steps: int = 200
-
-    @property
-    def attack(self) -> PGDAttack:
-        """The paper's training attack: eps 0.03, ten steps of 0.0078."""
-        return PGDAttack()
-
-    @property
-    def fewer_images(self) -> int:
-        """Images of the step curve."""
-        return max(8, self.images // 4)
+    threads: int = 1  # of torch
+    pretraining: int = 60  # steps before measurements, so that accuracies mean something
+    pretraining_lr: float = 3e-3  # Adam's rate in them
+    curve_steps: int = 200  # length of the step curve
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the JSON."""
-        return asdict(self) | {"out": str(self.out), "attack": self.attack.as_dict()}
+        return asdict(self) | {"out": str(self.out), "attack": ATTACK.as_dict()}
 
 
 # Tiny sizes, to see whether it runs at all; a smaller network takes larger steps.
@@ -76,21 +54,13 @@ QUICK: dict[str, Any] = {
 
 
 class Subject(NamedTuple):
-    """One network, one batch.
+    """One network, one batch."""
 
-    Attributes:
-        network: Trained a little, in eval mode and channels-last.
-        x: Test images, shape ``(n, 3, 32, 32)``, channels-last.
-        y: Their labels.
-        batches: A training batch by how it was mixed: ``"none"`` and ``"vh_mixup"``.
-        peers: Names of those who compete with us.
-    """
-
-    network: nn.Module
-    x: Tensor
-    y: Tensor
-    batches: dict[str, Batch]
-    peers: list[str]
+    network: nn.Module  # trained a little, in eval mode and channels-last
+    x: Tensor  # test images, shape (n, 3, 32, 32), channels-last
+    y: Tensor  # their labels
+    batches: dict[str, Batch]  # a training batch by its mixing: "none" and "vh_mixup"
+    peers: list[str]  # names of those who compete with us
 
 
 def prepare(settings: Settings) -> Subject:
@@ -105,8 +75,7 @@ def prepare(settings: Settings) -> Subject:
     network = get_object(arguments.pop("_target_"))(**arguments, num_classes=10)
     network = network.to(settings.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.pretraining_lr)
-    eps = settings.attack.eps
-    attack = PGDAttack(eps=eps, step_size=eps, steps=1)
+    attack = PGDAttack(step_size=ATTACK.eps, steps=1)
     for batch in _batches(32, settings.pretraining):
         x, y = batch.x.to(settings.device), batch.y.to(settings.device)
         x_adv = attack(network, x, y)
@@ -137,7 +106,7 @@ def admit(subject: Subject, settings: Settings) -> dict[str, str]:
 
     def check(x_adv: Tensor) -> None:
         logits = _logits(network, x_adv)
-        check_ball(x_adv, x, settings.attack.eps)
+        check_ball(x_adv, x, ATTACK.eps)
         check_verdicts(logits.argmax(dim=1) == y, reference.argmax(dim=1) == y)
         losses = [F.cross_entropy(each, y, reduction="none") for each in (logits, reference, clean)]
         check_gain(*losses)

@@ -15,17 +15,11 @@ T = TypeVar("T")
 
 
 class Ratio(NamedTuple):
-    """How many times as long as ours a contestant takes.
+    """How many times as long as ours a contestant takes."""
 
-    Attributes:
-        median: Ratio of the medians.
-        low: Smallest ratio of a round.
-        high: Largest ratio of a round.
-    """
-
-    median: float
-    low: float
-    high: float
+    median: float  # ratio of the medians
+    low: float  # smallest ratio of a round
+    high: float  # largest ratio of a round
 
 
 def elapsed(run: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
@@ -69,21 +63,13 @@ def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, Ratio]:
 
 @dataclass
 class Result:
-    """Times of several contestants that did the same work.
+    """Times of several contestants that did the same work."""
 
-    Attributes:
-        title: What was done.
-        seconds: Of each round, by contestant; the first is ours, to which ratios refer.
-        images: Images of one time, or 0 if there are none to count.
-        refused: Contestants that did different work, and what; their times are left out.
-        details: More for the JSON.
-    """
-
-    title: str
-    seconds: dict[str, list[float]]
-    images: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    title: str  # what was done
+    seconds: dict[str, list[float]]  # of each round, by contestant; ratios refer to the first, ours
+    images: int = 0  # of one time, or 0 if there are none to count
+    refused: dict[str, str] = field(default_factory=dict)  # who did different work, and what
+    details: dict[str, Any] = field(default_factory=dict)  # more for the JSON
 
     def refuse(self, refused: Mapping[str, str]) -> None:
         """Leave contestants out, with the reason."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import PEERS, Sizes
 from benchmarks.same_work import DifferentWorkError
-from benchmarks.subject import ENGINES, OURS, Settings, Subject, copy_for
+from benchmarks.subject import ATTACK, ENGINES, OURS, Settings, Subject, copy_for
 from benchmarks.timing import Result, interleaved
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch
@@ -62,7 +62,7 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
     if MIXED_PEER in subject.peers:
         contestants[f"{MIXED_PEER}, bf16-mixed"] = theirs(MIXED_PEER, mixed=True)
     seconds, losses = interleaved(contestants, settings.rounds, settings.device)
-    result = Result(f"training step, {method}-{settings.attack.steps}", seconds, len(batch.x))
+    result = Result(f"training step, {method}-{ATTACK.steps}", seconds, len(batch.x))
     infinite = {name for name, loss in losses.items() if not math.isfinite(loss)}
     if OURS in infinite:
         raise DifferentWorkError(f"{method}: our own loss is not finite")

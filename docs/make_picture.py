@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from lrm_lightning.runs.records import EvaluationRecord, read_record
@@ -34,13 +35,10 @@ def draw(path: Path) -> None:
         width = 0.8 / len(BARS)
         for place, (suite, attack, title, color) in enumerate(BARS):
             records = [_record(method, suite) for method in TITLES]
-            values = [100 * record.metrics[attack] for record in records]
-            ends = [record.intervals[attack] for record in records]
-            errors = [
-                [value - 100 * low for value, (low, _) in zip(values, ends, strict=True)],
-                [100 * high - value for value, (_, high) in zip(values, ends, strict=True)],
-            ]
-            x = [row + (place - 1) * width for row in range(len(TITLES))]
+            values = np.array([100 * record.metrics[attack] for record in records])
+            ends = np.array([record.intervals[attack] for record in records])
+            errors = np.abs(100 * ends.T - values)
+            x = np.arange(len(TITLES)) + (place - 1) * width
             axes.bar(x, values, width, yerr=errors, label=title, color=color, capsize=2)
         axes.set_xticks(range(len(TITLES)), list(TITLES.values()))
         axes.set_ylabel("accuracy, %")

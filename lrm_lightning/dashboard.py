@@ -16,6 +16,8 @@ from lrm_lightning.tracking.wandb import quiet_wandb
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
+TESTED = {"PGD-20": "test/acc/pgd20", "FGSM": "test/acc/fgsm", "clean": "test/acc/clean"}
+
 
 def build(entity: str, project: str, name: str) -> "Workspace":
     """The workspace ``name``, not saved: nothing is sent."""
@@ -45,29 +47,22 @@ def _panels(wr: ModuleType) -> dict[str, list[Any]]:
         """A dot a run, a setting against what it led to."""
         return wr.ScatterPlot(title=title, x=wr.Config(setting), y=wr.SummaryMetric(metric))
 
-    def bars(title: str, metric: str) -> Any:  # noqa: ANN401
-        """The last value of a metric, a bar a method."""
-        return wr.BarPlot(title=title, metrics=[metric], **by_method)
+    def swept(title: str, setting: str) -> list[Any]:
+        """A setting against each of the test's accuracies."""
+        return [dots(f"{title} and {name}", setting, metric) for name, metric in TESTED.items()]
 
     return {
         "Robust and clean accuracy": [
             lines("PGD-10", "val/acc/pgd10"),
             lines("FGSM", "val/acc/fgsm"),
             lines("Clean", "val/acc/clean"),
-            bars("Test, PGD-20", "test/acc/pgd20"),
-            bars("Test, FGSM", "test/acc/fgsm"),
-            bars("Test, clean", "test/acc/clean"),
+            *(
+                wr.BarPlot(title=f"Test, {name}", metrics=[metric], **by_method)
+                for name, metric in TESTED.items()
+            ),
         ],
-        "Sweep: label smoothing": [
-            dots("Smoothing and PGD-20", "method.smoothing", "test/acc/pgd20"),
-            dots("Smoothing and FGSM", "method.smoothing", "test/acc/fgsm"),
-            dots("Smoothing and clean", "method.smoothing", "test/acc/clean"),
-        ],
-        "Sweep: logit squeezing": [
-            dots("Squeezing and PGD-20", "method.squeeze_weight", "test/acc/pgd20"),
-            dots("Squeezing and FGSM", "method.squeeze_weight", "test/acc/fgsm"),
-            dots("Squeezing and clean", "method.squeeze_weight", "test/acc/clean"),
-        ],
+        "Sweep: label smoothing": swept("Smoothing", "method.smoothing"),
+        "Sweep: logit squeezing": swept("Squeezing", "method.squeeze_weight"),
         "Logits": [
             lines("Variance, clean", "val/logits/clean/variance"),
             lines("Variance, adversarial", "val/logits/adv/variance"),

@@ -44,7 +44,7 @@ ConfigStore.instance().store("process", ProcessLauncherConf, group="hydra/launch
 class ProcessLauncher(Launcher):
     """Runs each job as ``python -m <module> <overrides>`` on its share of the machine."""
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+    def __init__(self, **settings: Any) -> None:
         self.settings = ProcessLauncherConf(**settings)
         self.jobs: list[Job] = []
 

@@ -20,8 +20,7 @@ from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
 from lrm_lightning.attacks.base import ThreatModel
-from lrm_lightning.attacks.context import attack_mode
-from lrm_lightning.attacks.inputs import NOT_FINITE
+from lrm_lightning.attacks.context import attack_mode, predict
 from lrm_lightning.checks import check_integer
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -166,14 +165,8 @@ def _predict(model: nn.Module, x: Tensor, batch_size: int) -> tuple[int, np.ndar
     """Number of classes and predictions; the official code checks neither pixels nor logits."""
     if not (x.dtype == torch.float32 and x.ndim == 4 and len(x)):
         raise ValueError(f"x of shape {tuple(x.shape)} and {x.dtype} must be float32 (n, C, H, W)")
-    low, high = x.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
-    with attack_mode(model), torch.no_grad():
-        logits = torch.cat([model(batch) for batch in x.split(batch_size)])
-    if not logits.isfinite().all():
-        raise ValueError(NOT_FINITE)
-    if logits.ndim != 2 or logits.shape[1] < 4:
+    logits = torch.cat([predict(model, batch) for batch in x.split(batch_size)])
+    if logits.shape[1] < 4:
         raise ValueError(f"AutoAttack needs at least 4 classes, not logits {tuple(logits.shape)}")
     return logits.shape[1], logits.argmax(dim=1).cpu().numpy()
 

@@ -1,10 +1,10 @@
-"""The state of a model while it is attacked, and its restoration whatever happens."""
+"""The state of a model while it is attacked or predicts, and its restoration afterwards."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrm_lightning.checks import check_choice
 
@@ -56,6 +56,23 @@ def attack_mode(model: nn.Module, bn_mode: str = "eval") -> Generator[None]:
             module.training = training
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:
+    """Finite logits of a batch of pixels in [0, 1], shape ``(B, classes)``, without a graph."""
+    low, high = x.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
+    with attack_mode(network), torch.no_grad():
+        logits = network(x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{type(logits)}"
+        raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")
+    if classes is not None and logits.shape[1] != classes:
+        raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")
+    if not logits.isfinite().all():
+        raise ValueError("the model returned logits that are NaN or infinite")
+    return logits
 
 
 @contextmanager

@@ -236,13 +236,13 @@ def pgd(
     *,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> Tensor:
     """:class:`PGDAttack` with these ``settings``, called once; see there for all arguments."""
     return PGDAttack(**settings)(model, x, y, start=start, generator=generator)
 
 
-def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, **settings: Any) -> Tensor:  # noqa: ANN401
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, **settings: Any) -> Tensor:
     r"""One step from the clean images: :math:`x + \epsilon\,\mathrm{sign} \nabla_x J(x, y)`.
 
     The same as :func:`pgd` with one step of size ``eps`` and no random start.

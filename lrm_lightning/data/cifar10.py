@@ -76,7 +76,7 @@ class CIFAR10DataModule(ImageDataModule):
         *,
         require_official: bool = True,
         download: bool = True,
-        **shared: Any,  # noqa: ANN401
+        **shared: Any,
     ) -> None:
         super().__init__(**shared)
         check_flag("require_official", require_official)
@@ -175,14 +175,21 @@ def _fetch(root: Path, *, download: bool) -> None:
     The archive counts only once its MD5 is right, and the folder appears only once it is complete,
     so an interrupted call leaves nothing that a later one could take for good.
     """
-    archive = root / URL.rpartition("/")[2]
+    archive, md5 = root / URL.rpartition("/")[2], f"md5:{ARCHIVE_MD5}"
+
+    def refuse(*_: object) -> None:
+        raise UserError(
+            f"no CIFAR-10 in {root}, where {archive.name} is missing or damaged, and "
+            f"data.download=false: set data.download=true, put {BINARY}/ there by hand, or use "
+            "data=digits"
+        )
+
+    fetch: Any = None if download else refuse  # called only if the archive is not what it should be
     try:
-        if not download:
-            _check_archive(archive, root)
         root.mkdir(parents=True, exist_ok=True)
         with locked(root):
             if _find_layout(root) is None:  # else another job has fetched it while we waited
-                pooch.retrieve(URL, f"md5:{ARCHIVE_MD5}", archive.name, root, progressbar=True)
+                pooch.retrieve(URL, md5, archive.name, root, downloader=fetch, progressbar=True)
                 _unpack(archive, root)
     except requests.RequestException as error:
         status = error.response.status_code if error.response is not None else "no answer"
@@ -200,20 +207,6 @@ def _fetch(root: Path, *, download: bool) -> None:
             f"cannot put CIFAR-10 into {root} ({error.strerror or error}): make it writable with "
             "350 MB free, or choose another data.root"
         ) from error
-
-
-def _check_archive(archive: Path, root: Path) -> None:
-    if not archive.is_file():
-        raise UserError(
-            f"no CIFAR-10 in {root} and data.download=false: set data.download=true, put "
-            f"{BINARY}/ there by hand, or use data=digits"
-        )
-    found = pooch.file_hash(str(archive), alg="md5")
-    if found != ARCHIVE_MD5:
-        raise UserError(
-            f"{archive} is damaged: its MD5 is {found}, not {ARCHIVE_MD5}; "
-            "delete it and set data.download=true"
-        )
 
 
 def _unpack(archive: Path, root: Path) -> None:

@@ -135,7 +135,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """The batch unchanged: it was made on the device."""
         return batch
 
-    def _loader(self, loader: type[BatchLoader], split: str, **settings: Any) -> BatchLoader:  # noqa: ANN401
+    def _loader(self, loader: type[BatchLoader], split: str, **settings: Any) -> BatchLoader:
         trainer = self.trainer
         return loader(
             self._on_device(split),

@@ -34,7 +34,7 @@ class DigitsDataModule(ImageDataModule):
         val_size: int = 180,
         crop_padding: int = 2,
         flip: bool = False,
-        **shared: Any,  # noqa: ANN401
+        **shared: Any,
     ) -> None:
         super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **shared)
 

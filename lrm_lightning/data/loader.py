@@ -140,7 +140,7 @@ class TrainLoader(BatchLoader):
     :class:`BatchLoader`, and the augmentation.
     """
 
-    def __init__(self, split: ImageSplit, *, augmentation: Augmentation, **shared: Any) -> None:  # noqa: ANN401
+    def __init__(self, split: ImageSplit, *, augmentation: Augmentation, **shared: Any) -> None:
         super().__init__(split, **shared)
         self._augmentation = augmentation
         self._order = (-1, split.labels.new_empty(0))

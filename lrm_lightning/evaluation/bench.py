@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks import Attack, PGDAttack
-from lrm_lightning.attacks.context import attack_mode
+from lrm_lightning.attacks.context import predict
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import ImageSplit
 from lrm_lightning.data.randomness import generator
@@ -135,25 +135,8 @@ class Outcome(NamedTuple):
     arrays: dict[str, np.ndarray]  # more for the file of verdicts
 
 
-def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:
-    """Finite logits of a batch of pixels in [0, 1], shape ``(B, classes)``, without a graph."""
-    low, high = x.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
-    with attack_mode(network), torch.no_grad():
-        logits = network(x)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{type(logits)}"
-        raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")
-    if classes is not None and logits.shape[1] != classes:
-        raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")
-    if not logits.isfinite().all():
-        raise ValueError("the model returned logits that are NaN or infinite")
-    return logits
-
-
 def correct_on(network: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
-    """Which images are classified correctly, bool ``(B,)``; raises as :func:`predict`."""
+    """Which images are classified correctly, bool ``(B,)``; raises as ``predict``."""
     return (predict(network, x).argmax(dim=1) == y).cpu().numpy()
 
 

@@ -12,11 +12,11 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from lrm_lightning.attacks import PGDAttack, ThreatModel
-from lrm_lightning.attacks.context import exact_arithmetic
+from lrm_lightning.attacks.context import exact_arithmetic, predict
 from lrm_lightning.checks import check_choice, check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.bench import Bench, Images, pick, predict
+from lrm_lightning.evaluation.bench import Bench, Images, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import write_arrays

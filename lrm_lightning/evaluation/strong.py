@@ -10,9 +10,10 @@ from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
+from lrm_lightning.attacks.context import predict
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking, searches
-from lrm_lightning.evaluation.bench import Bench, Outcome, predict
+from lrm_lightning.evaluation.bench import Bench, Outcome
 
 TRANSFER_STEPS = 10
 

@@ -36,7 +36,7 @@ class AdversarialLogitPairing(PGDTraining):
         *,
         pairing_weight: float = 0.05,
         pairing_distance: str = "l2",
-        **shared: Any,  # noqa: ANN401
+        **shared: Any,
     ) -> None:
         super().__init__(network, **shared)
         check_number("pairing_weight", pairing_weight, low=0)

@@ -34,7 +34,7 @@ class CleanLogitPairing(Defense):
         *,
         pairing_weight: float = 0.05,
         pairing_distance: str = "l2",
-        **shared: Any,  # noqa: ANN401
+        **shared: Any,
     ) -> None:
         super().__init__(network, **shared)
         check_number("pairing_weight", pairing_weight, low=0)

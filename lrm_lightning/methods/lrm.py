@@ -51,7 +51,7 @@ class LogitRegularization(PGDTraining):
         smoothing: float = 0.1,
         squeeze_weight: float = 1e-3,
         mixing: str = "vh_mixup",
-        **shared: Any,  # noqa: ANN401
+        **shared: Any,
     ) -> None:
         super().__init__(
             network, smoothing=smoothing, squeeze_weight=squeeze_weight, mixing=mixing, **shared

@@ -37,7 +37,7 @@ class PGDTraining(Defense):
         *,
         alpha: float = 0.0,
         epochs: int = 101,
-        **shared: Any,  # noqa: ANN401
+        **shared: Any,
     ) -> None:
         super().__init__(network, epochs=epochs, **shared)
         check_number("alpha", alpha, low=0, high=1)

@@ -95,7 +95,7 @@ def _value(value: object) -> str:
     return f"({evidence(value)})" if isinstance(value, Mapping) else printable(str(value))
 
 
-def _environment(**options: Any) -> Environment:  # noqa: ANN401
+def _environment(**options: Any) -> Environment:
     """Templates that escape everything but figures' SVG, in which matplotlib escapes names."""
     environment = Environment(
         loader=PackageLoader("lrm_lightning.reporting", "templates"),

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lrm_lightning.checks import check_choice, check_flag
+from lrm_lightning.data import Batch
 from lrm_lightning.errors import UserError
 
 X_AXIS = "trainer/global_step"  # Lightning's name of the step
@@ -49,7 +50,7 @@ class RunLogger(WandbLogger):
         *,
         mode: str = "auto",
         checkpoint: bool = False,
-        **init: Any,  # noqa: ANN401
+        **init: Any,
     ) -> None:
         check_choice("mode", mode, ("auto", "online", "offline", "disabled"))
         check_flag("checkpoint", checkpoint)
@@ -179,12 +180,7 @@ class WandbMedia(L.Callback):
         self._images, self._began = 0, time.monotonic()
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: object, outputs: object, batch: Batch, *_: int
     ) -> None:
         self._images += len(batch.x) * trainer.world_size
         self._ended = time.monotonic()

@@ -81,7 +81,7 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     return callbacks
 
 
-def build_trainer(cfg: DictConfig, **given: Any) -> "L.Trainer":  # noqa: ANN401
+def build_trainer(cfg: DictConfig, **given: Any) -> "L.Trainer":
     """The Trainer that ``cfg.trainer`` describes, with what the program gives it."""
     return _build("trainer", cfg.trainer, **given)
 

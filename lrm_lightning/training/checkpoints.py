@@ -47,9 +47,9 @@ class MidEpochCheckpoint(RunCheckpoint):
     epoch follows at once.
     """
 
-    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if not _batches_are_over(trainer):
-            super().on_train_batch_end(trainer, *arguments)
+            super().on_train_batch_end(trainer, *args)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

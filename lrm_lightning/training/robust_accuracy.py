@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -71,7 +71,7 @@ class Correctness(Metric):
         return index.numpy(), dict(zip(self.names, columns, strict=True))
 
 
-class RobustAccuracy(L.Callback):
+class RobustAccuracy(Callback):
     """Logs accuracy on clean, FGSM and PGD-k images, and statistics of the logits, every epoch.
 
     It works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one. One
@@ -156,53 +156,43 @@ class RobustAccuracy(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.val_metrics = state_dict["val_metrics"]
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.active = not trainer.sanity_checking and self._due(trainer)
         if self.active:
             self._begin("val", pl_module)
 
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.active = True
         self._begin("test", pl_module)
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: object,
-        batch: Batch,
-        *_: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, *_: int
     ) -> None:
         if self.active:
             self._attack(pl_module, batch)
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: object,
-        batch: Batch,
-        *_: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, *_: int
     ) -> None:
         with exact_arithmetic():
             self._attack(pl_module, batch)
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.active:
             self._log("val", pl_module)
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.index, self.correct = self._log("test", pl_module)
 
     # ------------------------------------------------------------------ one evaluation
 
-    def _due(self, trainer: L.Trainer) -> bool:
+    def _due(self, trainer: Trainer) -> bool:
         if trainer.state.fn != "fit":
             return True
         epoch = trainer.current_epoch + 1
         return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
 
-    def _begin(self, split: str, pl_module: L.LightningModule) -> None:
+    def _begin(self, split: str, pl_module: LightningModule) -> None:
         self._steps, self._limit = self._settings[split]
         names = ["clean", "fgsm", *(f"pgd{count}" for count in self._steps)]
         if self._other is not None:
@@ -215,7 +205,7 @@ class RobustAccuracy(L.Callback):
         self._logits: dict[str, list[Tensor]] = {"clean": [], "adv": []}
         self.examples = None
 
-    def _attack(self, pl_module: L.LightningModule, batch: Batch) -> None:
+    def _attack(self, pl_module: LightningModule, batch: Batch) -> None:
         network = pl_module.network
         assert isinstance(network, nn.Module)
         wanted = batch.index < (math.inf if self._limit is None else self._limit)
@@ -258,7 +248,7 @@ class RobustAccuracy(L.Callback):
             self.examples = Examples(*(each[:SHOWN].detach().cpu() for each in shown))
 
     def _log(
-        self, split: str, pl_module: L.LightningModule
+        self, split: str, pl_module: LightningModule
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         index, correct = self._correctness.compute()
         self.logits = {kind: torch.cat(each).cpu() for kind, each in self._logits.items() if each}

@@ -65,7 +65,7 @@ def new_axes(xlabel: str, ylabel: str) -> Axes:
     return axes
 
 
-def draw(axes: Axes, x: ArrayLike, y: ArrayLike, label: str, **look: Any) -> None:  # noqa: ANN401
+def draw(axes: Axes, x: ArrayLike, y: ArrayLike, label: str, **look: Any) -> None:
     """Draw a line, or marks, that the legend names by any label; looks are ``Axes.plot``'s."""
     # Matplotlib's own way leaves out labels that begin with an underscore.
     axes.plot(x, y, label=label, gid=f"{SERIES}{len(axes.lines)}", **look)
