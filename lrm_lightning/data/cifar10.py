@@ -175,21 +175,21 @@ def _fetch(root: Path, *, download: bool) -> None:
     The archive counts only once its MD5 is right, and the folder appears only once it is complete,
     so an interrupted call leaves nothing that a later one could take for good.
     """
-    archive, md5 = root / URL.rpartition("/")[2], f"md5:{ARCHIVE_MD5}"
-
-    def refuse(*_: object) -> None:
-        raise UserError(
-            f"no CIFAR-10 in {root}, where {archive.name} is missing or damaged, and "
-            f"data.download=false: set data.download=true, put {BINARY}/ there by hand, or use "
-            "data=digits"
-        )
-
-    fetch: Any = None if download else refuse  # called only if the archive is not what it should be
+    archive = root / URL.rpartition("/")[2]
     try:
+        if not (
+            download
+            or (archive.is_file() and pooch.file_hash(str(archive), alg="md5") == ARCHIVE_MD5)
+        ):
+            raise UserError(
+                f"no CIFAR-10 in {root}, where {archive.name} is missing or damaged, and "
+                f"data.download=false: set data.download=true, put {BINARY}/ there by hand, or use "
+                "data=digits"
+            )
         root.mkdir(parents=True, exist_ok=True)
         with locked(root):
             if _find_layout(root) is None:  # else another job has fetched it while we waited
-                pooch.retrieve(URL, md5, archive.name, root, downloader=fetch, progressbar=True)
+                pooch.retrieve(URL, f"md5:{ARCHIVE_MD5}", archive.name, root, progressbar=True)
                 _unpack(archive, root)
     except requests.RequestException as error:
         status = error.response.status_code if error.response is not None else "no answer"

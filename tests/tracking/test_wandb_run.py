@@ -10,10 +10,9 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from lrm_lightning import cli
 from lrm_lightning.runs import identity
+from lrm_lightning.training.lightning_internals import quieten
 from lrm_lightning.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -54,9 +53,7 @@ def cfg(tmp_path):
 
 def _train(cfg, folder):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PossibleUserWarning)
-        for message in cli.NOISE:
-            warnings.filterwarnings("ignore", message)
+        quieten()
         return train(cfg, folder)
 
 
