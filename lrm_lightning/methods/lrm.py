@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrm_lightning.checks import check_choice, check_number
+from lrm_lightning.checks import check_choice, check_flag, check_number
 from lrm_lightning.losses import PAIRING_KINDS, distribution_pairing, ratio_weight
 from lrm_lightning.methods.pgd import PGDTraining
 
@@ -29,6 +29,9 @@ class LogitRegularization(PGDTraining):
         pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. Section 4.1
             reads as 0.125; section 5.2 can be read the other way round, as 8.
         pairing_kind: h: ``"cross_entropy"``, ``"jensen_shannon"`` or ``"cosine"``.
+        detach_clean: Whether h takes the clean logits as constants, so that it moves the attacked
+            ones alone. A large ratio needs it: with a gradient through both, h is driven towards 0
+            by certainty while w makes up for it, and the loss diverges.
         smoothing: s in [0, 1 - 1/C].
         squeeze_weight: The paper's :math:`\beta`.
         mixing: How images are mixed.
@@ -44,6 +47,7 @@ class LogitRegularization(PGDTraining):
         *,
         pairing_to_adversarial_ratio: float = 0.125,
         pairing_kind: str = "cross_entropy",
+        detach_clean: bool = False,
         smoothing: float = 0.1,
         squeeze_weight: float = 1e-3,
         mixing: str = "vh_mixup",
@@ -55,7 +59,9 @@ class LogitRegularization(PGDTraining):
         check_number("pairing_to_adversarial_ratio", pairing_to_adversarial_ratio, low=0)
         check_choice("pairing_kind", pairing_kind, PAIRING_KINDS)
         self.ratio = pairing_to_adversarial_ratio
+        check_flag("detach_clean", detach_clean)
         self.pairing_kind = pairing_kind
+        self.detach_clean = detach_clean
 
     @property
     def pairs_logits(self) -> bool:
@@ -68,7 +74,8 @@ class LogitRegularization(PGDTraining):
         """Eq. 10's h, weighted by section 4.1's ratio."""
         if not self.pairs_logits:
             return {}
-        paired = distribution_pairing(logits, logits_adv, kind=self.pairing_kind)
+        clean = logits.detach() if self.detach_clean else logits
+        paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
         # The ratio is the global batch's, however many processes share it.
         loss, pairing = self.over_ranks(adversarial_loss, paired)
         return {"pairing": ratio_weight(loss, pairing, self.ratio) * paired}

@@ -36,14 +36,16 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("detach_clean", [False, True])
 @pytest.mark.parametrize("ratio", [0.125, 8.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_equation_10(kind, ratio, make, network, mixed_batch, train_on, gradients_of):
+def test_equation_10(kind, ratio, detach_clean, make, network, mixed_batch, train_on, gradients_of):
     defense = make(
         LogitRegularization,
         network,
         attack=ATTACK,
         pairing_kind=kind,
+        detach_clean=detach_clean,
         pairing_to_adversarial_ratio=ratio,
         smoothing=0.2,
         squeeze_weight=0.03,
@@ -54,7 +56,7 @@ def test_equation_10(kind, ratio, make, network, mixed_batch, train_on, gradient
     x_adv = defense.attack_batch(mixed_batch, targets)
     logits, logits_adv = network(mixed_batch.x), network(x_adv)
     adversarial = -(targets * logits_adv.log_softmax(1)).sum(1).mean()
-    paired = KINDS[kind](logits, logits_adv)
+    paired = KINDS[kind](logits.detach() if detach_clean else logits, logits_adv)
     norms = (logits**2).sum(1).mean() + (logits_adv**2).sum(1).mean()
     weight = ratio * adversarial.item() / paired.item()  # a number: nothing flows through it
     loss = adversarial + weight * paired + 0.03 * norms
@@ -84,6 +86,7 @@ def test_defaults_are_section_5_2(network):
     assert defense.ratio == 0.125
     assert defense.alpha == 0
     assert defense.pairing_kind == "cross_entropy"
+    assert not defense.detach_clean
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_defaults_are_section_5_2(network):
             {"pairing_kind": "kl"},
             "pairing_kind='kl' is unknown; choose one of: cross_entropy, jensen_shannon, cosine",
         ),
+        ({"detach_clean": 1}, "detach_clean=1 must be true or false"),
     ],
 )
 def test_settings_out_of_range(setting, message, make, network):
