@@ -19,7 +19,8 @@ class AdversarialLogitPairing(PGDTraining):
     Args:
         network: The classifier.
         pairing_weight: The paper's :math:`\lambda`, at least 0. The distance is summed over
-            classes; Google's ALP code averages over them, so theirs divided by C is ours.
+            classes; Google's ALP code averages over them, so its 0.5, divided by the 10 classes, is
+            the default here.
         pairing_distance: ``"l2"`` (squared), ``"l1"`` or ``"huber"`` (Eq. 9).
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 
@@ -31,7 +32,7 @@ class AdversarialLogitPairing(PGDTraining):
         self,
         network: nn.Module,
         *,
-        pairing_weight: float = 0.5,
+        pairing_weight: float = 0.05,
         pairing_distance: str = "l2",
         **shared: Any,  # noqa: ANN401
     ) -> None:
