@@ -121,7 +121,7 @@ def validate(cfg: DictConfig) -> None:
     _checked("", lambda: check_flag("rerun", cfg.rerun))
     _checked("", lambda: check_choice("engine", cfg.engine, ENGINES))
     datamodule = build_datamodule(cfg)
-    _checked("data", lambda: _check_validation(datamodule))
+    _checked("data", lambda: _check_validation(cfg, datamodule))
     with torch.device("meta"):
         build_network(cfg, datamodule.num_classes)
     build_defense(cfg, nn.Identity(), datamodule.num_classes)
@@ -140,9 +140,10 @@ def _check_seed(seed: object) -> None:
     check_number("seed", seed, high=2**63 - 1, why="torch")
 
 
-def _check_validation(datamodule: "ImageDataModule") -> None:
-    # A run's score, and the choice of its best weights, are measured on the validation split.
-    check_integer("val_size", datamodule.val_size, low=1)
+def _check_validation(cfg: DictConfig, datamodule: "ImageDataModule") -> None:
+    # The best weights are chosen on the validation split; the last ones need none.
+    low = 1 if cfg.checkpoint.select == "best" else 0
+    check_integer("val_size", datamodule.val_size, low=low)
 
 
 def _check_trainer(cfg: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """One run: build, fit, test, and write the record."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def train(cfg: DictConfig, path: Path) -> float:
         path: The run directory.
 
     Returns:
-        Robust accuracy on the validation split after training, in [0, 1], for Hydra's sweepers.
+        Robust accuracy on the validation split after training, in [0, 1], for Hydra's sweepers;
+        NaN if ``data.val_size=0`` holds none out.
 
     Raises:
         UserError: For whatever the user can mend.
@@ -62,7 +64,7 @@ def train(cfg: DictConfig, path: Path) -> float:
         if rest is not None:
             rest.publish(_published(cfg, run_dir))
             rest.close()
-        return float(record["score"])
+        return _score(record)
     if cfg.rerun and rank_zero_only.rank == 0:
         run_dir.clear()
 
@@ -84,12 +86,11 @@ def train(cfg: DictConfig, path: Path) -> float:
             _fit(trainer, defense, datamodule, run_dir)
             epochs, steps = trainer.current_epoch, trainer.global_step
             _test(trainer, defense, datamodule, cfg, run_dir)
-        score = attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}")
         record = {
             **_record(cfg, trainer, defense, datamodule, attacker),
             "epochs": epochs,
             "global_step": steps,
-            "score": score,
+            "score": attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"),
             "val_metrics": attacker.val_metrics,
             "wall_s": round(progress.elapsed_s, 1),
         }
@@ -102,7 +103,11 @@ def train(cfg: DictConfig, path: Path) -> float:
     finally:
         if tracker is not None:
             tracker.close(failed=sys.exc_info()[0] is not None)
-    return score
+    return _score(record)
+
+
+def _score(record: dict[str, Any]) -> float:
+    return math.nan if record["score"] is None else float(record["score"])
 
 
 def _tracked(cfg: DictConfig, path: Path) -> tuple[Any, ...]:
@@ -149,6 +154,8 @@ def build_trainer(
     try:
         return instantiate(
             cfg.trainer,
+            # Without validation images Lightning would warn that there are none.
+            **({} if cfg.data.val_size else {"limit_val_batches": 0}),
             # Lightning's own flag insists on torch's version, which is for GPUs alone.
             sync_batchnorm=False,
             plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],

@@ -68,7 +68,7 @@ BAD = [
     ("model.widths", [16, 16, 32], "model.widths=[16, 16, 32] must be four"),
     ("data.batch_size", 0, "data.batch_size=0 must be a whole number >= 1"),
     ("data.eval_batch_size", 1.5, "data.eval_batch_size=1.5 must be a whole number >= 1"),
-    ("data.val_size", 0, "data.val_size=0 must be a whole number >= 1"),
+    ("data.val_size", -1, "data.val_size=-1 must be a whole number >= 0"),
     ("data.crop_padding", -1, "data.crop_padding=-1 must be a whole number >= 0"),
     ("data.flip", "no", "data.flip='no' must be true or false"),
     ("data.split_seed", -2, "data.split_seed=-2 must be a whole number >= 0"),
@@ -131,6 +131,7 @@ def test_good_values_pass(cfg):
         ("optimizer.milestones", []),
         ("optimizer.warmup_epochs", 0.5),
         ("checkpoint.select", "best"),
+        ("data.val_size", 0),
         ("logger.wandb", False),
     ):
         config.validate(_changed(cfg, key, value))
@@ -143,6 +144,8 @@ def test_best_weights_need_something_to_choose_by(cfg):
         bad.checkpoint.monitor = monitor
         with pytest.raises(UserError, match=r"^checkpoint\.monitor='.*' is unknown; choose one of"):
             config.validate(bad)
+    with pytest.raises(UserError, match=r"^data\.val_size=0 must be a whole number >= 1"):
+        config.validate(_changed(best, "data.val_size", 0))
     with pytest.raises(UserError, match=r"^checkpoint\.select='best' needs robust_accuracy\.every"):
         config.validate(_changed(best, "robust_accuracy.every_n_epochs", 2))
 

@@ -25,7 +25,7 @@ VALUES = {
     "bn_mode": (["attack.bn_mode=foo"], "attack.bn_mode='foo'"),
     "batch size 0": (["data.batch_size=0"], "data.batch_size=0"),
     "batch size too large": (["data.batch_size=5000"], "data.batch_size=5000 exceeds"),
-    "val_size 0": (["data.val_size=0"], "data.val_size=0"),
+    "val_size 0": (["data.val_size=0", "checkpoint.select=best"], "data.val_size=0"),
     "val_size too large": (["data.val_size=1437"], "data.val_size=1437 leaves nothing"),
     "depth": (["model.depth=0"], "model.depth=0"),
     "widths": (["model.widths=[8,8,16]"], "widths=[8, 8, 16] must be four"),
