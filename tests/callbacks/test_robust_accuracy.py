@@ -88,9 +88,10 @@ def test_validate_logs_what_a_direct_computation_gives(
     _assert_metrics(trainer.callback_metrics, expected)
 
 
-def test_test_keeps_each_images_verdict(network, digits, make_trainer):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_test_keeps_each_images_verdict_in_float32(precision, network, digits, make_trainer):
     callback = RobustAccuracy(ATTACK, steps=[1], test_steps=[2, 5], test_n_images=37)
-    trainer = make_trainer(callback, limit_test_batches=3)
+    trainer = make_trainer(callback, limit_test_batches=3, precision=precision)
     trainer.test(Regular(network), datamodule=digits, verbose=False)
 
     direct = _direct(network, digits.test_dataloader(), [2, 5], 37)
