@@ -186,7 +186,7 @@ def test_recipe_of_the_paper():
 
 
 def test_table_1_settings_of_the_methods():
-    assert _method_file("label_smoothing")["smoothing"] == 0.5
+    assert _method_file("label_smoothing")["smoothing"] == 0.75
     assert _method_file("alp")["alpha"] == _method_file("pgd")["alpha"] == 0
     lrm = _method_file("lrm")
     assert (lrm["smoothing"], lrm["squeeze_weight"], lrm["mixing"]) == (0.1, 1e-3, "vh_mixup")

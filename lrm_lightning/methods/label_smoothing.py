@@ -19,5 +19,5 @@ class LabelSmoothing(Regular):
         Summers & Dinneen, Eq. 8 and Table 1; Szegedy et al. 2016, arXiv:1512.00567.
     """
 
-    def __init__(self, network: nn.Module, *, smoothing: float = 0.5, **shared: Any) -> None:  # noqa: ANN401
+    def __init__(self, network: nn.Module, *, smoothing: float = 0.75, **shared: Any) -> None:  # noqa: ANN401
         super().__init__(network, smoothing=smoothing, **shared)
