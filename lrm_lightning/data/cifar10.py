@@ -177,10 +177,8 @@ def _fetch(root: Path, *, download: bool) -> None:
     """
     archive = root / URL.rpartition("/")[2]
     try:
-        if not (
-            download
-            or (archive.is_file() and pooch.file_hash(str(archive), alg="md5") == ARCHIVE_MD5)
-        ):
+        intact = archive.is_file() and pooch.file_hash(str(archive), alg="md5") == ARCHIVE_MD5
+        if not (download or intact):
             raise UserError(
                 f"no CIFAR-10 in {root}, where {archive.name} is missing or damaged, and "
                 f"data.download=false: set data.download=true, put {BINARY}/ there by hand, or use "
