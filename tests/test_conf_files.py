@@ -27,7 +27,7 @@ SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixi
 GIVEN_BY_THE_PROGRAM = {"network", "num_classes", "attack", "optimizer", "scheduler"}
 # Methods that are a class with one default changed.
 TURNED = {
-    "label_smoothing": {"smoothing": 0.5},
+    "label_smoothing": {"smoothing": 0.75},
     "logit_squeezing": {"squeeze_weight": 0.05},
     "mixup": {"mixing": "mixup"},
     "vh_mixup": {"mixing": "vh_mixup"},
@@ -217,7 +217,7 @@ def test_recipe_of_the_paper():
 
 
 def test_table_1_settings_of_the_methods():
-    assert _method_file("label_smoothing")["smoothing"] == 0.5
+    assert _method_file("label_smoothing")["smoothing"] == 0.75
     assert _method_file("alp")["alpha"] == _method_file("pgd")["alpha"] == 0
     lrm = _method_file("lrm")
     assert (lrm["smoothing"], lrm["squeeze_weight"], lrm["mixing"]) == (0.1, 1e-3, "vh_mixup")

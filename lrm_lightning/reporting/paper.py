@@ -45,7 +45,7 @@ METHODS: Mapping[str, Method] = {
             (26.8, 32.0, 75.1, 73.9, 67.3),
         ),
         _method(
-            "label_smoothing", "Label smoothing", 200, {"smoothing": 0.5},
+            "label_smoothing", "Label smoothing", 200, {"smoothing": 0.75},
             (86.9, 54.7, 49.4, 41.7, 34.4),
             (66.7, 67.3, 75.6, 74.2, 67.6),
         ),

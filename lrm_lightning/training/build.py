@@ -108,8 +108,9 @@ def validate(cfg: DictConfig) -> None:
     _checked("", lambda: _check_seed(cfg.seed))
     _checked("", lambda: check_flag("rerun", cfg.rerun))
     datamodule = build_datamodule(cfg)
-    # A run's score, and the choice of its best weights, are measured on the validation split.
-    _checked("data", lambda: check_integer("val_size", datamodule.val_size, low=1))
+    # The best weights are chosen on the validation split; the last ones need none.
+    low = 1 if cfg.checkpoint.select == "best" else 0
+    _checked("data", lambda: check_integer("val_size", datamodule.val_size, low=low))
     with torch.device("meta"):
         build_network(cfg, datamodule.num_classes)
         defense = build_defense(cfg, nn.Linear(1, 1), datamodule.num_classes)

@@ -47,7 +47,8 @@ def train(cfg: DictConfig, path: Path) -> float | None:
         path: The run directory.
 
     Returns:
-        Robust accuracy on the validation split after training, in [0, 1], for Hydra's sweepers.
+        Robust accuracy on the validation split after training, in [0, 1], for Hydra's sweepers;
+        None if ``data.val_size=0`` holds none out.
 
     Raises:
         UserError: For whatever the user can mend.
@@ -112,6 +113,8 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
     own = build.build_callbacks(cfg)
     trainer = build.build_trainer(
         cfg,
+        # Lightning would warn that there are no validation images.
+        **({} if cfg.data.val_size else {"limit_val_batches": 0}),
         # Lightning's own flag insists on torch's version, which is for GPUs alone.
         sync_batchnorm=False,
         plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],

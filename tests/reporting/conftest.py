@@ -24,7 +24,7 @@ NETWORK = "lrm_lightning.models.ResNet"
 KNOBS = {"smoothing": 0.0, "squeeze_weight": 0.0, "mixing": "none", "mixing_alpha": 1.0}
 METHODS = {
     "regular": {},
-    "label_smoothing": {"smoothing": 0.5},
+    "label_smoothing": {"smoothing": 0.75},
     "pgd": {"alpha": 0.0},
     "alp": {"alpha": 0.0, "pairing_weight": 0.5},
     "lrm": {"alpha": 0.0, "smoothing": 0.1, "squeeze_weight": 1e-3, "mixing": "vh_mixup"},

@@ -62,7 +62,7 @@ BAD = [
     ("model.widths", [16, 16, 32], "model.widths=[16, 16, 32] must be four"),
     ("data.batch_size", 0, "data.batch_size=0 must be a whole number >= 1"),
     ("data.eval_batch_size", 1.5, "data.eval_batch_size=1.5 must be a whole number >= 1"),
-    ("data.val_size", 0, "data.val_size=0 must be a whole number >= 1"),
+    ("data.val_size", -1, "data.val_size=-1 must be a whole number >= 0"),
     ("data.crop_padding", -1, "data.crop_padding=-1 must be a whole number >= 0"),
     ("data.flip", "no", "data.flip='no' must be true or false"),
     ("data.split_seed", -2, "data.split_seed=-2 must be a whole number >= 0"),

@@ -103,6 +103,23 @@ def test_running_a_finished_run_again_trains_only_if_told_to(command, copy_of_un
     assert all(after[path] > before[path] for path in after.keys() & before.keys())
 
 
+def test_without_validation_it_trains_on_everything_and_resumes(command, finished):
+    settings = ("method=regular", "data.val_size=0")
+    command.run(*settings)
+    run = finished("regular")
+    data = run.record["data"]
+    assert (data["n_train"], data["n_val"]) == (1437, 0)
+    assert (run.record["score"], run.record["val_metrics"]) == (None, {})
+    assert len(run.verdicts["pgd20"]) == 30
+    assert command.run(*settings).output.startswith("already finished")
+    # what a kill between the training and the test would have left
+    whole = run.path.rename(run.path.with_name("whole"))
+    ends = "import lightning\nlightning.Trainer.test = lambda *_, **__: os._exit(9)"
+    command.start(*settings, prelude=ends).ends(9)
+    command.run(*settings)
+    finished("regular").assert_same_result(type(run)(whole))
+
+
 def test_best_weights_are_tested_and_loaded(command, finished):
     # at this rate the first epoch makes the network, and the second breaks it
     settings = ("method=regular", "checkpoint.select=best", "optimizer.lr=1.0")
