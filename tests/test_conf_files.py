@@ -12,7 +12,7 @@ from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
 from lrm_lightning.data import Batch
-from lrm_lightning.data.randomness import Draws
+from lrm_lightning.data.batch import Draws
 from lrm_lightning.methods import Defense, Regular
 from lrm_lightning.runs import identity
 from lrm_lightning.training import build

@@ -1,4 +1,4 @@
-"""A split of images, a batch of it, and how a part of a split is held out."""
+"""A split of images, a batch of it with its randomness, and how a part of a split is held out."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrm_lightning.data.randomness import Draws
+from lrm_lightning.data.randomness import generator
 
 
 class ImageSplit(NamedTuple):
@@ -14,6 +14,25 @@ class ImageSplit(NamedTuple):
 
     images: Tensor  # pixels 0 to 255, shape (N, 3, H, W), uint8
     labels: Tensor  # classes, shape (N,), int64
+
+
+class Draws(NamedTuple):
+    """The randomness of one global batch, and which of its rows are ours."""
+
+    seed: int  # of the run
+    epoch: int  # from 0
+    step: int  # batch within the epoch, from 0
+    size: int  # images in the global batch
+    first_row: int  # of this rank
+    end_row: int  # one past its last
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """Generator for ``purpose``; draw for all ``size`` rows, then take :meth:`rows`."""
+        return generator(self.seed, purpose, self.epoch, self.step, device=device)
+
+    def rows(self, values: Tensor, dim: int = 0) -> Tensor:
+        """This rank's rows of ``values``, whose axis ``dim`` was drawn for the global batch."""
+        return values.narrow(dim, self.first_row, self.end_row - self.first_row)
 
 
 class Batch(NamedTuple):

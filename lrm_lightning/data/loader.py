@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lrm_lightning.data.augment import crop, draw_crop, draw_flip, flip
-from lrm_lightning.data.batch import Batch, ImageSplit
+from lrm_lightning.data.batch import Batch, Draws, ImageSplit
 from lrm_lightning.data.mixing import draw_mixup, draw_vh_mixup, mixup, vh_mixup
-from lrm_lightning.data.randomness import Draws, generator
+from lrm_lightning.data.randomness import generator
 from lrm_lightning.errors import UserError
 
 

@@ -6,10 +6,8 @@ so N ranks see exactly what one process sees.
 """
 
 import hashlib
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -19,22 +17,3 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-class Draws(NamedTuple):
-    """The randomness of one global batch, and which of its rows are ours."""
-
-    seed: int  # of the run
-    epoch: int  # from 0
-    step: int  # batch within the epoch, from 0
-    size: int  # images in the global batch
-    first_row: int  # of this rank
-    end_row: int  # one past its last
-
-    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """Generator for ``purpose``; draw for all ``size`` rows, then take :meth:`rows`."""
-        return generator(self.seed, purpose, self.epoch, self.step, device=device)
-
-    def rows(self, values: Tensor, dim: int = 0) -> Tensor:
-        """This rank's rows of ``values``, whose axis ``dim`` was drawn for the global batch."""
-        return values.narrow(dim, self.first_row, self.end_row - self.first_row)

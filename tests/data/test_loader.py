@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from lrm_lightning.data import ImageSplit
+from lrm_lightning.data.batch import Draws
 from lrm_lightning.data.loader import Augmentation, EvalLoader, TrainLoader
-from lrm_lightning.data.randomness import Draws
 from lrm_lightning.errors import UserError
 
 CLASSES = 5

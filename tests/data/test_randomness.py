@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrm_lightning.data.randomness import Draws, generator
+from lrm_lightning.data.batch import Draws
+from lrm_lightning.data.randomness import generator
 
 
 def _first(*key):

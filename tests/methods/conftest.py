@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lrm_lightning.data import Batch
-from lrm_lightning.data.randomness import Draws
+from lrm_lightning.data.batch import Draws
 from lrm_lightning.training import build
 
 CLASSES, IMAGES, SIDE = 4, 6, 8
