@@ -9,12 +9,19 @@ RUNS ?= runs
 DATA ?= $(or $(patsubst data=%,%,$(filter data=%,$(ARGS))),cifar10)
 # Overrides of evaluate and transfer, as ARGS are those of train.
 EVAL ?=
-EVALUATE = $(PY) -m lrm_lightning.evaluate 'runs=[$(RUNS)/$(DATA)/*]' suite=paper $(EVAL)
+evaluate = $(PY) -m lrm_lightning.evaluate 'runs=[$(1)]' suite=$(2) $(EVAL)
 REPORT := $(PY) -m lrm_lightning.report
 comma := ,
+# A sweep of sweeps/, and where its runs go; what belongs to no row of Table 1 goes to RUNS/sweeps.
+sweep = $(RUN) --config-dir sweeps --config-name $(1) runs_dir=$(2) $(ARGS)
+# Of Fig. 2 left; 0.75 is Table 1's row.
+STRENGTHS := 0.0,0.01,0.1,0.25,0.5,0.9
+# The paper's sources are trained independently of the targets: here with another seed, apart.
+METHODS := regular label_smoothing pgd alp lrm
+globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo bench report picture table1 table2 figures dashboard test lint format wheel clean
+.PHONY: help install install-dev demo bench report picture table1 table2 figures strong reproduce dashboard test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,24 +82,33 @@ report: $(VENV)/.installed  ## Tables, figures and one page in report/ from the 
 # What is trained and evaluated already is skipped. The report takes every record below RUNS, so any
 # training counts that lies there, by whatever command it was made.
 table1: $(VENV)/.installed  ## Train and evaluate what Table 1 still misses, then the report
-	$(RUN) --config-dir sweeps --config-name table1 runs_dir=$(RUNS) $(ARGS)
-	$(EVALUATE)
+	$(call sweep,table1,$(RUNS))
+	$(call evaluate,$(RUNS)/$(DATA)/*,paper)
 	$(REPORT) runs_dir=$(RUNS)
 
-# The paper's sources are trained independently of the targets: here with another seed, apart.
-METHODS := regular label_smoothing pgd alp lrm
-globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
 table2: $(VENV)/.installed  ## The same for Table 2: sources of another seed, and the matrix
-	$(RUN) --config-dir sweeps --config-name table1 runs_dir=$(RUNS) $(ARGS)
-	$(RUN) --config-dir sweeps --config-name table1 runs_dir=$(RUNS)/sources seed=1 $(ARGS)
+	$(call sweep,table1,$(RUNS))
+	$(call sweep,table1,$(RUNS)/sources) seed=1
 	$(PY) -m lrm_lightning.transfer 'sources=[$(call globs,$(RUNS)/sources)]' \
 	  'targets=[$(call globs,$(RUNS))]' out=$(RUNS)/$(DATA) $(EVAL)
 	$(REPORT) runs_dir=$(RUNS)
 
-figures: $(VENV)/.installed  ## The same for the figures: sweeps of smoothing and squeezing too
-	for sweep in table1 smoothing figure1; do \
-	  $(RUN) --config-dir sweeps --config-name $$sweep runs_dir=$(RUNS) $(ARGS) || exit 1; done
-	$(EVALUATE)
+figures: $(VENV)/.installed  ## The same for figures and section 4: smoothing, mixing, squeezing
+	$(call sweep,table1,$(RUNS))
+	$(call sweep,smoothing,$(RUNS)/sweeps) method.smoothing=$(STRENGTHS)
+	$(call sweep,mixing,$(RUNS)/sweeps)
+	$(call sweep,figure1,$(RUNS)/sweeps)
+	$(call evaluate,$(RUNS)/$(DATA)/*$(comma)$(RUNS)/sweeps/$(DATA)/*,paper)
+	$(REPORT) runs_dir=$(RUNS)
+
+EXPERIMENT ?= short
+reproduce: $(VENV)/.installed  ## The whole paper, which goes on after a stop; EXPERIMENT=short or paper
+	@for stage in table1 figures table2 strong; do printf '\n== reproduce: %s\n' $$stage; \
+	  $(MAKE) --no-print-directory $$stage ARGS='experiment=$(EXPERIMENT) $(ARGS)' || exit 1; done
+
+# The sources are tried on every network too: one of the verdict's signs.
+strong: $(VENV)/.installed  ## Strong attacks and verdicts on the rows of Table 1, then the report
+	$(call evaluate,$(call globs,$(RUNS)),strong) 'sources=[$(call globs,$(RUNS)/sources)]'
 	$(REPORT) runs_dir=$(RUNS)
 
 picture: $(VENV)/.installed  ## The picture of the README, from the records in results/
