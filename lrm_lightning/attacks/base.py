@@ -1,4 +1,4 @@
-"""What training, the attack callback and the evaluations need of an attack."""
+"""Threat models, and the interface of an attack that training and the evaluations share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -50,7 +50,7 @@ class ThreatModel:
         """Perturbation uniform in the ball of each image, float32, of ``shape`` ``(B, C, H, W)``.
 
         It is drawn on the generator's own device, so a CPU generator gives the same on every
-        device; without one, from torch's default generator of ``device``.
+        device; without one, torch's default generator of ``device`` is used.
         """
         source = torch.device(device) if generator is None else generator.device
         if self.norm == "linf":
@@ -67,13 +67,17 @@ class ThreatModel:
         return gradient.sign() if self.norm == "linf" else _unit(gradient)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The image of the threat model that is nearest to ``x_adv``."""
+        """``x_adv`` put into the ball, then clipped to [0, 1].
+
+        In L-inf that is the nearest image of the threat model; in L2 it is one, not always the
+        nearest.
+        """
         if self.norm == "linf":
             nearest = torch.clamp(x_adv, x - self.eps, x + self.eps)
         else:
             delta = x_adv - x
             nearest = x + delta / (_length(delta) / self.eps).clamp(min=1)
-        # Clipping last: it moves every pixel towards x, hence never out of the ball.
+        # Clipping comes last: it moves every pixel towards x, so the image stays in the ball.
         return nearest.clamp_(0, 1)
 
 
@@ -149,7 +153,8 @@ class Attack(ABC):
                 may be changed: :func:`~lrm_lightning.attacks.context.attack_mode` sees to that.
             x: Clean images in [0, 1], shape ``(B, C, H, W)``.
             y: Labels ``(B,)`` or, while training, distributions over classes ``(B, C)``.
-            start: Where its searches begin, ``x`` plus :meth:`draw_noise`; ``None``: it draws.
+            start: Where its searches begin, ``x`` plus :meth:`draw_noise`; with ``None`` the attack
+                draws its own.
             generator: Source of its random numbers; torch's default generator if ``None``.
 
         Returns:

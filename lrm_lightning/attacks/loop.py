@@ -1,4 +1,4 @@
-"""The one projected-gradient loop; the threat model and the objective are injected."""
+"""The only projected-gradient loop; the caller passes the threat model and the loss."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -15,7 +15,8 @@ from lrm_lightning.errors import NotFiniteError
 class Problem:
     """What is attacked and how far an image may move; to be used inside ``attack_mode``.
 
-    Arguments are those of :class:`~lrm_lightning.attacks.pgd.PGDAttack` and of its call.
+    ``loss`` takes logits ``(B, C)`` and ``y``, and returns one value an image, ``(B,)``. The others
+    are those of :class:`~lrm_lightning.attacks.pgd.PGDAttack` and of its call.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Problem:
         """Where searches begin: first at the caller's starts, then at random ones or at ``x``."""
         if self._start is not None:
             for start in self._start.reshape(-1, *self.x.shape):
-                # in the layout of x, which convolutions care about
+                # In the memory format of x, in which convolutions are faster.
                 yield self._threat.project(torch.empty_like(self.x).copy_(start), self.x)
         while True:
             if random_start:
@@ -71,7 +72,7 @@ class Problem:
         return (logits.argmax(dim=1) == hard_labels(self._y)) == self._targeted
 
     def move(self, point: "Point", step_size: float) -> "Point":
-        """Steepest ascent from ``point``, back into the ball and into ``[0, 1]``."""
+        """One step of steepest ascent from ``point``, put back into the ball and ``[0, 1]``."""
         moved = point.x_adv.add(self._threat.steepest(point.gradient), alpha=step_size)
         return Point(self, self._threat.project(moved, self.x))
 
@@ -87,7 +88,7 @@ class Problem:
 
 
 class Point:
-    """Images ``x_adv``, in bounds. The model sees them once, when logits or gradient are wanted."""
+    """Images ``x_adv``, in bounds; one forward pass is made when a result is first read."""
 
     def __init__(self, problem: Problem, x_adv: Tensor) -> None:
         self.x_adv = x_adv
@@ -126,8 +127,8 @@ class Point:
 def ascend(problem: Problem, point: Point, *, step_size: float, steps: int) -> Iterator[Point]:
     """Yield ``point`` and the ``steps`` points after it.
 
-    The pass that gives a point's logits also gives the gradient of the next step, and a point whose
-    logits nobody asks for costs no pass if it is the last.
+    The pass that gives a point's logits also gives the gradient of the next step; the last point
+    costs none unless its logits are read.
     """
     yield point
     for _ in range(steps):
@@ -136,5 +137,5 @@ def ascend(problem: Problem, point: Point, *, step_size: float, steps: int) -> I
 
 
 def _usable(tensor: Tensor) -> Tensor:
-    """``tensor`` without its graph; a copy if inference mode made it: autograd can't save such."""
+    """``tensor`` without its graph; a copy if inference mode made it, which autograd can't save."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -1,7 +1,7 @@
-"""FGSM and PGD: the worst images that a search in the ball around ``x`` finds.
+"""FGSM and PGD, which search the ball around ``x`` for images of high loss.
 
-Attacks run in the precision they are called in: autocast stays as it is outside. Score networks in
-fp32: in fp16 small gradients vanish, and with them the attack.
+Attacks leave the caller's autocast as it is. Networks are to be scored in float32: in float16 small
+gradients become 0, and the attack stops moving.
 """
 
 from collections import deque
@@ -23,9 +23,9 @@ from lrm_lightning.checks import check_choice, check_flag, check_integer, check_
 from lrm_lightning.models.view import ENGINES, attack_view
 
 KEEPS = ("final", "best")
-# Number of steps of an image that is never misclassified.
+# Number of steps to break an image that no iterate breaks.
 NEVER = torch.iinfo(torch.int16).max
-# Number of steps after which a search goes on without the images that it has broken.
+# After so many steps the images that are misclassified leave the batch.
 SEGMENT = 20
 
 
@@ -58,8 +58,8 @@ class PGDAttack(Attack):
         step_size: Length of a step in ``norm``, in pixels, above 0.
         steps: Number of steps, at least 1.
         random_start: Begin uniformly in the ball instead of at the clean images.
-        restarts: Searches an image, of which the worst outcome is kept; more than one need a random
-            start.
+        restarts: Number of searches per image, of which the worst outcome is kept; more than one
+            need a random start.
         targeted: ``y`` holds the classes to reach: lower their loss instead of raising the label's.
         loss: ``"cross_entropy"`` or ``"margin"``.
         bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
@@ -130,8 +130,8 @@ class PGDAttack(Attack):
     ) -> Tensor:
         """Attacked images, in the memory format of ``x``; see :meth:`Attack.__call__`.
 
-        A ``start`` has the shape of ``x``, for the first search, or ``(searches, *x.shape)`` for
-        the first of them. It is put back into the ball if outside, and replaces the random start.
+        A ``start`` has the shape of ``x``, for the first search, or ``(k, *x.shape)``, for the
+        first k; other searches draw theirs. It is put into the ball if it is outside.
         """
         with self._attacking(model, x, y, start) as problem:
             starts = problem.starts(random_start=self.random_start, generator=generator)
@@ -152,7 +152,7 @@ class PGDAttack(Attack):
         generator: torch.Generator | None = None,
         keep_images: bool = True,
     ) -> Trajectory:
-        """Natural logits, FGSM and the iterates after each of ``steps`` steps, from a single run.
+        """Clean logits, FGSM and the iterates after each of ``steps`` steps, from a single run.
 
         Iterate ``k`` is exactly what the attack with ``steps=k`` and the same start returns. The
         pass over the clean images gives FGSM its gradient, and the pass that gives an iterate's
@@ -162,18 +162,20 @@ class PGDAttack(Attack):
 
         Each of ``steps`` is at least 0, where 0 is the start itself: without a random start that is
         ``x`` and not a copy. Without any, only the clean logits and FGSM are made. Unless images
-        are kept, memory does not grow with the iterates. Other arguments are those of a call.
+        are kept, an iterate costs the memory of its logits. Other arguments are those of a call.
         """
         for number in steps:
             check_integer("steps", number, low=0)
         with self._attacking(model, x, y, start) as problem:
             natural = Point(problem, problem.x)
             logits = natural.logits
-            # In one piece: small tensors between activations keep what is freed around them apart.
-            room = iter(logits.new_empty(1 + len(set(steps)), *logits.shape))
+            # They are allocated at once: small tensors between large ones fragment the memory.
+            buffers = iter(logits.new_empty(1 + len(set(steps)), *logits.shape))
 
             def iterate(point: Point) -> Iterate:
-                return Iterate(point.x_adv if keep_images else None, next(room).copy_(point.logits))
+                return Iterate(
+                    point.x_adv if keep_images else None, next(buffers).copy_(point.logits)
+                )
 
             fgsm_iterate = iterate(problem.move(natural, self.eps))
             iterates: dict[int, Iterate] = {}
@@ -188,10 +190,10 @@ class PGDAttack(Attack):
     def steps_to_break(
         self, model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor, target: Tensor | None = None
     ) -> Tensor:
-        """Number of steps after which each image is first misclassified, and no step more.
+        """Number of steps after which each image is first misclassified.
 
-        ``target`` are the classes to reach, shape ``(B,)``, if :attr:`targeted`; any
-        misclassification counts all the same.
+        It stops when all are. ``target`` are the classes to reach, shape ``(B,)``, if
+        :attr:`targeted`; any misclassification counts all the same.
 
         Returns:
             int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
@@ -218,7 +220,7 @@ class PGDAttack(Attack):
     def _attacking(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None
     ) -> Iterator[Problem]:
-        # The fast twin of a network has no batch statistics to attack with.
+        # A view has no batch statistics to attack with.
         view = attack_view(model, self.engine if self.bn_mode == "eval" else "reference")
         with attack_mode(view, self.bn_mode):
             loss = OBJECTIVES[self.loss]
@@ -254,7 +256,7 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, **settings: Any)
 
 
 class _Outcome(NamedTuple):
-    """The worst found so far: of each image its pixels, whether they fool, and the gain."""
+    """The worst images found so far, whether each is fooled, and what the attack raised."""
 
     x_adv: Tensor
     fooled: Tensor
@@ -271,7 +273,7 @@ def _candidates(paths: Iterable[Iterator[Point]], *, keep: str) -> Iterator[Poin
 
 
 def _worst(candidates: Iterator[Point]) -> Tensor:
-    """Of each image the candidate that fools the model; among equals the one with more gain."""
+    """For each image the candidate that fools the model; among equals the one with more gain."""
     worst: Point | _Outcome = next(candidates)
     for point in candidates:
         equal = point.fooled == worst.fooled

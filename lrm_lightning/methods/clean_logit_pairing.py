@@ -11,12 +11,13 @@ from lrm_lightning.methods.base import Defense
 
 
 class CleanLogitPairing(Defense):
-    r"""Clean training that pulls the logits of random pairs of unperturbed images together.
+    r"""Clean training that pulls the logits of random pairs of clean images together.
 
     .. math:: J(x) + \lambda L(f(x^{(i)}), f(x^{(j)}))
 
     The pairs are the neighbours in the batch: the batch is in random order already, and neighbours
-    stay together when several devices share it. An odd image at the end has no partner.
+    stay together on several devices if each has an even share. An odd image at the end has
+    no partner.
 
     Args:
         network: The classifier.
