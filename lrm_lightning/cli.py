@@ -34,7 +34,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             try:  # in here, as Hydra would add lines of its own to an error that passes it
                 return function(cfg)
             except (UserError, OSError) as error:
-                _fail(error)
+                fail(error)
 
         settings = {"config_path": str(conf_dir()), "config_name": config_name}
         application = hydra.main(version_base="1.3", **settings)(job)
@@ -49,7 +49,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             try:
                 application()
             except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-                _fail(error)
+                fail(error)
             except KeyboardInterrupt:
                 _stop(signal.SIGINT)
             except SystemExit as ended:
@@ -81,7 +81,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_TRIM_THRESHOLD, NEVER)) and bool(mallopt(M_MMAP_MAX, NONE))
 
 
-def _fail(error: BaseException) -> None:
+def fail(error: BaseException) -> None:
     """Print ``error`` on one line and exit with 1."""
     cause, text = error.__cause__, str(error)
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:

@@ -12,6 +12,7 @@ from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import EvaluationRecord, Record, RunRecord, TransferRecord
 
+TEXTS = ("run", "data", "state", "directory")  # columns of text beside the first
 RUN_HEADINGS = {"clean": "clean %", "fgsm": "FGSM %", "pgd20": "PGD-20 %"}
 
 
@@ -26,8 +27,8 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
         [record.method, *[label] * labelled, *_accuracies(record), shown_path(folder)]
         for label, record, folder in rows
     ]
-    notes = [f"95% intervals over {_images(record)}" for _, record, _ in rows]
-    _print(headings, cells, notes)
+    notes = [f"95% intervals over {images(record)}" for _, record, _ in rows]
+    print_table(headings, cells, notes)
 
 
 def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
@@ -35,31 +36,33 @@ def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
     cells = [
-        [each.network.label, *(_percent(each.metrics.get(name)) for name in metrics)]
+        [each.network.label, *(percent(each.metrics.get(name)) for name in metrics)]
         for each in records
     ]
     notes = [line for record in records for line in _verdict(record)]
     notes += [_note(record) for record in records]
-    _print(["accuracy %", *metrics], cells, notes)
+    print_table(["accuracy %", *metrics], cells, notes)
 
 
 def print_matrix(record: TransferRecord) -> None:
     """Print the black-box matrix: one row a target, one column a source."""
     own = record.same_network
     cells = [
-        [target.label, *(_percent(share) + "*" * same for share, same in zip(*row, strict=True))]
+        [target.label, *(percent(share) + "*" * same for share, same in zip(*row, strict=True))]
         for target, *row in zip(record.targets, record.accuracy, own, strict=True)
     ]
     notes = ["* the source is the target itself: a white-box number"] * any(map(any, own))
     headings = ["target \\ source", *(source.label for source in record.sources)]
-    _print(headings, cells, [*notes, _note(record)])
+    print_table(headings, cells, [*notes, _note(record)])
 
 
-def _print(headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]) -> None:
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
+) -> None:
     """Print a table, in a file or a pipe as wide as it needs, then each note once."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(headings):
-        text = place == 0 or heading in ("run", "directory")
+        text = place == 0 or heading in TEXTS
         table.add_column(Text(heading), justify="left" if text else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not str: rich would take a list in a label for markup
@@ -72,15 +75,16 @@ def _print(headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterab
         console.print(Text(note), soft_wrap=True)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as a cell."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _accuracies(record: RunRecord) -> list[str]:
     cells = []
     for metric in RUN_HEADINGS:
-        ends = ", ".join(_percent(end) for end in record.intervals.get(metric, ()))
-        cells.append(_percent(record.metrics.get(metric)) + (f" [{ends}]" if ends else ""))
+        ends = ", ".join(percent(end) for end in record.intervals.get(metric, ()))
+        cells.append(percent(record.metrics.get(metric)) + (f" [{ends}]" if ends else ""))
     return cells
 
 
@@ -95,10 +99,11 @@ def _verdict(record: EvaluationRecord) -> list[str]:
     return lines + [f"  AutoAttack warns: {flag}" for flag in flags]
 
 
-def _images(record: Record) -> str:
+def images(record: Record) -> str:
+    """Which images the accuracies are of."""
     return f"{record.n:,} test images of {record.data.title}"
 
 
 def _note(record: EvaluationRecord | TransferRecord) -> str:
     half = 100 * (wilson_interval(record.n // 2, record.n)[1] - 0.5) if record.n > 1 else 50
-    return f"{_images(record)}, subset seed {record.subset.seed}; 95% within {half:.1f} points"
+    return f"{images(record)}, subset seed {record.subset.seed}; 95% within {half:.1f} points"

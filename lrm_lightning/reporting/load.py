@@ -26,7 +26,7 @@ from lrm_lightning.runs.records import (
 )
 
 # Large or foreign folders of a run directory without records.
-SKIPPED_FOLDERS = {"checkpoints", "wandb", ".git", "__pycache__"}
+SKIPPED_FOLDERS = {"checkpoints", "wandb", ".hydra", ".git", "__pycache__"}
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 Points: TypeAlias = list[tuple[float, float]]
@@ -125,16 +125,22 @@ def overrides(run_dir: Path) -> list[str]:
         return []
 
 
-def _files(pattern: str) -> Iterator[Path]:
+def walk(pattern: str) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder at or below a folder or a glob pattern of them, and the names of its files."""
     folders = [each for each in glob.glob(os.path.expanduser(pattern)) if os.path.isdir(each)]
     if not folders:
         raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
     for here, inside, names in itertools.chain.from_iterable(map(os.walk, folders)):
         inside[:] = [each for each in inside if each not in SKIPPED_FOLDERS]
-        is_suite = os.path.basename(here) == EVALUATIONS
+        yield Path(here), names
+
+
+def _files(pattern: str) -> Iterator[Path]:
+    for folder, names in walk(pattern):
+        is_suite = folder.name == EVALUATIONS
         for name in names:
             if name in (RECORD, TRANSFER) or (is_suite and name.endswith(".json")):
-                yield Path(here) / name
+                yield folder / name
 
 
 def _without_copies(runs: Sequence[Run]) -> list[Run]:

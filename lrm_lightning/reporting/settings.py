@@ -43,13 +43,13 @@ def differences(all_settings: Sequence[Settings]) -> list[dict[str, Any]]:
     return [{key: each.get(key) for key in differing} for each in all_settings]
 
 
-def summary(settings: Settings) -> str:
+def summary(settings: Settings, at_most: int = NAMED_AT_MOST) -> str:
     """A few settings as a label, such as ``smoothing=0.1, trainer.max_epochs=7``."""
     # The method's own settings say most, and need no prefix.
     ordered = sorted(settings, key=lambda key: (not key.startswith("method."), key))
     named = [f"{printable(key).removeprefix('method.')}={shown(settings[key])}" for key in ordered]
-    more = len(named) - NAMED_AT_MOST
-    return ", ".join(named[:NAMED_AT_MOST]) + (f", and {more} more" if more > 0 else "")
+    more = len(named) - at_most
+    return ", ".join(named[:at_most]) + (f", and {more} more" if more > 0 else "")
 
 
 def departures(method: str, settings: Settings) -> list[str]:

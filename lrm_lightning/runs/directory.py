@@ -43,6 +43,18 @@ def finished_run(folder: Path) -> RunRecord | None:
         raise UserError(f"{error}; it may be damaged: delete it and start the run again") from error
 
 
+def is_training(folder: Path) -> bool:
+    """Whether a process trains in a run directory; never where the file system has no locks."""
+    try:
+        with (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class RunDir:
     """One run's directory.
 

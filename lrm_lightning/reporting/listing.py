@@ -1,0 +1,202 @@
+"""Runs at hand: which there are, in what two differ, how to go on with each, what to delete."""
+
+import difflib
+import re
+import shlex
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.tables import images, percent, print_table
+from lrm_lightning.reporting.load import overrides, training_curves, walk
+from lrm_lightning.reporting.settings import differences, shown, summary, training_settings
+from lrm_lightning.runs.directory import (
+    CONFIG,
+    EVALUATIONS,
+    RECORD,
+    RunDir,
+    finished_run,
+    is_training,
+)
+from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.identity import flat, identifying
+from lrm_lightning.runs.records import EvaluationRecord, RunRecord, printable, read_record
+
+FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
+# Of the command line's settings of Hydra, those that a single run in a given directory replaces.
+NOT_REPEATED = re.compile(
+    r"[+~]*(rerun=|hydra[./](sweeper|launcher|sweep|mode|run|job\.(num|id))\b)"
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run directory."""
+
+    folder: Path
+    config: dict[str, Any]  # resolved
+    identity: dict[str, Any]  # what of it determines the result
+    record: RunRecord | None  # of a finished run
+
+    @property
+    def state(self) -> str:
+        """``"finished"``, ``"running"`` or ``"stopped"``."""
+        if self.record is not None:
+            return FINISHED
+        return RUNNING if is_training(self.folder) else STOPPED
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it can be chosen by: method, data, seed and state, and every setting."""
+        names = {key: (self.config.get(key) or {}).get("name") for key in ("method", "data")}
+        return flat(self.config) | names | {"seed": self.config.get("seed"), "state": self.state}
+
+    @property
+    def progress(self) -> tuple[int, float | None]:
+        """The epoch it is in, from 1, and its latest robust validation accuracy, in [0, 1]."""
+        if self.record is not None:
+            return self.record.epochs or 0, self.record.score
+        curves = training_curves(self.folder)
+        pgd = {int(key[11:]): curves[key] for key in curves if re.match(r"val/acc/pgd\d+$", key)}
+        epoch = max((points[-1][0] for points in curves.values()), default=0)
+        return int(epoch), pgd[max(pgd)][-1][1] if pgd else None
+
+
+def find(folders: Sequence[str], wanted: Mapping[str, str]) -> list[Listed]:
+    """The runs below folders or glob patterns of them, by path.
+
+    Args:
+        folders: Searched with everything below; a run that cannot be read is named on stderr.
+        wanted: What a run must have: setting to value, or values with commas between them.
+
+    Raises:
+        UserError: If there is no such folder, no run in it, or none with what is wanted.
+    """
+    found = []
+    for folder in sorted({
+        folder
+        for pattern in folders
+        for folder, names in walk(pattern)
+        if {RECORD, CONFIG} & set(names)
+    }):  # fmt: skip
+        try:
+            found.append(_read(folder))
+        except UserError as error:
+            sys.stderr.write(f"skipped: {printable(str(error))}\n")
+    known = {key for run in found for key in run.facts}
+    for key, text in wanted.items():
+        if found and key not in known:
+            (near,) = difflib.get_close_matches(key, known, n=1, cutoff=0)
+            raise UserError(f"no run has a setting {key}; the nearest is {near}")
+        values = {text, *text.split(",")}
+        found = [
+            run for run in found if {shown(run.facts.get(key)), str(run.facts.get(key))} & values
+        ]
+    if not found:
+        given = "".join(f" with {key}={text}" for key, text in wanted.items())
+        raise UserError(f"no run{given} below {', '.join(folders)}; give runs_dir=<another folder>")
+    return found
+
+
+def show(runs: Sequence[Listed]) -> None:
+    """Print one row a run: what tells it from others of its method and data, how far it is."""
+    alike: dict[tuple[Any, Any], list[Listed]] = defaultdict(list)
+    for run in runs:
+        alike[run.facts["method"], run.facts["data"]].append(run)
+    labels: dict[Path, str] = {}
+    for same in alike.values():
+        differing = differences([training_settings(run.config) for run in same])
+        labels |= {run.folder: summary(each, 2) for run, each in zip(same, differing, strict=True)}
+    rows = []
+    for run in runs:
+        facts, (epoch, validated) = run.facts, run.progress
+        tested = run.record.metrics if run.record else {}
+        rows.append([
+            shown(facts["method"]), labels[run.folder], shown(facts["data"]), shown(facts["seed"]),
+            facts["state"], f"{epoch}/{shown(facts.get('trainer.max_epochs'))}", percent(validated),
+            percent(tested.get("clean")), percent(tested.get("pgd20")), shown_path(run.folder),
+        ])  # fmt: skip
+    headings = [
+        "method", "run", "data", "seed", "state", "epoch", "val PGD %", "clean %", "PGD-20 %",
+        "directory",
+    ]  # fmt: skip
+    print_table(headings, rows, [images(run.record) for run in runs if run.record])
+
+
+def compare(one: Path, other: Path) -> None:
+    """Print the settings in which two runs differ, and the accuracies of both side by side."""
+    runs = [_read(one), _read(other)]
+    ours, theirs = differences([flat(run.identity) for run in runs])
+    rows = [[key, shown(ours[key]), shown(theirs[key])] for key in ours]
+    if not rows:
+        print("one configuration")  # noqa: T201
+    measured = [_accuracies(run) for run in runs]
+    rows += [
+        [name, *(each.get(name, "-") for each in measured)]
+        for name in dict.fromkeys([*measured[0], *measured[1]])
+    ]
+    print_table(["", *(shown_path(run.folder) for run in runs)], rows, [])
+
+
+def command(run: Listed) -> str:
+    """The line for a shell that goes on with a run, or repeats a finished one."""
+    given = overrides(run.folder)
+    if not given and not (run.folder / ".hydra").is_dir():
+        return f"# {shown_path(run.folder)}: its command is not recorded"
+    words = _options(run.folder) + [each for each in given if not each.startswith("rerun=")]
+    words += [f"hydra.run.dir={shown_path(run.folder)}", *["rerun=true"] * bool(run.record)]
+    return shlex.join(["python", "-m", "lrm_lightning.train", *words])
+
+
+def delete(run: Listed) -> None:
+    """Remove a run's directory; raises if a process trains in it."""
+    with RunDir(run.folder, run.identity).locked():
+        shutil.rmtree(run.folder)
+
+
+def _read(folder: Path) -> Listed:
+    record = finished_run(folder)
+    if record is not None:
+        return Listed(folder, record.config, identifying(record.config), record)
+    try:
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        return Listed(folder, dict(saved["config"]), dict(saved["identity"]), None)
+    except FileNotFoundError as error:
+        raise UserError(f"no run in {folder}: {CONFIG} is missing; give a run directory") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{folder / CONFIG} is damaged or no run's") from error
+
+
+def _accuracies(run: Listed) -> dict[str, str]:
+    """Everything that was measured of a run, in %, with 95% intervals."""
+    records: dict[str, RunRecord | EvaluationRecord] = {"test": run.record} if run.record else {}
+    for path in sorted((run.folder / EVALUATIONS).glob("*.json")):
+        records[path.stem] = read_record(path, EvaluationRecord)
+    found = {"epochs": f"{run.progress[0]} ({run.state})"}
+    for source, record in records.items():
+        for name, share in record.metrics.items():
+            ends = ", ".join(percent(end) for end in record.intervals.get(name, ()))
+            found[f"{source} {name} %"] = percent(share) + (f" [{ends}]" if ends else "")
+    return found
+
+
+def _options(folder: Path) -> list[str]:
+    """What a run's command line said to Hydra: the primary file, and settings of Hydra's own."""
+    try:
+        hydra = yaml.safe_load((folder / ".hydra/hydra.yaml").read_text(encoding="utf-8"))["hydra"]
+        sources, name = hydra["runtime"]["config_sources"], hydra["job"]["config_name"]
+        words = [
+            f"--config-dir={each['path']}" for each in sources if each["provider"] == "command-line"
+        ]
+        words += [] if name == "config" else [f"--config-name={name}", "hydra.mode=RUN"]
+        given = hydra["overrides"]["hydra"]
+        return words + [each for each in given if not NOT_REPEATED.match(each)]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+        return []

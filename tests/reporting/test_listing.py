@@ -1,0 +1,157 @@
+"""python -m lrm_lightning.runs: what it lists, chooses, compares, deletes and says to type."""
+
+import fcntl
+import shlex
+
+import pytest
+import yaml
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.reporting import listing
+from lrm_lightning.runs.__main__ import runs
+from lrm_lightning.runs.directory import RunDir, is_training
+
+
+def _unfinished(records, name="lrm", *, epochs=30, seed=0):
+    """A run directory as a kill in its third epoch leaves it."""
+    config = {
+        "method": {"name": name},
+        "data": {"name": "digits"},
+        "trainer": {"max_epochs": epochs},
+        "seed": seed,
+    }
+    folder = records.folder / "digits" / f"{name}-{epochs:08d}"
+    RunDir(folder, config).write_config(config, {})
+    rows = "step,epoch,val/acc/pgd5,val/acc/pgd10,train/loss\n9,1,0.9,0.5,\n14,2,,,2.0\n"
+    records.write_text(folder / "metrics.csv", rows)
+    return folder
+
+
+@pytest.fixture
+def say(records, capsys, monkeypatch):
+    """``say("clean", "yes=true")``: what the command prints, in the folder above the runs."""
+    monkeypatch.chdir(records.folder.parent)
+
+    def run(*words):
+        runs(words)
+        return capsys.readouterr().out
+
+    return run
+
+
+def _rows(text):
+    """The table's rows by their last cell, the directory."""
+    cells = [line.split() for line in text.splitlines() if "runs/" in line]
+    return {row[-1]: row for row in cells}
+
+
+def test_each_run_has_a_row_that_says_how_far_it_is_and_what_tells_it_apart(records, say):
+    one, two = (records.run("alp", epochs=e, pairing_weight=w) for e, w in ((7, 0.5), (7, 0.1)))
+    stopped = _unfinished(records)
+    rows = _rows(say())
+    assert len(rows) == 3
+    for run, weight in ((one, "0.5"), (two, "0.1")):
+        wanted = ["alp", f"pairing_weight={weight}", "cifar10", "0", "finished", "7/7", "-"]
+        assert rows[str(run.relative_to(records.folder.parent))][:-1] == [*wanted, "70.0", "40.0"]
+    wanted = ["lrm", "digits", "0", "stopped", "3/30", "50.0", "-", "-"]
+    assert rows[str(stopped.relative_to(records.folder.parent))][:-1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["method=alp"], 2),
+        (["method=alp,pgd", "seed=0"], 2),
+        (["state=stopped"], 1),
+        (["trainer.max_epochs=7"], 3),
+        (["model.widths=[16,16,32,64]"], 3),
+        (["runs_dir=runs/c*"], 3),
+    ],
+)
+def test_settings_choose(words, count, records, say):
+    for method, seed in (("alp", 0), ("alp", 1), ("pgd", 0)):
+        records.run(method, seed=seed, epochs=7)
+    _unfinished(records)
+    assert len(_rows(say(*words))) == count
+
+
+def test_two_are_compared(records, say):
+    one, two = (records.run("alp", alpha=a, seed=s) for a, s in ((0.0, 0), (0.5, 3)))
+    records.strong(two, verdict="not masked")
+    lines = {tuple(line.split()) for line in say("diff", str(one), str(two)).splitlines()}
+    assert {("method.alpha", "0", "0.5"), ("seed", "0", "3")} <= lines
+    assert ("test", "clean", "%", "70.0", "[69.1,", "70.9]", "70.0", "[69.1,", "70.9]") in lines
+    (strong,) = [line for line in lines if line[:3] == ("strong", "worst", "%")]
+    assert strong[3] == "-"
+    assert not any(line and line[0].startswith("trainer") for line in lines)
+
+
+def test_the_same_configuration_is_said_to_be_one(records, say):
+    run = str(records.run("alp"))
+    assert "one configuration" in say("diff", run, run)
+
+
+def test_commands_go_on_with_a_stopped_run_and_repeat_a_finished_one(records, say):
+    finished, stopped = records.run("alp", seed=2), _unfinished(records, "pgd")
+    given = ["method=pgd", "data.root=a b", "rerun=true"]
+    hydra = {
+        "job": {"config_name": "table1"},
+        "runtime": {"config_sources": [{"provider": "command-line", "path": "/at/sweeps"}]},
+        "overrides": {"hydra": ["hydra.mode=MULTIRUN", "hydra.sweep.dir=x", "hydra.verbose=true"]},
+    }
+    records.write_text(stopped / ".hydra/overrides.yaml", yaml.safe_dump(given))
+    records.write_text(stopped / ".hydra/hydra.yaml", yaml.safe_dump({"hydra": hydra}))
+    again, on = (shlex.split(line) for line in say("commands").splitlines())
+    train = ["python", "-m", "lrm_lightning.train"]
+    here = f"hydra.run.dir=runs/cifar10/{finished.name}"
+    assert again == [*train, "method=alp", "seed=2", here, "rerun=true"]
+    sweep = ["--config-dir=/at/sweeps", "--config-name=table1", "hydra.mode=RUN"]
+    here = f"hydra.run.dir=runs/digits/{stopped.name}"
+    assert on == [*train, *sweep, "hydra.verbose=true", "method=pgd", "data.root=a b", here]
+
+
+def test_only_what_is_unfinished_is_deleted_and_only_when_confirmed(records, say):
+    finished, stopped, running = (
+        records.run("alp"),
+        _unfinished(records),
+        _unfinished(records, epochs=9),
+    )
+    with (running / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert is_training(running)
+        assert "yes=true deletes 1 unfinished run" in say("clean")
+        assert stopped.exists()
+        assert "deleted 1 unfinished run" in say("clean", "yes=true")
+        assert (finished.exists(), stopped.exists(), running.exists()) == (True, False, True)
+        with pytest.raises(UserError, match=r"no run with state=stopped below runs"):
+            say("clean")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "nonsense: give list, diff A B, commands or clean, and key=value"),
+        (["diff", "runs"], "diff runs: give list"),
+        (["diff", "runs", "runs"], "no run in runs: config.yaml is missing; give a run directory"),
+        (["methd=alp"], "no run has a setting methd; the nearest is method"),
+        (["seed=8"], "no run with seed=8 below runs; give runs_dir=<another folder>"),
+        (["runs_dir=elsewhere"], "no folder elsewhere; give runs_dir="),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, records, say):
+    records.run("alp")
+    with pytest.raises(UserError) as error:
+        say(*words)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["a: [", "{}", "- 1", "config: !!python/object/apply:os.abort []"]
+)
+def test_a_damaged_run_is_named_and_left_alone(content, records, say, capsys):
+    records.run("alp")
+    path = records.write_text(records.folder / "digits/pgd-1/config.yaml", content)
+    assert len(listing.find(["runs"], {})) == 1
+    assert "skipped: runs/digits/pgd-1/config.yaml is damaged" in capsys.readouterr().err
+    assert path.exists()
