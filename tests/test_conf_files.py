@@ -21,7 +21,7 @@ CONF = identity.conf_dir()
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 GROUPS = (
     *("method", "model", "data", "attack", "optimizer", "scheduler"),
-    *("trainer", "callbacks", "logger", "experiment"),
+    *("trainer", "callbacks", "logger", "experiment", "debug"),
 )
 SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha"}
 GIVEN_BY_THE_PROGRAM = {"network", "num_classes", "attack", "optimizer", "scheduler"}

@@ -117,7 +117,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> BatchLoader:
         settings = {"batch_size": self.batch_size, "augmentation": self.augmentation}
-        return self._loader(TrainLoader, "train", **settings)
+        # Overfitting takes the first batches of an epoch, which have to be the same ones.
+        same_epoch = bool(self.trainer and self.trainer.overfit_batches)
+        return self._loader(TrainLoader, "train", same_epoch=same_epoch, **settings)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The validation split in a fixed random order; an empty list if none is held out."""

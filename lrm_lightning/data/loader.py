@@ -137,12 +137,20 @@ class TrainLoader(BatchLoader):
 
     All that is random is drawn for the global batch and named by seed, epoch and step, so the
     ranks' batches put together are exactly what one process would see. Arguments are those of
-    :class:`BatchLoader`, and the augmentation.
+    :class:`BatchLoader`, the augmentation, and whether every epoch is a repetition of the first.
     """
 
-    def __init__(self, split: ImageSplit, *, augmentation: Augmentation, **shared: Any) -> None:
+    def __init__(
+        self,
+        split: ImageSplit,
+        *,
+        augmentation: Augmentation,
+        same_epoch: bool = False,
+        **shared: Any,
+    ) -> None:
         super().__init__(split, **shared)
         self._augmentation = augmentation
+        self._same_epoch = same_epoch
         self._order = (-1, split.labels.new_empty(0))
 
     @property
@@ -152,7 +160,7 @@ class TrainLoader(BatchLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through, from 0."""
-        self._epoch = epoch
+        self._epoch = 0 if self._same_epoch else epoch
 
     def _bound(self, total: int, batch_size: int) -> list[tuple[int, int]]:
         if batch_size % self._world_size:

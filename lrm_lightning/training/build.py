@@ -158,8 +158,7 @@ def _check_trainer(cfg: DictConfig) -> None:
     check_choice("precision", cfg.trainer.precision, PRECISIONS)
     if cfg.trainer.get("fast_dev_run"):
         raise ValueError(
-            f"fast_dev_run={cfg.trainer.fast_dev_run} leaves no weights to test;"
-            " use max_epochs=1 and limit_train_batches=1"
+            f"fast_dev_run={cfg.trainer.fast_dev_run} leaves no weights to test; use debug=fast"
         )
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 MEANINGLESS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*The ``compute`` method of metric .* was called before.*",  # a rank may have no image of few
+    ".*You requested to overfit but enabled .* dataloader shuffling.*",  # TrainLoader turns it off
 )
 
 
@@ -18,6 +19,9 @@ def quieten() -> None:
     """Silence what has no meaning here: the data has no workers, and short runs log seldom."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(
+        logging.INFO
+    )  # says what is asked for
     disable_possible_user_warnings()
     for message in MEANINGLESS:
         warnings.filterwarnings("ignore", message)

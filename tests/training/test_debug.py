@@ -1,0 +1,61 @@
+"""Groups that look into a run: debug=..., hparams_search=optuna."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from lrm_lightning.methods import Regular
+from lrm_lightning.training.lightning_internals import quieten
+
+
+class Seen(Regular):
+    """Keeps the images that it was trained on, by epoch."""
+
+    def on_fit_start(self):
+        self.seen = {}
+
+    def training_step(self, batch, batch_idx):
+        self.seen.setdefault(self.current_epoch, []).append(batch.x)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("overfit_batches", [0, 2])
+def test_overfitting_repeats_the_same_batches(overfit_batches, network, digits, make_trainer):
+    quieten()
+    defense = Seen(network)
+    limits = {"limit_train_batches": 2, "overfit_batches": overfit_batches}
+    trainer = make_trainer(max_epochs=3, num_sanity_val_steps=0, **limits)
+    trainer.fit(defense, datamodule=digits)
+    first, *others = (torch.cat(defense.seen[epoch]) for epoch in range(3))
+    assert len(first) == 2 * digits.batch_size
+    assert [torch.equal(first, other) for other in others] == [bool(overfit_batches)] * 2
+
+
+def test_debug_runs_lie_apart_and_the_profiler_is_heard(command, tmp_path):
+    run = command.start("method=regular", "debug=profiler", "trainer.max_epochs=1")
+    run.process.join(600)
+    assert "FIT Profiler Report" in run.errors
+    assert len(list(tmp_path.glob("debug/digits/regular-*/record.json"))) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None,
+    reason="needs the extra [optuna]",
+)
+def test_the_same_search_goes_on_with_the_trials_that_it_had(small, python, tmp_path):
+    words = ("method=regular", "hparams_search=optuna", "hydra.sweeper.n_trials=2", *small)
+
+    def search():
+        python("-m", "lrm_lightning.train", *words, folder=tmp_path, quiet=False)
+        found = tmp_path.glob("runs/digits/*/record.json")
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    first = search()
+    assert len(first) == 2
+    newest = max(first, key=first.__getitem__)
+    newest.unlink()  # as if the search had been killed
+    again = search()
+    assert again.keys() == first.keys()
+    assert [path for path in first if again[path] != first[path]] == [newest]
