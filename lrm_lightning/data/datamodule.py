@@ -118,7 +118,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> BatchLoader:
         settings = {"batch_size": self.batch_size, "augmentation": self.augmentation}
         # Overfitting takes the first batches of an epoch, which have to be the same ones.
-        same_epoch = bool(self.trainer and self.trainer.overfit_batches)
+        same_epoch = bool(getattr(self.trainer, "overfit_batches", 0))
         return self._loader(TrainLoader, "train", same_epoch=same_epoch, **settings)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

@@ -45,6 +45,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a resolved configuration, which may be a stranger's."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
+    if kept.get("extend") is None:  # so that runs keep the names they had before there was the key
+        kept.pop("extend", None)
     groups = {key: value for key, value in config.items() if isinstance(value, dict)}
     for group, keys in NOT_IDENTIFYING_IN.items():
         if group in groups:

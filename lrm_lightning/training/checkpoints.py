@@ -1,5 +1,6 @@
 """Checkpoints that a run can go on from exactly."""
 
+import shutil
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -10,8 +11,21 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
 
-from lrm_lightning.runs.directory import BEST, INTERRUPTED, LAST
+from lrm_lightning.errors import UserError
+from lrm_lightning.methods import Defense
+from lrm_lightning.runs.directory import (
+    BEST,
+    INTERRUPTED,
+    LAST,
+    RunDir,
+    checkpoint_path,
+    finished_run,
+)
+from lrm_lightning.runs.files import replacing
+from lrm_lightning.runs.identity import flat, identity
+from lrm_lightning.runs.networks import saved_settings
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -85,6 +99,67 @@ def _problem(checkpoint: Path, defense: L.LightningModule) -> str | None:
     if found != {name: value.shape for name, value in defense.state_dict().items()}:
         return f"checkpoint {checkpoint}: it is of another network"
     return None
+
+
+def extend(origin: Path, cfg: DictConfig, run_dir: RunDir, defense: Defense) -> None:
+    """Put a finished run's last checkpoint into ``run_dir``, as if that run had been stopped there.
+
+    Weights, optimiser, epoch, step and callbacks go on; the schedule goes on as it would be at that
+    step in a training of ``cfg``, whatever the length of the first one.
+
+    Args:
+        origin: Directory of the finished run.
+        cfg: Of the longer training.
+        run_dir: Of the longer training.
+        defense: As ``cfg`` describes it.
+
+    Raises:
+        UserError: If ``origin`` holds no finished run, or one that differs in more than its length
+            and its schedule, or one that is as long.
+    """
+    theirs, ours = flat(saved_settings(origin)["identity"]), flat(identity(cfg))
+    may_differ = ("extend", "trainer.max_epochs", "scheduler.")
+    differing = sorted(
+        key
+        for key in theirs.keys() | ours.keys()
+        if theirs.get(key) != ours.get(key) and not key.startswith(may_differ)
+    )
+    if differing:
+        raise UserError(
+            f"extend={origin}: it differs in {', '.join(differing[:4])}; only trainer.max_epochs"
+            " and the scheduler may"
+        )
+    record, last = finished_run(origin), checkpoint_path(origin, LAST)
+    if record is None or not record.epochs or not record.global_step or not last.exists():
+        raise UserError(f"extend={origin}: it is not finished, or has no checkpoint {LAST}")
+    epochs = cfg.trainer.max_epochs
+    if record.epochs >= epochs:
+        raise UserError(
+            f"extend={origin}: it has {record.epochs} epochs; give a larger trainer.max_epochs"
+        )
+    saved = torch.load(last, map_location="cpu", weights_only=True)
+    reschedule(saved, defense, epochs=epochs, steps_per_epoch=record.global_step // record.epochs)
+    best = checkpoint_path(origin, BEST)
+    if best.exists():
+        with replacing(checkpoint_path(run_dir.path, BEST)) as partial:
+            shutil.copy(best, partial)
+    with replacing(checkpoint_path(run_dir.path, LAST)) as partial:
+        torch.save(saved | {"stopped": False}, partial)
+
+
+def reschedule(
+    saved: dict[str, Any], defense: Defense, *, epochs: int, steps_per_epoch: int
+) -> None:
+    """Give a checkpoint the schedule and rates that a training of ``epochs`` has at its step."""
+    optimizer = defense.make_optimizer()
+    scheduler = defense.make_scheduler(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    optimizer.step()  # without gradients; torch wants it to come first
+    for _ in range(saved["lr_schedulers"][0]["last_epoch"]):
+        scheduler.step()
+    saved["lr_schedulers"] = [scheduler.state_dict()]
+    groups = saved["optimizer_states"][0]["param_groups"]
+    for group, now in zip(groups, optimizer.param_groups, strict=True):
+        group |= {key: each for key, each in now.items() if key != "params"}
 
 
 def run_checkpoints(

@@ -31,7 +31,7 @@ from lrm_lightning.tracking.metrics_csv import SavedBeforeCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia
 from lrm_lightning.training import build
 from lrm_lightning.training.batch_norm_sync import BatchNormSync
-from lrm_lightning.training.checkpoints import newest_usable, run_checkpoints
+from lrm_lightning.training.checkpoints import extend, newest_usable, run_checkpoints
 from lrm_lightning.training.failures import in_one_line
 from lrm_lightning.training.interruption import Interruption
 from lrm_lightning.training.lightning_internals import count_last_epoch, quieten
@@ -78,6 +78,9 @@ def train(cfg: DictConfig, path: Path) -> float | None:
             run_dir.write_config(plain, plain["model"] | {"num_classes": datamodule.num_classes})
         with open_loggers(cfg, path) as trainer.loggers:
             with in_one_line(trainer), interruption.around():
+                if cfg.extend is not None and not run_dir.resumable():
+                    # Every process does it, as no other may have done it by now.
+                    extend(Path(str(cfg.extend)), cfg, run_dir, defense)
                 checkpoint = newest_usable(run_dir.resumable(), defense)
                 trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
                 count_last_epoch(trainer)
