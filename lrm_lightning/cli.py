@@ -86,6 +86,8 @@ def fail(error: BaseException) -> None:
     cause, text = error.__cause__, str(error)
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text} {cause}"
+    if "Could not find 'hydra/sweeper/optuna'" in text:
+        text = "Optuna's sweeper is not installed; pip install 'lrm_lightning[optuna]'"
     if isinstance(error, OverrideParseException):
         text = f"{error.override}: {text}"
     sys.stderr.write(f"error: {' '.join(text.split())}\n")

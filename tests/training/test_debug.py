@@ -40,10 +40,17 @@ def test_debug_runs_lie_apart_and_the_profiler_is_heard(command, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("optuna") is None,
-    reason="needs the extra [optuna]",
-)
+OPTUNA = importlib.util.find_spec("optuna") is not None
+
+
+@pytest.mark.skipif(OPTUNA, reason="the extra [optuna] is there")
+def test_a_missing_extra_is_named(processes):
+    line = processes.run("lrm_lightning.train", "hparams_search=optuna", code=1)
+    assert line == "error: Optuna's sweeper is not installed; pip install 'lrm_lightning[optuna]'"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OPTUNA, reason="needs the extra [optuna]")
 def test_the_same_search_goes_on_with_the_trials_that_it_had(small, python, tmp_path):
     words = ("method=regular", "hparams_search=optuna", "hydra.sweeper.n_trials=2", *small)
 
