@@ -1,7 +1,8 @@
 """Losses of "Logit Regularization Methods for Adversarial Robustness", one function an equation.
 
 Logits have shape ``(B, C)``: ``B >= 1`` images, ``C`` classes. A loss is a scalar, the mean over
-``B``. Shapes that differ from this, and values out of the ranges given here, raise ``ValueError``.
+``B``, unless it says otherwise. Shapes that differ from this, and values out of the ranges given
+here, raise ``ValueError``.
 """
 
 import math
@@ -123,6 +124,22 @@ def distribution_pairing(logits: Tensor, logits_adv: Tensor, kind: str = "cross_
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     divergences = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
     return divergences.sum(dim=1).mean() / 2
+
+
+def kl_divergence(logits: Tensor, logits_adv: Tensor) -> Tensor:
+    r"""How far the attacked prediction is from the clean one, one value an image, shape ``(B,)``.
+
+    .. math:: KL(p \Vert q) = \sum_c p_c \log \frac{p_c}{q_c}
+
+    with ``p`` and ``q`` the softmax of the clean and of the attacked logits. The gradient flows
+    into both.
+
+    References:
+        Zhang et al. 2019, arXiv:1901.08573, section 5, and Wang et al., ICLR 2020, Eq. 9.
+    """
+    check_same_shape("logits", logits, "logits_adv", logits_adv)
+    log_p, log_q = logits.log_softmax(dim=1), logits_adv.log_softmax(dim=1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
 def ratio_weight(loss: Tensor, pairing: Tensor, ratio: float) -> Tensor:

@@ -23,7 +23,9 @@ GROUPS = (
     *("method", "model", "data", "attack", "optimizer", "scheduler"),
     *("trainer", "callbacks", "logger", "experiment", "debug"),
 )
-SHARED_KNOBS = {"name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha"}
+SHARED_KNOBS = {
+    *("name", "epochs", "smoothing", "squeeze_weight", "mixing", "mixing_alpha", "input_noise"),
+}
 GIVEN_BY_THE_PROGRAM = {"network", "num_classes", "attack", "optimizer", "scheduler"}
 # Methods that are a class with one default changed.
 TURNED = {
@@ -44,7 +46,7 @@ def _method_file(name):
     return OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
 
 
-def test_there_are_the_papers_defences():
+def test_there_are_the_papers_defences_and_those_of_the_field():
     assert {
         "regular",
         "label_smoothing",
@@ -56,6 +58,7 @@ def test_there_are_the_papers_defences():
         "alp",
         "lrm",
     } <= set(METHODS)
+    assert {"trades", "mart", "ikl", "gat", "nuat"} <= set(METHODS)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_optimizer_of_the_config_is_the_default_of_a_defence():
 
 def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
     adversarial = {name for name in METHODS if "alpha" in _method_file(name)}
-    assert adversarial == {"pgd", "alp", "lrm"}
+    assert adversarial == {"pgd", "alp", "lrm", "trades", "mart", "ikl", "gat", "nuat"}
     for name in METHODS:
         cfg = _compose(f"method={name}", "experiment=paper")
         assert cfg.trainer.max_epochs == (101 if name in adversarial else 200)

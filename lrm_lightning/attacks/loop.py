@@ -1,6 +1,6 @@
 """The only projected-gradient loop; the caller passes the threat model and the loss."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.attacks.base import ThreatModel
 from lrm_lightning.attacks.inputs import check_shapes, check_values
-from lrm_lightning.attacks.objectives import hard_labels
+from lrm_lightning.attacks.objectives import Objective, hard_labels
 from lrm_lightning.errors import NotFiniteError
 
 
@@ -26,7 +26,7 @@ class Problem:
         y: Tensor,
         *,
         threat: ThreatModel,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Objective,
         targeted: bool,
         start: Tensor | None,
     ) -> None:

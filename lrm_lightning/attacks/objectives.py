@@ -3,8 +3,12 @@
 ``logits`` are ``(B, C)``; ``y`` are labels ``(B,)`` in ``[0, C)`` or distributions ``(B, C)``.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

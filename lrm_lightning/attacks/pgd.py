@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lrm_lightning.attacks.base import Attack
 from lrm_lightning.attacks.context import BN_MODES, attack_mode
 from lrm_lightning.attacks.loop import Point, Problem, ascend
-from lrm_lightning.attacks.objectives import OBJECTIVES
+from lrm_lightning.attacks.objectives import OBJECTIVES, Objective
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.models.view import ENGINES, attack_view
 
@@ -61,7 +61,8 @@ class PGDAttack(Attack):
         restarts: Number of searches per image, of which the worst outcome is kept; more than one
             need a random start.
         targeted: ``y`` holds the classes to reach: lower their loss instead of raising the label's.
-        loss: ``"cross_entropy"`` or ``"margin"``.
+        loss: ``"cross_entropy"``, ``"margin"``, or a function of logits ``(B, C)`` and ``y`` that
+            gives values ``(B,)``, of a defence whose attack raises a term of its own.
         bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
         keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
             the start included. A misclassified image (``targeted``: one at its target) beats
@@ -82,7 +83,7 @@ class PGDAttack(Attack):
     random_start: bool = True
     restarts: int = 1
     targeted: bool = False
-    loss: str = "cross_entropy"
+    loss: str | Objective = "cross_entropy"
     bn_mode: str = "eval"
     keep: str = "final"
     engine: str = "auto"
@@ -94,7 +95,8 @@ class PGDAttack(Attack):
         check_flag("random_start", self.random_start)
         check_integer("restarts", self.restarts, low=1)
         check_flag("targeted", self.targeted)
-        check_choice("loss", self.loss, OBJECTIVES)
+        if not callable(self.loss):
+            check_choice("loss", self.loss, OBJECTIVES)
         check_choice("bn_mode", self.bn_mode, BN_MODES)
         check_choice("keep", self.keep, KEEPS)
         check_choice("engine", self.engine, ENGINES)
@@ -223,7 +225,7 @@ class PGDAttack(Attack):
         # A view has no batch statistics to attack with.
         view = attack_view(model, self.engine if self.bn_mode == "eval" else "reference")
         with attack_mode(view, self.bn_mode):
-            loss = OBJECTIVES[self.loss]
+            loss = self.loss if callable(self.loss) else OBJECTIVES[self.loss]
             problem = Problem(
                 view, x, y, threat=self.threat, loss=loss, targeted=self.targeted, start=start
             )

@@ -49,7 +49,7 @@ class AdversarialLogitPairing(PGDTraining):
         return self.pairing_weight > 0
 
     def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
+        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
         paired = logit_pairing(logits, logits_adv, distance=self.pairing_distance)
         return {"pairing": self.pairing_weight * paired}

@@ -41,12 +41,16 @@ class Defense(L.LightningModule, ABC):
         scheduler: Makes the schedule from the optimiser; see
             :mod:`~lrm_lightning.methods.schedules`.
         name: Short name in records, tables and dashboards.
-        epochs: How long the paper trains this defence: the default of the trainer's ``max_epochs``.
+        epochs: How long this defence is trained: the default of the trainer's ``max_epochs``, which
+            replaces it when training begins.
         smoothing: Label smoothing s in [0, 1 - 1/C] (Eq. 8); 0 is hard labels.
         squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and,
             where a defence has them, adversarial (Eq. 10); 0 is none.
         mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
+        input_noise: Standard deviation, in pixels of [0, 1], of Gaussian noise that training images
+            get before they are clipped to [0, 1] and, where a defence attacks, attacked; 0 is none.
+            Kannan et al. train clean logit pairing and squeezing with it (arXiv:1803.06373).
 
     Raises:
         ValueError: If a value is out of range.
@@ -66,6 +70,7 @@ class Defense(L.LightningModule, ABC):
         squeeze_weight: float = 0.0,
         mixing: str = "none",
         mixing_alpha: float = 1.0,
+        input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
@@ -75,6 +80,7 @@ class Defense(L.LightningModule, ABC):
         check_number("squeeze_weight", squeeze_weight, low=0)
         check_choice("mixing", mixing, MIXINGS)
         check_number("mixing_alpha", mixing_alpha, above=0)
+        check_number("input_noise", input_noise, low=0)
         # Convolutions run faster on images laid out channels-last, on CPUs and on GPUs.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_classes = num_classes
@@ -82,10 +88,12 @@ class Defense(L.LightningModule, ABC):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.name = name or type(self).__name__
+        self.epochs = epochs
         self.smoothing = smoothing
         self.squeeze_weight = squeeze_weight
         self.mixing = mixing
         self.mixing_alpha = mixing_alpha
+        self.input_noise = input_noise
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -109,8 +117,18 @@ class Defense(L.LightningModule, ABC):
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
         return {"squeezing": self.squeeze_weight * squeezed}
 
+    def noisy(self, batch: Batch) -> Batch:
+        """The batch with :attr:`input_noise`, of which each process draws its rows."""
+        if not self.input_noise:
+            return batch
+        source = batch.draws.generator("input_noise", batch.x.device)
+        shape = (batch.draws.size, *batch.x.shape[1:])
+        noise = torch.randn(shape, generator=source, device=batch.x.device)
+        x = batch.x.add(batch.draws.rows(noise), alpha=self.input_noise)
+        return batch._replace(x=x.clamp_(0, 1))
+
     def mean_over_ranks(self, *values: Tensor) -> Tensor:
-        """Mean of each scalar over all processes, shape ``(len(values),)``, without a gradient."""
+        """Mean of each of ``values``, all of one shape, over all processes, without a gradient."""
         means = torch.stack([value.detach() for value in values])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(means)
@@ -118,7 +136,9 @@ class Defense(L.LightningModule, ABC):
         return means
 
     def setup(self, stage: str) -> None:
-        """Tell the DataModule how this defence mixes images."""
+        """Take the length of the training; tell the DataModule how this defence mixes images."""
+        if stage == "fit" and self.trainer.max_epochs:
+            self.epochs = self.trainer.max_epochs
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, ImageDataModule):
             datamodule.augmentation = datamodule.augmentation._replace(
@@ -135,7 +155,7 @@ class Defense(L.LightningModule, ABC):
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.loss_terms(batch)
+        terms = self.loss_terms(self.noisy(batch))
         loss = torch.stack(list(terms.values())).sum()
         logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, batch_size=len(batch.x), sync_dist=False)

@@ -5,7 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from lrm_lightning.checks import check_choice, check_flag, check_number
-from lrm_lightning.losses import PAIRING_KINDS, distribution_pairing, ratio_weight
+from lrm_lightning.losses import (
+    PAIRING_KINDS,
+    distribution_pairing,
+    ratio_weight,
+    soft_cross_entropy,
+)
 from lrm_lightning.methods.pgd import PGDTraining
 
 
@@ -68,10 +73,11 @@ class LogitRegularization(PGDTraining):
         return self.ratio > 0
 
     def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, adversarial_loss: Tensor
+        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
         clean = logits.detach() if self.detach_clean else logits
         paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
         # The ratio is the global batch's, however many processes share it.
-        loss, pairing = self.mean_over_ranks(adversarial_loss, paired)
+        adversarial = soft_cross_entropy(logits_adv, targets)
+        loss, pairing = self.mean_over_ranks(adversarial, paired)
         return {"pairing": ratio_weight(loss, pairing, self.ratio) * paired}

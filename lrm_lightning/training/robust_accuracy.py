@@ -1,12 +1,13 @@
 """The callback that attacks: robust accuracy, logit statistics and pairing diagnostics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -18,6 +19,7 @@ from lrm_lightning.data import Batch
 from lrm_lightning.data.loader import laid_out
 from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
 from lrm_lightning.errors import NotFiniteError
+from lrm_lightning.methods import PGDTraining
 
 SHOWN = 8
 
@@ -31,6 +33,37 @@ class Examples(NamedTuple):
     x_adv: Tensor
     logits: Tensor
     logits_adv: Tensor
+
+
+def collapse(before: Mapping[str, float], now: Mapping[str, float], steps: int) -> str | None:
+    """What to say if adversarial training has collapsed from one validation to the next.
+
+    Then the network is robust against one step alone: accuracy under FGSM rises while that under
+    PGD falls to less than half of what it was, and to less than a quarter of FGSM's. The thresholds
+    are ours.
+
+    Args:
+        before: The metrics logged under ``val/`` by the validation before; may be empty.
+        now: Those of this one.
+        steps: Which PGD to look at.
+
+    Returns:
+        One line, or ``None``.
+
+    References:
+        Wong et al. 2020, arXiv:2001.03994, section 5.4: catastrophic overfitting.
+    """
+    keys = ("val/acc/fgsm", f"val/acc/pgd{steps}")
+    if not all(key in before for key in keys):
+        return None
+    (fgsm, pgd), (fgsm_now, pgd_now) = ([found[key] for key in keys] for found in (before, now))
+    if not (fgsm_now > fgsm and pgd_now < pgd / 2 and pgd_now < fgsm_now / 4):
+        return None
+    return (
+        f"adversarial training has collapsed: FGSM accuracy rose from {100 * fgsm:.1f}% to"
+        f" {100 * fgsm_now:.1f}%, PGD-{steps} accuracy fell from {100 * pgd:.1f}% to"
+        f" {100 * pgd_now:.1f}%; take attack=n_fgsm, more attack.steps or a smaller attack.eps"
+    )
 
 
 class Correctness(Metric):
@@ -82,7 +115,8 @@ class RobustAccuracy(Callback):
 
     Random starts depend on the image's place and the seed alone, so every epoch attacks from the
     same starts. Nothing of the model or of torch's global random state is changed. ``test``
-    computes in full float32, or float64, whatever the Trainer's precision.
+    computes in full float32, or float64, whatever the Trainer's precision. When adversarial
+    training has collapsed since the validation before, it says so (:func:`collapse`).
 
     Args:
         attack: The training attack, whose threat model PGD takes. How it searches is used only if
@@ -261,7 +295,14 @@ class RobustAccuracy(Callback):
         if not all(map(math.isfinite, metrics.values())):
             raise NotFiniteError(f"the logits of the {split} images are too large or NaN")
         if split == "val":
+            if isinstance(pl_module, PGDTraining):
+                self._say(collapse(self.val_metrics, metrics, self._steps[-1]))
             self.val_metrics = metrics
         # Synchronised by the metrics above: every rank logs the same numbers.
         pl_module.log_dict(metrics, sync_dist=False, rank_zero_only=False)
         return index, correct
+
+    @rank_zero_only
+    def _say(self, message: str | None) -> None:
+        if message:
+            print(message, flush=True)  # noqa: T201  (a person reads it)

@@ -28,7 +28,7 @@ def test_each_regular_method_turns_one_knob(from_conf, network):
         found[method] = tuple(getattr(defense, knob) for knob in knobs)
     assert found == {
         "regular": (0, 0, "none"),
-        "label_smoothing": (0.5, 0, "none"),
+        "label_smoothing": (0.75, 0, "none"),
         "logit_squeezing": (0, 0.05, "none"),
         "mixup": (0, 0, "mixup"),
         "vh_mixup": (0, 0, "vh_mixup"),
