@@ -110,11 +110,11 @@ def test_a_data_set(walk, tmp_path):
 def test_an_attack(walk, tmp_path):
     output = walk("An attack")
     path, record, metrics = _run(tmp_path, "digits/pgd-*")
-    assert "val/acc/nfgsm" in metrics[-1]
-    assert 0 <= record["metrics"]["nfgsm"] <= record["metrics"]["clean"] + 0.2
+    assert "val/acc/rfgsm" in metrics[-1]
+    assert 0 <= record["metrics"]["rfgsm"] <= record["metrics"]["clean"] + 0.2
     evaluation = json.loads(next(path.glob("evaluations/*.json")).read_text())
-    assert "n_fgsm" in evaluation["metrics"]
-    assert "n_fgsm" in output
+    assert "r_fgsm" in evaluation["metrics"]
+    assert "r_fgsm" in output
 
 
 def test_a_schedule(walk, tmp_path):

@@ -84,6 +84,8 @@ RECIPE: Mapping[str, Any] = {
     "scheduler.milestones": [100, 150],
     **{f"attack.{key}": value for key, value in THREAT_MODEL.items()},
     "attack.steps": 10,
+    "method.awp": 0.0,
+    "method.input_noise": 0.0,
 }
 
 # FGSM accuracy in % by smoothing s of otherwise regular training (section 4 and Table 1).

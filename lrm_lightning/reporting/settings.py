@@ -62,7 +62,9 @@ def departures(method: str, settings: Settings) -> list[str]:
     if row is not None and "alpha" not in row.knobs:
         # Trained on clean images: the attack is the evaluation's alone.
         recipe = {key: each for key, each in recipe.items() if not key.startswith("attack.")}
-    return _departures(settings, recipe)
+    decay = settings.get("callbacks.ema.decay")
+    averaged = [] if decay is None else [f"average of the weights, decay {shown(decay)}"]
+    return _departures(settings, recipe) + averaged
 
 
 def attack_departures(attack: Settings) -> list[str]:

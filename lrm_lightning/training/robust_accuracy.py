@@ -36,14 +36,15 @@ class Examples(NamedTuple):
 
 
 def collapse(before: Mapping[str, float], now: Mapping[str, float], steps: int) -> str | None:
-    """What to say if adversarial training has collapsed from one validation to the next.
+    """What to say if adversarial training has made a network robust against one step alone.
 
-    Then the network is robust against one step alone: accuracy under FGSM rises while that under
-    PGD falls to less than half of what it was, and to less than a quarter of FGSM's. The thresholds
-    are ours.
+    That is how training on single-step attacks collapses, within an epoch: accuracy under FGSM
+    rises, that under PGD falls to near 0. It is noticed when PGD's is less than a quarter of
+    FGSM's, and by more than 10 points less, unless that was so in the validation before. The
+    thresholds are ours.
 
     Args:
-        before: The metrics logged under ``val/`` by the validation before; may be empty.
+        before: The metrics logged under ``val/`` by the validation before; empty if there is none.
         now: Those of this one.
         steps: Which PGD to look at.
 
@@ -54,15 +55,17 @@ def collapse(before: Mapping[str, float], now: Mapping[str, float], steps: int) 
         Wong et al. 2020, arXiv:2001.03994, section 5.4: catastrophic overfitting.
     """
     keys = ("val/acc/fgsm", f"val/acc/pgd{steps}")
-    if not all(key in before for key in keys):
+
+    def collapsed(found: Mapping[str, float]) -> bool:
+        fgsm, pgd = (found.get(key, 0.0) for key in keys)
+        return pgd < fgsm / 4 and pgd < fgsm - 0.1
+
+    if collapsed(before) or not collapsed(now):
         return None
-    (fgsm, pgd), (fgsm_now, pgd_now) = ([found[key] for key in keys] for found in (before, now))
-    if not (fgsm_now > fgsm and pgd_now < pgd / 2 and pgd_now < fgsm_now / 4):
-        return None
+    fgsm, pgd = (f"{100 * now[key]:.1f}%" for key in keys)
     return (
-        f"adversarial training has collapsed: FGSM accuracy rose from {100 * fgsm:.1f}% to"
-        f" {100 * fgsm_now:.1f}%, PGD-{steps} accuracy fell from {100 * pgd:.1f}% to"
-        f" {100 * pgd_now:.1f}%; take attack=n_fgsm, more attack.steps or a smaller attack.eps"
+        f"accuracy is {fgsm} under FGSM, but {pgd} under PGD-{steps}: if this lasts, training has"
+        " collapsed; take attack=n_fgsm, more attack.steps or a smaller attack.eps"
     )
 
 
@@ -116,7 +119,7 @@ class RobustAccuracy(Callback):
     Random starts depend on the image's place and the seed alone, so every epoch attacks from the
     same starts. Nothing of the model or of torch's global random state is changed. ``test``
     computes in full float32, or float64, whatever the Trainer's precision. When adversarial
-    training has collapsed since the validation before, it says so (:func:`collapse`).
+    training collapses, it says so (:func:`collapse`).
 
     Args:
         attack: The training attack, whose threat model PGD takes. How it searches is used only if

@@ -144,6 +144,12 @@ def test_departures_from_the_recipe_are_named(records, read):
     ]
     # Trained on clean images: there is no training attack to differ.
     assert departures("regular", group.settings) == ["7 epochs (paper 200)"]
+    knobs = {"method.awp": 0.005, "method.input_noise": 0.5, "callbacks.ema.decay": 0.995}
+    assert departures("pgd", knobs) == [
+        "awp 0.005 (paper 0)",
+        "input noise 0.5 (paper 0)",
+        "average of the weights, decay 0.995",
+    ]
 
 
 def test_the_papers_data_come_first_and_stay_apart(records):

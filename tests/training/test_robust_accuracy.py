@@ -2,15 +2,19 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import StepLR
 
 from lrm_lightning.attacks import Attack, PGDAttack, fgsm, pgd
-from lrm_lightning.methods import Regular
-from lrm_lightning.training.robust_accuracy import Correctness, RobustAccuracy
+from lrm_lightning.methods import PGDTraining, Regular
+from lrm_lightning.training.robust_accuracy import Correctness, RobustAccuracy, collapse
 
 ATTACK = PGDAttack(eps=0.02, step_size=0.008, steps=7, restarts=3, bn_mode="train")
 NAMES = ("variance", "range", "norm")
@@ -326,3 +330,55 @@ def test_rank_without_images(two_ranks):
             assert found["index"].tolist() == [0, 1]
             assert found["clean"].tolist() == [True, True]
             assert found["fgsm"].tolist() == [True, False]
+
+
+def _validated(fgsm, pgd10):
+    return {"val/acc/fgsm": fgsm, "val/acc/pgd10": pgd10, "val/acc/clean": 0.9}
+
+
+@pytest.mark.parametrize("before", [{}, _validated(0.40, 0.35), _validated(0.60, 0.15)])
+def test_collapse_is_said_in_one_line(before):
+    said = collapse(before, _validated(0.71, 0.03), 10)
+    assert said is not None
+    assert said.startswith("accuracy is 71.0% under FGSM, but 3.0% under PGD-10: ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (_validated(0.4, 0.35), _validated(0.45, 0.36)),  # it learns
+        (_validated(0.4, 0.35), _validated(0.45, 0.16)),  # a bad epoch
+        (_validated(0.1, 0.1), _validated(0.08, 0.0)),  # it has not begun to learn
+        (_validated(0.7, 0.03), _validated(0.8, 0.02)),  # said before
+    ],
+)
+def test_no_collapse(before, now):
+    assert collapse(before, now, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("defense", "eps", "steps", "lines"),
+    [(PGDTraining, 0.25, 1, 1), (PGDTraining, 0.1, 3, 0), (Regular, 0.1, 1, 0)],
+)
+def test_collapse_of_single_step_training(defense, eps, steps, lines, digits, make_trainer, capsys):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.AvgPool2d(2),
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2048, 10),
+        )
+    attack = PGDAttack(eps=eps, step_size=eps / steps, steps=steps, random_start=False)
+    callback = RobustAccuracy(attack, steps=[10])
+    trainer = make_trainer(callback, max_epochs=4, limit_train_batches=None, num_sanity_val_steps=0)
+    optimizer = {"optimizer": partial(Adam, lr=3e-3), "scheduler": partial(StepLR, step_size=99)}
+    digits.augmentation = digits.augmentation._replace(crop_padding=0, flip=False)
+    trainer.fit(defense(network, attack=attack, **optimizer), datamodule=digits)
+    assert callback.val_metrics["val/acc/clean"] > 0.5
+    assert capsys.readouterr().out.count("if this lasts, training has collapsed") == lines
