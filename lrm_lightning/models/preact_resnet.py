@@ -1,4 +1,4 @@
-"""PreActResNet-18, the network on which adversarial training is usually compared."""
+"""PreActResNet-18 and wide ResNets, on which adversarial training is usually compared."""
 
 from collections.abc import Sequence
 
@@ -38,17 +38,18 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Pre-activation ResNet for 32x32 images; the defaults make PreActResNet-18.
+    """Pre-activation ResNet for small images; the defaults make PreActResNet-18.
 
-    The first layer normalises each channel with CIFAR-10's mean and standard deviation. A batch
-    norm and a ReLU close the last stage, as in He et al.: 11,172,170 parameters. (A common copy
-    leaves that pair out and has 11,171,146.)
+    The first layer normalises each channel with CIFAR-10's mean and standard deviation; where there
+    are not three channels, with their averages. A batch norm and a ReLU close the last stage, as in
+    He et al.: 11,172,170 parameters. (A common copy leaves that pair out and has 11,171,146.)
 
     Args:
         blocks: Residual blocks in each stage, each at least 1.
-        widths: Channels of each stage, as many as ``blocks``; the first is also the stem's.
-            The first stage has stride 1, the others stride 2.
+        widths: Channels of each stage, as many as ``blocks``; the first is also that of the first
+            convolution. The first stage has stride 1, the others stride 2.
         num_classes: Logits ``C``, at least 2.
+        in_channels: Channels of an image.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -57,14 +58,18 @@ class PreActResNet(nn.Module):
         He et al. 2016, arXiv:1603.05027; Rice et al. 2020, arXiv:2002.11569.
     """
 
+    stem_width: int | None = None  # channels of the first convolution; None is the first stage's
+
     def __init__(
         self,
         blocks: Sequence[int] = (2, 2, 2, 2),
         widths: Sequence[int] = (64, 128, 256, 512),
         num_classes: int = 10,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         check_integer("num_classes", num_classes, low=2)
+        check_integer("in_channels", in_channels, low=1)
         if not blocks or len(blocks) != len(widths):
             given = f"blocks={list(blocks)} and widths={list(widths)}"
             raise ValueError(f"{given} must be as long, and not empty")
@@ -73,10 +78,13 @@ class PreActResNet(nn.Module):
                 check_integer(f"{name}[{i}]", value, low=1)
         self.num_classes = num_classes
 
-        self.normalize = ChannelNormalization(CIFAR10_MEAN, CIFAR10_STD)
-        self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        mean, std = CIFAR10_MEAN, CIFAR10_STD
+        if in_channels != 3:
+            mean, std = ((sum(each) / 3,) * in_channels for each in (mean, std))
+        self.normalize = ChannelNormalization(mean, std)
+        channels = self.stem_width or widths[0]
+        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.stages = nn.Sequential()
-        channels = widths[0]
         for count, width in zip(blocks, widths, strict=True):
             first = PreActBlock(channels, width, stride=2 if len(self.stages) else 1)
             rest = (PreActBlock(width, width, stride=1) for _ in range(count - 1))
@@ -86,9 +94,49 @@ class PreActResNet(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, num_classes)`` of pixels in [0, 1], shape ``(N, 3, H, W)``."""
+        """Logits ``(N, num_classes)`` of pixels in [0, 1], shape ``(N, channels, H, W)``."""
         features = self.stages(self.stem(self.normalize(x)))
         return self.linear(F.relu(self.bn(features)).mean(dim=(2, 3)))
+
+
+class WideResNet(PreActResNet):
+    """Wide ResNet without dropout: 16 channels, then three stages of 16, 32 and 64 times as many.
+
+    Depth 28 and factor 10 make WRN-28-10 with 36,479,194 parameters, depth 34 WRN-34-10 with
+    46,160,474. Kernels start normal with deviation ``sqrt(2 / (k * k * out_channels))``.
+
+    Args:
+        depth: Layers, 6 n + 4 for n residual blocks in each stage.
+        widen_factor: How many times wider a stage is than the ResNet's, at least 1.
+        num_classes: Logits ``C``, at least 2.
+        in_channels: Channels of an image.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Zagoruyko & Komodakis 2016, arXiv:1605.07146.
+    """
+
+    stem_width = 16
+
+    def __init__(
+        self,
+        depth: int = 28,
+        widen_factor: int = 10,
+        num_classes: int = 10,
+        in_channels: int = 3,
+    ) -> None:
+        check_integer("depth", depth, low=10)
+        check_integer("widen_factor", widen_factor, low=1)
+        if depth % 6 != 4:
+            raise ValueError(f"depth={depth} must be 6 n + 4, such as 28 or 34")
+        widths = [width * widen_factor for width in (16, 32, 64)]
+        super().__init__([depth // 6] * 3, widths, num_classes, in_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.linear.bias)
 
 
 def frozen(network: PreActResNet, dtype: torch.dtype) -> FrozenNetwork:

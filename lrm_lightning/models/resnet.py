@@ -109,12 +109,17 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, num_classes)`` of pixels in [0, 1], ``(N, in_channels, H, W)``.
-
-        H and W are multiples of 4.
-        """
-        features = self.stages(self.stem(self.standardize(x)))
+        """Logits ``(N, num_classes)`` of pixels in [0, 1], ``(N, in_channels, H, W)``."""
+        features = self.stages(self.stem(self.standardized(x)))
         return self.linear(F.leaky_relu(self.bn(features), SLOPE).mean(dim=(2, 3)))
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """Images of mean 0 and deviation 1, with a border of zeros if 4 doesn't divide H or W."""
+        height, width = (-size % 4 for size in x.shape[2:])
+        x = self.standardize(x)
+        if not (height or width):
+            return x
+        return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
 def frozen(network: ResNet, dtype: torch.dtype) -> FrozenNetwork:
@@ -127,7 +132,7 @@ def frozen(network: ResNet, dtype: torch.dtype) -> FrozenNetwork:
 
     def first(x: Tensor) -> Tensor:
         # Images are turned once, for the padding at a stride of 2; the mean at the end undoes it.
-        return stem(network.standardize(x).flip(2, 3).to(dtype))
+        return stem(network.standardized(x).flip(2, 3).to(dtype))
 
     units = (_frozen(unit, dtype) for unit in network.modules() if isinstance(unit, Unit))
     return FrozenNetwork(first, *units, frozen_head(network.bn, network.linear, SLOPE))

@@ -16,6 +16,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 FAMILIES: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
     resnet.ResNet: resnet.frozen,
     preact_resnet.PreActResNet: preact_resnet.frozen,
+    preact_resnet.WideResNet: preact_resnet.frozen,
 }
 
 
