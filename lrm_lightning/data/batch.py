@@ -12,7 +12,7 @@ from lrm_lightning.data.randomness import generator
 class ImageSplit(NamedTuple):
     """Images and labels, all in memory on one device."""
 
-    images: Tensor  # pixels 0 to 255, shape (N, 3, H, W), uint8
+    images: Tensor  # pixels 0 to 255, shape (N, channels, H, W), uint8
     labels: Tensor  # classes, shape (N,), int64
 
 
@@ -38,7 +38,7 @@ class Draws(NamedTuple):
 class Batch(NamedTuple):
     """One rank's rows of a global batch."""
 
-    x: Tensor  # pixels in [0, 1], shape (b, 3, H, W), float32, channels-last
+    x: Tensor  # pixels in [0, 1], shape (b, channels, H, W), float32, channels-last
     targets: Tensor  # class weights, shape (b, C), float32; rows sum to 1; one-hot unless mixed
     y: Tensor  # label of the first image of the mix, shape (b,), int64
     index: Tensor  # position of that image in its split, shape (b,), int64

@@ -17,8 +17,9 @@ from lrm_lightning.errors import UserError
 class ImageDataModule(LightningDataModule, ABC):
     """Small images held whole on the training device; to be subclassed, one data set a file.
 
-    A data set is one class and one file in ``conf/data``. The class sets ``name``, ``num_classes``
-    and ``class_names`` and implements :meth:`load`, which is all it needs::
+    A data set is one class and one file in ``conf/data``. The class sets ``name``, ``num_classes``,
+    ``class_names`` and, where it isn't 3, ``in_channels``, and implements :meth:`load`, which is
+    all it needs::
 
         class Shapes(ImageDataModule):
             name, num_classes, class_names = "shapes", 2, ("circle", "square")
@@ -46,6 +47,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     name: str = ""
     num_classes: int = 10
+    in_channels: int = 3  # of an image
     class_names: tuple[str, ...] = ()  # in the order of the labels
     official: bool = True  # whether the bytes are those that everyone else has under this name
     note: str = ""  # what a reader of a result must know about the data
@@ -87,10 +89,12 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._splits:
             return
         train, test = self.load()
+        for split in (train, test):
+            self._check(split)
         total = len(train.labels)
         if self.val_size >= total:
             left = f"leaves nothing of the {total} images that {self.name} has to train on"
-            raise UserError(f"data.val_size={self.val_size} {left}")
+            raise UserError(f"data.val_size={self.val_size} {left}; make it smaller")
         self.fingerprint = _fingerprint(train, test)
         source = generator(self.split_seed, "split")
         kept, held_out = hold_out(train.labels, self.val_size, generator=source)
@@ -99,6 +103,21 @@ class ImageDataModule(LightningDataModule, ABC):
             "val": ImageSplit(train.images[held_out], train.labels[held_out]),
             "test": test,
         }
+
+    def _check(self, split: ImageSplit) -> None:
+        """Raise a UserError unless the images and labels are what the networks are built for."""
+        (images, labels), kind = split, type(self).__name__
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise UserError(
+                f"{kind} has images of shape {tuple(images.shape)}, not (N, channels, H, W) with"
+                f" in_channels={self.in_channels}; set in_channels in the class"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise UserError(
+                f"{kind} has labels from {low} to {high}, but num_classes={self.num_classes}; set"
+                " num_classes in the class"
+            )
 
     def provenance(self) -> dict[str, Any]:
         """Which data this is, in plain values: what a run's record carries."""

@@ -24,12 +24,33 @@ from lrm_lightning.runs.files import write_json
 
 SCHEMA = 1
 LONGEST_TEXT = 400
-DATA_TITLES = {"cifar10": "CIFAR-10", "digits": "Digits"}
+DATA_TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "digits": "Digits",
+    "arrays": "Images",
+}
 # Names of the classes in the order of the labels.
 CLASS_NAMES = {
     "cifar10": (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     ),
+    "cifar100": (
+        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle",
+        "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle",
+        "caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch",
+        "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest",
+        "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower",
+        "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+        "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear",
+        "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit",
+        "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+        "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower",
+        "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor", "train",
+        "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+    ),
+    "svhn": tuple("0123456789"),
     "digits": tuple("0123456789"),
 }  # fmt: skip
 # Keys of the optimiser in configurations of version 0.1, and the schedules' names of today.
@@ -210,6 +231,7 @@ class RunRecord(Record):
     method: Name
     seed: Count | None = None
     training_attack: Settings = {}
+    init_from: Settings = {}  # path, and SHA-256 of the file, of the weights that it started from
     checkpoint: Text = ""  # which weights were tested, "last" or "best"
     metrics: dict[Text, Share]  # accuracies on the test images by attack
     intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals

@@ -15,7 +15,7 @@ import pytest
 import requests
 import torch
 
-from lrm_lightning.data import CIFAR10DataModule, cifar10
+from lrm_lightning.data import CIFAR10DataModule, cifar10, official
 from lrm_lightning.errors import UserError
 
 RECORDS = 12
@@ -109,7 +109,7 @@ def _changed(place, value):
 
 
 SIZE = RECORDS * 3073
-REPLACE = "delete {folder} to have the official files downloaded afresh"
+REPLACE = "move {folder} away to have the official files downloaded afresh"
 
 
 @pytest.mark.parametrize("require_official", [True, False])
@@ -126,7 +126,7 @@ def test_damage_is_named_with_what_to_do(folder, damage, problem, require_offici
     path = folder / "data_batch_2.bin"
     path.write_bytes(damage(path.read_bytes()))
     message = _error(folder.parent, require_official=require_official)
-    assert message == f"{path} is {problem}; {REPLACE.format(folder=folder)}"
+    assert message == f"{path} is {problem}; {REPLACE.format(folder=folder)}, or {official.OWN}"
 
 
 def test_missing_and_unreadable_file(folder, monkeypatch):
@@ -211,7 +211,7 @@ def test_old_spelling_of_dtypes_in_pickles_is_no_warning(pickles, monkeypatch):
         warnings.warn("dtype(): align should be passed", DeprecationWarning, stacklevel=1)
         return pickle.load(io.BytesIO(raw), **options)
 
-    monkeypatch.setattr(cifar10.pickle, "loads", loads)
+    monkeypatch.setattr(official.pickle, "loads", loads)
     assert len(_module(pickles.parent).load()[0].labels) == 5 * RECORDS
 
 
@@ -252,13 +252,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def _count_as_official(monkeypatch, archive):
+    (url,) = CIFAR10DataModule.downloads
+    md5 = hashlib.md5(archive).hexdigest()
+    monkeypatch.setattr(CIFAR10DataModule, "downloads", {url: md5})
+
+
 @pytest.fixture
 def server(contents, monkeypatch):
     """A server that has the archive of these contents, whose MD5 counts as official."""
     with _Server() as server:
         server.body = _archive(contents)
-        monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{server.server_port}/{ARCHIVE}")
-        monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(server.body).hexdigest())
+        url = f"http://127.0.0.1:{server.server_port}/{ARCHIVE}"
+        md5 = hashlib.md5(server.body).hexdigest()
+        monkeypatch.setattr(CIFAR10DataModule, "downloads", {url: md5})
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -312,14 +319,15 @@ def test_damaged_archive_is_downloaded_afresh_if_that_is_allowed(server, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"body": b"<html>moved</html>"}, "what {url} sent is not the official archive (MD5 "),
+        ({"body": b"<html>moved</html>"}, "what {url} sent is not the official file (MD5 "),
         ({"cut": 100}, ""),  # either of the two, as requests notices it or not
         ({"status": 503}, f"cannot download {{url}} (HTTPError, 503): put {ARCHIVE}"),
     ],
 )
 def test_failed_download_leaves_nothing_to_be_taken_for_good(server, tmp_path, change, message):
     vars(server).update(change)
-    assert _error(tmp_path).startswith(message.format(url=cifar10.URL))
+    (url,) = CIFAR10DataModule.downloads
+    assert _error(tmp_path).startswith(message.format(url=url))
     assert os.listdir(tmp_path) == []
 
 
@@ -337,7 +345,7 @@ def test_no_network(tmp_path, monkeypatch):
 def test_only_the_known_files_are_unpacked(server, contents, tmp_path, monkeypatch):
     extra = [("../outside", b"x"), (f"{FOLDER}/readme.html", b"x"), ("/tmp/absolute", b"x")]
     server.body = _archive(contents, extra)
-    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(server.body).hexdigest())
+    _count_as_official(monkeypatch, server.body)
     root = tmp_path / "root"
     _module(root).setup()
     assert sorted(os.listdir(root / FOLDER)) == sorted(contents)
@@ -350,7 +358,7 @@ def test_archive_that_cannot_be_unpacked(contents, tmp_path, monkeypatch, damage
         raw = _archive({name: raw for name, raw in contents.items() if "test" not in name})
     else:
         raw = b"no archive" * 99 if damage == "no archive" else _archive(contents)[:-9000]
-    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(raw).hexdigest())
+    _count_as_official(monkeypatch, raw)
     (tmp_path / ARCHIVE).write_bytes(raw)
     message = _error(tmp_path, download=False)
     assert message.startswith(f"{tmp_path / ARCHIVE} is damaged (")
@@ -378,7 +386,7 @@ def test_root_that_is_a_file(tmp_path):
 def test_another_process_that_was_faster_is_no_error(folder, contents, tmp_path):
     archive = tmp_path / ARCHIVE
     archive.write_bytes(_archive(contents))
-    cifar10._unpack(archive, tmp_path)
+    official._unpack(archive, *CIFAR10DataModule.unpacked)
     assert sorted(os.listdir(tmp_path)) == [FOLDER, ARCHIVE]
     _module(tmp_path, download=False).setup()
 

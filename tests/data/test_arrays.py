@@ -1,0 +1,140 @@
+"""A user's own .npz: what is read from it, and one line for each that is not one."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from lrm_lightning.data import ArraysDataModule
+from lrm_lightning.errors import UserError
+
+
+def _arrays(shape=(28, 28), classes=3):
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.integers(0, 256, (60, *shape), dtype=np.uint8),
+        "y_train": np.arange(60, dtype=np.int32) % classes,
+        "x_test": rng.integers(0, 256, (20, *shape), dtype=np.uint8),
+        "y_test": np.arange(20, dtype=np.uint8) % classes,
+    }
+
+
+@pytest.fixture
+def save(tmp_path):
+    """``save(**arrays)``: the file."""
+
+    def write(**arrays):
+        np.savez_compressed(tmp_path / "my.npz", **arrays)
+        return tmp_path / "my.npz"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [((28, 28), 1), ((7, 9, 1), 1), ((40, 24, 3), 3), ((3, 3), 1)],
+    ids=str,
+)
+def test_images_of_any_size(save, shape, channels):
+    arrays = _arrays(shape, classes=7)
+    module = ArraysDataModule(save(**arrays), val_size=14)
+    assert (module.num_classes, module.in_channels) == (7, channels)
+    module.setup()
+    for split, part in zip(module.load(), ("train", "test"), strict=True):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        assert split.images.shape == (len(x), channels, *shape[:2])
+        assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
+        assert split.labels.tolist() == y.tolist()
+        for row, column, channel in ((0, 0, 0), (shape[0] - 1, 1, channels - 1)):
+            pixels = x.reshape(*x.shape[:3], channels)[:, row, column, channel]
+            assert split.images[:, channel, row, column].tolist() == pixels.tolist()
+    provenance = module.provenance()
+    assert (provenance["name"], provenance["note"]) == ("arrays", "my.npz")
+    assert not provenance["official"]
+
+
+def test_fingerprint_is_of_the_content(save, tmp_path):
+    def fingerprint(path):
+        module = ArraysDataModule(path, val_size=10)
+        module.setup()
+        return module.fingerprint
+
+    arrays = _arrays()
+    first = fingerprint(save(**arrays))
+    np.savez(tmp_path / "other.npz", **arrays)  # other bytes, the same images
+    assert fingerprint(tmp_path / "other.npz") == first
+    arrays["x_test"][3, 4, 5] ^= 1
+    assert fingerprint(save(**arrays)) != first
+
+
+BAD = {
+    "float": ({"x_train": np.zeros((60, 8, 8))}, r"x_train is float64 of shape \(60, 8, 8\) inst"),
+    "planes first": ({"x_test": np.zeros((20, 3, 8, 8), np.uint8)}, "x_test is uint8 of shape"),
+    "two channels": ({"x_test": np.zeros((20, 8, 8, 2), np.uint8)}, "x_test is uint8 of shape"),
+    "flat": ({"x_train": np.zeros((60, 64), np.uint8)}, "x_train is uint8 of shape"),
+    "other size": ({"x_test": np.zeros((20, 8, 8), np.uint8)}, "images of different shapes"),
+    "one-hot": (
+        {"y_train": np.eye(60, dtype=int)},
+        r"y_train is int64 of shape \(60, 60\) instead",
+    ),
+    "too few labels": (
+        {"y_test": np.zeros(19, int)},
+        "y_test is int64 of shape .* each of 20 images",
+    ),
+    "names": ({"y_train": np.array(["cat"] * 60)}, "y_train is <U3 of shape"),
+    "from 1": ({"y_train": np.arange(60) % 3 + 1}, "y_train has 3 classes from 1 to 3, y_test"),
+    "one class": ({"y_train": np.zeros(60, int)}, "y_train has 1 classes from 0 to 0"),
+    "unknown class": (
+        {"y_test": np.full(20, 3)},
+        "y_test classes from 3 to 3; they must be 0 to C",
+    ),
+    "negative": ({"y_test": np.full(20, -1)}, "y_test classes from -1 to -1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_arrays(save, case):
+    changed, message = BAD[case]
+    with pytest.raises(UserError, match=message) as error:
+        ArraysDataModule(save(**(_arrays() | changed)))
+    assert str(error.value).endswith("y_test (docs/data.md)")
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["x_train", "y_train"])
+def test_nothing_in_it_is_executed(save, tmp_path, name):
+    bomb = np.empty(60, object)
+    bomb[:] = _Bomb(tmp_path / "made")
+    arrays = _arrays() | {name: bomb}
+    with pytest.raises(UserError, match=r"^data\.root="):
+        ArraysDataModule(save(**arrays))
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(bomb))
+    with pytest.raises(UserError, match=r"^data\.root="):
+        ArraysDataModule(tmp_path / "pickle.npz")
+    assert not (tmp_path / "made").exists()
+
+
+def test_no_such_file(save, tmp_path):
+    path = save(x_train=np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(UserError, match=r"^data\.root=.*my\.npz: .*y_train"):
+        ArraysDataModule(path)
+    with pytest.raises(
+        UserError, match=r"^data\.root=.*nothing\.npz: No such file or directory; gi"
+    ):
+        ArraysDataModule(tmp_path / "nothing.npz")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    path.write_bytes(path.read_bytes()[:-30])
+    for damaged in (path, tmp_path / "one.npy", tmp_path):
+        with pytest.raises(UserError, match=r"^data\.root="):
+            ArraysDataModule(damaged)
+    with pytest.raises(ValueError, match=r"^root=None must be the \.npz"):
+        ArraysDataModule()
