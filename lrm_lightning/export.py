@@ -19,7 +19,7 @@ from lrm_lightning.runs.files import replacing, write_json
 from lrm_lightning.runs.networks import load_model, saved_settings
 
 FORMAT = 1
-INPUT = "pixels in [0, 1], float32, shape (B, 3, H, W); normalisation is inside the network"
+INPUT = "pixels in [0, 1], float32, shape (B, channels, H, W); normalisation is inside the network"
 # Of a run's record, what a reader of the network needs.
 TRAINING = {
     "run_id", "method", "seed", "epochs", "data", "split", "n", "metrics", "intervals", "attack",

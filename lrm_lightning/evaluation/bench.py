@@ -24,7 +24,7 @@ Survive = Callable[[np.ndarray, Tensor, Tensor], np.ndarray]
 class Images(NamedTuple):
     """Images of a split, in its order."""
 
-    x: Tensor  # pixels in [0, 1], shape (n, 3, H, W), float32
+    x: Tensor  # pixels in [0, 1], shape (n, channels, H, W), float32
     y: Tensor  # labels, shape (n,), int64
     index: np.ndarray  # their positions in the split, shape (n,), int64, rising
     # Places in this subset of the first images that were drawn, at most eight: the same images for
@@ -69,7 +69,7 @@ class Bench:
 
         An image's noise depends on the seed, ``key`` and its position in the split alone: not on
         the batch that it is in, nor on the images that an earlier attack has broken. Shape
-        ``(searches, len(places), 3, H, W)``; may lie outside [0, 1], which the attack mends.
+        ``(searches, len(places), channels, H, W)``; may lie outside [0, 1], which the attack mends.
         ``None`` if the attack draws no noise.
         """
         x, _ = self.images.rows(places)

@@ -75,7 +75,7 @@ class Session:
     def data(self, networks: Sequence[TrainedNetwork]) -> tuple[ImageDataModule, Images]:
         """The networks' data and the images that are attacked; every network is tried on two."""
         settings, *others = (data_settings(each.config, self.given["data"]) for each in networks)
-        if any(each["_target_"] != settings["_target_"] for each in others):
+        if any(_which(each) != _which(settings) for each in others):
             choose = "choose one with data.name=..."
             raise UserError(f"the runs were trained on different data; {choose}")
         data = self._loaded.get(str(settings)) or load_data(settings)
@@ -146,13 +146,18 @@ def data_settings(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     """Class of the data, as ``_target_``, and where they are.
 
     What is not ``given`` is as in the configuration of its training or, for a network not trained
-    here, CIFAR-10's. That file may come from anybody: it names data of this package, no class.
+    here, CIFAR-10's. That file may come from anybody: it names data of this package, no class. What
+    is ``given`` may be a data set's whole YAML, with a class of the user's own.
     """
     told = {key: value for key, value in given.items() if value is not None}
+    if "_target_" in told:
+        return {key: value for key, value in told.items() if key != "name"}
     name = str(told.get("name") or (trained.get("data") or {}).get("name", "cifar10"))
     shipped = {path.stem: path for path in (conf_dir() / "data").glob("*.yaml")}
     if name not in shipped:
-        raise UserError(f"data.name={name} is unknown; choose one of: {', '.join(sorted(shipped))}")
+        known = ", ".join(sorted(shipped))
+        own = f"or give one of your own with +data={name} hydra.searchpath=[...]"
+        raise UserError(f"data.name={name} is unknown; choose one of: {known}; {own}")
     settings = dict(OmegaConf.load(shipped[name]))
     if name == (trained.get("data") or {}).get("name"):
         told = trained["data"] | told
@@ -162,11 +167,19 @@ def data_settings(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
 
 def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
     """The DataModule of :func:`data_settings`, its data read."""
-    where = {key: value for key, value in settings.items() if key in WHERE}
+    arguments = {key: value for key, value in settings.items() if key != "_target_"}
+    with as_user_error("data: ", (Exception,)):  # it is anybody's module
+        kind = get_class(settings["_target_"])
     with as_user_error("data."):
-        datamodule: ImageDataModule = get_class(settings["_target_"])(**where)
+        datamodule: ImageDataModule = kind(**arguments)
     datamodule.setup()
     return datamodule
+
+
+def _which(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells data from others: the class, and of one's own arrays the file."""
+    own = settings["_target_"].endswith(".ArraysDataModule")
+    return settings["_target_"], settings["root"] if own else None
 
 
 def choose_device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ class Defense(L.LightningModule, ABC):
     """A way to train a classifier, to be subclassed: one defence a file.
 
     A subclass says only what is its own, in :meth:`loss_terms`. It trains with any network that
-    takes pixels in [0, 1] of shape ``(B, 3, H, W)`` and gives logits ``(B, C)``.
+    takes pixels in [0, 1] of shape ``(B, channels, H, W)`` and gives logits ``(B, C)``.
 
     Args:
         network: The classifier.
@@ -103,7 +103,7 @@ class Defense(L.LightningModule, ABC):
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, C)`` of pixels ``(B, 3, H, W)`` in [0, 1]."""
+        """Logits ``(B, C)`` of pixels ``(B, channels, H, W)`` in [0, 1]."""
         return self.network(x)
 
     def training_targets(self, batch: Batch) -> Tensor:

@@ -43,8 +43,8 @@ def _examples(path: Path, data: str) -> list[Example]:
     # Without pickles, a foreign file can hold numbers only.
     with np.load(path, allow_pickle=False) as arrays:
         *labels, x, x_adv = (arrays[f"gallery_{name}"] for name in ARRAYS)
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] != 3 or x.shape != x_adv.shape:
-        raise ValueError("gallery_x must be bytes of shape (k, 3, H, W), as gallery_x_adv")
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape != x_adv.shape:
+        raise ValueError("gallery_x must be bytes of 1 or 3 channels, shaped as gallery_x_adv")
     if any(each.shape != (len(x),) or each.dtype.kind not in "iu" for each in labels):
         raise ValueError("labels must be whole numbers, one an image")
     before, after = x.astype(np.float64) / 255, np.nan_to_num(x_adv.astype(np.float64))
@@ -67,7 +67,8 @@ def _class(data: str, label: int) -> str:
 
 
 def _png(pixels: np.ndarray) -> str:
-    rgb = np.clip(pixels.transpose(1, 2, 0) * 255, 0, 255).round().astype(np.uint8)
+    rgb = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)
+    rgb = np.clip(rgb * 255, 0, 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(rgb).save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

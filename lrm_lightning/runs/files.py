@@ -1,6 +1,7 @@
 """Small files of which a reader, or a kill, never finds half; one writer at a time."""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,12 @@ def shown_path(path: Path) -> str:
     return str(
         absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
     )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 in hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def duration(seconds: float) -> str:

@@ -51,6 +51,10 @@ def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     for group, keys in NOT_IDENTIFYING_IN.items():
         if group in groups:
             kept[group] = {key: v for key, v in groups[group].items() if key not in keys.split()}
+    if kept.get("init_from") is None:  # as in runs of before there was such a key
+        kept.pop("init_from", None)
+    if groups.get("data", {}).get("name") == "arrays":  # other data have a name of their own
+        kept["data"]["root"] = groups["data"].get("root")
     trainer = groups.get("trainer", {})
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     devices = len(devices) if isinstance(devices, list) else devices

@@ -12,16 +12,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import directory
 from lrm_lightning.runs.directory import CONFIG, EXPORTED, RECORD, checkpoint_path
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.records import Network
+from lrm_lightning.runs.weights import fill, shortened
 
 # A run directory may come from anybody, so it names a network of ours or it is refused.
 TRUSTED = "lrm_lightning.models."
@@ -51,8 +51,8 @@ def load_model(
         network: A network to fill, for a run with a network that is not this package's.
 
     Returns:
-        The network on the CPU in eval mode: pixels in [0, 1], shape ``(B, 3, H, W)``, to logits
-        ``(B, C)``. Weights are laid out channels last, a quarter faster on a CPU.
+        The network on the CPU in eval mode: pixels in [0, 1], shape ``(B, channels, H, W)``, to
+        logits ``(B, C)``. Weights are laid out channels last, a quarter faster on a CPU.
 
     Raises:
         UserError: If there is no such run, or its files are damaged or do not fit each other.
@@ -60,16 +60,21 @@ def load_model(
     folder = Path(run_dir)
     saved = saved_settings(folder)
     network = _build(saved["network"], folder) if network is None else network
+    fill(network, *weights_file(folder, checkpoint or saved["select"]))
+    # torch's stub forgets that memory_format suffices
+    return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def weights_file(folder: Path, checkpoint: str) -> tuple[Path, str]:
+    """The file with the weights of a run or an export, and how their names begin in it."""
     if (folder / EXPORTED).exists():
         path, prefix, mend = folder / directory.EXPORTED_WEIGHTS, "", "export it again"
     else:
-        path = checkpoint_path(folder, checkpoint or saved["select"])
+        path = checkpoint_path(folder, checkpoint)
         prefix, mend = PREFIX, "the run has not finished its first epoch"
     if not path.exists():
         raise UserError(f"checkpoint {path} is missing; {mend}")
-    _fill(network, path, prefix)
-    # torch's stub forgets that memory_format suffices
-    return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return path, prefix
 
 
 def load_run(folder: Path, checkpoint: str | None = None) -> TrainedNetwork:
@@ -92,9 +97,9 @@ def load_foreign(
 ) -> TrainedNetwork:
     """A network that this project did not train, from ``package.module:function``.
 
-    The function is imported and called without arguments. ``weights`` is a file, ``*.safetensors``
-    or a state dict that ``torch.save`` wrote, alone or under ``"state_dict"``; ``None`` if the
-    function has loaded them. ``name`` is the function's by default.
+    The function is imported and called without arguments. ``weights`` is a file that
+    :func:`~lrm_lightning.runs.weights.fill` reads; ``None`` if the function has loaded them.
+    ``name`` is the function's by default.
 
     Raises:
         UserError: If it can't be imported, called or filled.
@@ -116,7 +121,7 @@ def load_foreign(
     if weights is not None:
         if not path.is_file():
             raise UserError(f"weights={weights}: there is no such file")
-        _fill(network, path)
+        fill(network, path)
     sha256 = weights_sha256(network.eval().float())
     known = {"name": name, "label": name, "checkpoint": path.name, "weights_sha256": sha256}
     about = Network(**known, run_dir="", run_id="")  # given, so that a record says so
@@ -199,36 +204,9 @@ def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
         # Not hydra's instantiate: it would call any _target_ inside the arguments too.
         return found(**settings)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{folder} is damaged, {_first(error)}; train the run again") from error
-
-
-def _fill(network: nn.Module, path: Path, prefix: str = "") -> None:
-    """Load the tensors of a file whose names begin with ``prefix``; nothing in it is executed."""
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            state = dict(saved.get("state_dict", saved))
-    except Exception as error:  # any damage: torch raises half a dozen types
-        what = f"damaged or not a plain state dict ({_first(error)})"
-        raise UserError(f"checkpoint {path} is {what}") from error
-    if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
-        raise UserError(
-            f"checkpoint {path} holds {', '.join(map(str, list(state)[:4]))} instead of tensors;"
-            " save network.state_dict() itself"
-        )
-    state = {key[len(prefix) :]: each for key, each in state.items() if key.startswith(prefix)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the network: {_first(error)}") from error
+        raise UserError(f"{folder} is damaged, {shortened(error)}; train the run again") from error
 
 
 def _finished(folder: Path) -> bool:
     trained_here = (folder / CONFIG).is_file() and (folder / RECORD).is_file()
     return trained_here or (folder / EXPORTED).is_file()
-
-
-def _first(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]

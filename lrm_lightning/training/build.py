@@ -41,9 +41,28 @@ def build_datamodule(cfg: DictConfig) -> "ImageDataModule":
     return _build("data", cfg.data, drop=("name",), seed=cfg.seed)
 
 
-def build_network(cfg: DictConfig, num_classes: int) -> "nn.Module":
+def of_data(cfg: DictConfig, num_classes: int, in_channels: int = 3) -> dict[str, int]:
+    """What the network is told of the data: classes, and channels if it has such an argument."""
+
+    def told() -> dict[str, int]:
+        takes = inspect.signature(get_object(cfg.model._target_)).parameters
+        channels = {"in_channels": in_channels} if "in_channels" in takes else {}
+        return {"num_classes": num_classes} | channels
+
+    return _checked("model", told) if "_target_" in cfg.model else {}
+
+
+def build_network(cfg: DictConfig, num_classes: int, in_channels: int = 3) -> "nn.Module":
     """The network, with fresh weights from torch's global generator."""
-    return _build("model", cfg.model, num_classes=num_classes)
+    return _build("model", cfg.model, **of_data(cfg, num_classes, in_channels))
+
+
+def check_network(network: "nn.Module", datamodule: "ImageDataModule") -> None:
+    """Raise a UserError unless the network takes the images, which have been read."""
+    from lrm_lightning.attacks.context import predict
+
+    x = datamodule.test_dataloader().split.images[:2].float() / 255
+    _checked("model", lambda: predict(network, x, classes=datamodule.num_classes))
 
 
 def build_attack(cfg: DictConfig) -> "Attack":
@@ -107,12 +126,14 @@ def validate(cfg: DictConfig) -> None:
     _check_keys(cfg)
     _checked("", lambda: _check_seed(cfg.seed))
     _checked("", lambda: check_flag("rerun", cfg.rerun))
+    if not isinstance(cfg.init_from, str | None):
+        raise UserError(f"init_from={cfg.init_from} must be a run, an export or a file")
     datamodule = build_datamodule(cfg)
     # The best weights are chosen on the validation split; the last ones need none.
     low = 1 if cfg.checkpoint.select == "best" else 0
     _checked("data", lambda: check_integer("val_size", datamodule.val_size, low=low))
     with torch.device("meta"):
-        build_network(cfg, datamodule.num_classes)
+        build_network(cfg, datamodule.num_classes, datamodule.in_channels)
         defense = build_defense(cfg, nn.Linear(1, 1), datamodule.num_classes)
     build_robust_accuracy(cfg)
     _checked("trainer", lambda: _check_trainer(cfg))

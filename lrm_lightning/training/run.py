@@ -33,6 +33,7 @@ from lrm_lightning.training import build
 from lrm_lightning.training.batch_norm_sync import BatchNormSync
 from lrm_lightning.training.checkpoints import extend, newest_usable, run_checkpoints
 from lrm_lightning.training.failures import in_one_line
+from lrm_lightning.training.initial_weights import InitialWeights
 from lrm_lightning.training.interruption import Interruption
 from lrm_lightning.training.lightning_internals import count_last_epoch, quieten
 from lrm_lightning.training.progress import Progress
@@ -56,8 +57,10 @@ def train(cfg: DictConfig, path: Path) -> float | None:
     quieten()
     build.validate(cfg)
     run_dir = RunDir(path, identity.identity(cfg))
+    start = InitialWeights(cfg.init_from)
     record = None if cfg.rerun else finished_run(path)
     if record is not None:
+        start.load_state_dict(record.init_from)
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
         print_runs([("", record, path)])
         upload_rest(cfg, path, record.val_metrics | record.test_metrics)
@@ -65,23 +68,29 @@ def train(cfg: DictConfig, path: Path) -> float | None:
 
     torch.manual_seed(cfg.seed)
     datamodule = build.build_datamodule(cfg)
-    network = build.build_network(cfg, datamodule.num_classes)
+    shape = datamodule.num_classes, datamodule.in_channels
+    network = build.build_network(cfg, *shape)
+    datamodule.setup()
+    build.check_network(network, datamodule)
     defense = build.build_defense(cfg, network, datamodule.num_classes)
     attacker = build.build_robust_accuracy(cfg)
     progress, interruption = Progress(path, attacker), Interruption()
-    trainer = build_trainer(cfg, run_dir, [attacker, progress, interruption, WandbMedia(attacker)])
+    callbacks = [attacker, progress, interruption, start, WandbMedia(attacker)]
+    trainer = build_trainer(cfg, run_dir, callbacks)
     with run_dir.locked() if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             if cfg.rerun:
                 run_dir.clear()
             plain = identity.plain(cfg)
-            run_dir.write_config(plain, plain["model"] | {"num_classes": datamodule.num_classes})
+            run_dir.write_config(plain, plain["model"] | build.of_data(cfg, *shape))
         with open_loggers(cfg, path) as trainer.loggers:
             with in_one_line(trainer), interruption.around():
                 if cfg.extend is not None and not run_dir.resumable():
                     # Every process does it, as no other may have done it by now.
                     extend(Path(str(cfg.extend)), cfg, run_dir, defense)
                 checkpoint = newest_usable(run_dir.resumable(), defense)
+                if checkpoint is None:
+                    start.load(network)
                 trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
                 count_last_epoch(trainer)
                 # The network as it is by now, or its best weights.
@@ -89,7 +98,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
                 trainer.test(
                     defense, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
                 )
-            record = record_of(cfg, trainer, defense, datamodule, attacker, progress)
+            record = record_of(cfg, trainer, defense, datamodule, attacker, progress, start)
             if trainer.is_global_zero:
                 write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
                 write_record(path / RECORD, record)
@@ -148,6 +157,7 @@ def record_of(
     datamodule: ImageDataModule,
     attacker: RobustAccuracy,
     progress: Progress,
+    start: InitialWeights,
 ) -> RunRecord:
     """All that the run has found, and where it came from."""
     fields = {
@@ -169,4 +179,6 @@ def record_of(
         "val_metrics": attacker.val_metrics,
         "wall_s": round(progress.elapsed_s, 1),
     }
+    if start.state_dict():
+        fields["init_from"] = start.state_dict()
     return RunRecord(**fields)

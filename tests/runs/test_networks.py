@@ -178,7 +178,8 @@ def test_pickle_in_a_checkpoint_is_not_executed(way, run, tmp_path):
         path.write_bytes(pickle.dumps({"state_dict": bomb}))
     else:
         torch.save({"state_dict": _state(_network()), "callbacks": bomb}, path)
-    assert "is damaged" in _refused(run)
+    message = _refused(run)
+    assert "is damaged" in message if way == "pickle" else "holds a posix.mkdir, which" in message
     assert not (tmp_path / "made").exists()
 
 
@@ -357,9 +358,9 @@ def test_wrong_weights(foreign, tmp_path):
     state = {"1.weight": torch.zeros(10, 12), "1.bias": torch.zeros(10)}
     for content, message in (
         (state, r"does not fit the network: .*size mismatch for 1.weight"),
-        ({"1.bias": torch.zeros(10)}, r"does not fit the network: .*Missing key"),
-        ({"epoch": 3, "model": {}}, "holds epoch, model instead of tensors"),
-        ({"1.weight": _Bomb(tmp_path / "made")}, "damaged or not a plain state dict"),
+        ({"1.bias": torch.zeros(10)}, r"does not fit the network: missing keys 1\.weight$"),
+        ({"epoch": 3, "weights": {}}, "holds epoch, weights instead of tensors"),
+        ({"1.weight": _Bomb(tmp_path / "made")}, "holds a posix.mkdir, which is refused"),
     ):
         torch.save(content, tmp_path / "weights.pt")
         with pytest.raises(UserError, match=message):

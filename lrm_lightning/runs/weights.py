@@ -1,0 +1,90 @@
+"""Weights from files of anybody, in the layouts that public checkpoints have.
+
+Nothing in a file is executed.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs.records import printable
+
+# Keys under which checkpoints have the state dict, one within another where there are several.
+NESTED = ("state_dict", "model_state_dict", "model", "net")
+SHOWN = 4  # names in a message
+
+
+def fill(network: nn.Module, path: Path, prefix: str = "") -> None:
+    """Load the tensors of a file whose names begin with ``prefix``.
+
+    Names may all have one more prefix, such as ``module.``, if without it they are the network's.
+
+    Args:
+        network: Of which every tensor is replaced.
+        path: ``*.safetensors``, or what ``torch.save`` wrote: a state dict, alone or in a
+            dictionary under one of :data:`NESTED`.
+        prefix: How the names begin that are meant; they are known without it.
+
+    Raises:
+        UserError: If the file is damaged, holds more than plain values or does not fit.
+    """
+    own = network.state_dict()
+    found = _tensors(path)
+    state = {key[len(prefix) :]: each for key, each in found.items() if key.startswith(prefix)}
+    state = _without_prefix(state, own)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        differing = {"unexpected": state.keys() - own.keys(), "missing": own.keys() - state.keys()}
+        listed = [f"{what} keys {_listed(names)}" for what, names in differing.items() if names]
+        problem = printable("; ".join(listed)) or shortened(error)
+        raise UserError(f"{path} does not fit the network: {problem}") from error
+
+
+def shortened(error: BaseException) -> str:
+    """The beginning of an error's text, on one line."""
+    return " ".join(str(error).split())[:160]
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        while inner := [saved[key] for key in NESTED if isinstance(saved.get(key), Mapping)]:
+            saved = inner[0]
+        state = dict(saved)
+    except Exception as error:  # any damage: torch raises half a dozen types
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"checkpoint {path} holds a {printable(refused[1])}, which is refused because"
+                " loading it could run code; save network.state_dict() alone"
+            ) from error
+        what = f"damaged or not a plain state dict ({shortened(error)})"
+        raise UserError(f"checkpoint {path} is {what}") from error
+    if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
+        keys = printable(", ".join(map(str, list(state)[:SHOWN])))
+        raise UserError(
+            f"checkpoint {path} holds {keys} instead of tensors; save network.state_dict() itself"
+        )
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state by the names ``own``, if they differ from its names by a common prefix alone."""
+    first = next(iter(own), "")
+    for key in state:
+        prefix = key.removesuffix(first)
+        if state.keys() == {prefix + name for name in own}:
+            return {name: state[prefix + name] for name in own}
+    return state
+
+
+def _listed(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
