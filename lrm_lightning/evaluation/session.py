@@ -172,6 +172,7 @@ def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
         kind = get_class(settings["_target_"])
     with as_user_error("data."):
         datamodule: ImageDataModule = kind(**arguments)
+    datamodule.val_size = 0  # a training's concern
     datamodule.setup()
     return datamodule
 
