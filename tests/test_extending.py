@@ -107,6 +107,15 @@ def test_a_data_set(walk, tmp_path):
     assert record["n"] == 30
 
 
+def test_a_network(walk, tmp_path):
+    walk("A network")
+    path, record, _ = _run(tmp_path, "digits/pgd-*")
+    assert record["config"]["model"] == {"_target_": "my_network.Small", "width": 16}
+    saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["state_dict"]["network.0.weight"].shape == (16, 3, 3, 3)
+    assert saved["state_dict"]["network.6.weight"].shape == (10, 16)
+
+
 def test_an_attack(walk, tmp_path):
     output = walk("An attack")
     path, record, metrics = _run(tmp_path, "digits/pgd-*")
