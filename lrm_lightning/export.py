@@ -3,7 +3,8 @@
     python -m lrm_lightning.export run=runs/cifar10/alp-dde014db out=exported/alp
 
 ``lrm_lightning.load_model`` reads the folder, and so do ``evaluate`` and ``transfer``. Neither file
-can execute anything, and no path of the machine that trained is in them.
+can execute anything, and of paths they have those alone that identify a run: ``init_from`` and the
+file of ``data=arrays``, as they were typed.
 """
 
 from pathlib import Path

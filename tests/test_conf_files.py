@@ -5,6 +5,7 @@ import itertools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -65,8 +66,13 @@ def test_there_are_the_papers_defences_and_those_of_the_field():
     ("group", "option"),
     [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))],
 )
-def test_option_composes_and_validates(group, option):
-    cfg = _compose(f"{group}={option}")
+def test_option_composes_and_validates(group, option, tmp_path):
+    own = []
+    if option == "arrays":  # a file of the user's, which decides on the network
+        x, y = np.zeros((4, 9, 7), np.uint8), np.arange(4)
+        np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        own = [f"data.root={tmp_path / 'own.npz'}"]
+    cfg = _compose(f"{group}={option}", *own)
     build.validate(cfg)
     identity.run_id(cfg)
 
@@ -176,6 +182,7 @@ def test_every_defence_has_a_file():
         (["attack=linf"], "attack"),
         (["data=cifar10"], "data"),
         (["data=digits"], "data"),
+        (["data=arrays", "data.root=null"], "data"),
         ([], "robust_accuracy"),
     ],
 )

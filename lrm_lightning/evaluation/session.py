@@ -180,7 +180,7 @@ def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
 def _which(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells data from others: the class, and of one's own arrays the file."""
     own = settings["_target_"].endswith(".ArraysDataModule")
-    return settings["_target_"], settings["root"] if own else None
+    return settings["_target_"], settings.get("root") if own else None
 
 
 def choose_device(name: str) -> torch.device:

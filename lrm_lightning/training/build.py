@@ -41,10 +41,10 @@ def build_datamodule(cfg: DictConfig) -> "ImageDataModule":
     return _build("data", cfg.data, drop=("name",), seed=cfg.seed)
 
 
-def of_data(cfg: DictConfig, num_classes: int, in_channels: int = 3) -> dict[str, int]:
+def of_data(cfg: DictConfig, num_classes: int, in_channels: int = 3) -> dict[str, Any]:
     """What the network is told of the data: classes, and channels if it has such an argument."""
 
-    def told() -> dict[str, int]:
+    def told() -> dict[str, Any]:
         takes = inspect.signature(get_object(cfg.model._target_)).parameters
         channels = {"in_channels": in_channels} if "in_channels" in takes else {}
         return {"num_classes": num_classes} | channels

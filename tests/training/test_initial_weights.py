@@ -93,7 +93,10 @@ def test_what_cannot_be_started_from_leaves_no_run(start, weights, tmp_path):
     for overrides, message in (
         (["init_from=nowhere.pt"], "init_from=nowhere.pt: there is no such run, export or file"),
         ([f"init_from={tmp_path}"], "no run in "),
-        ([f"init_from={path}", "model.depth=2"], "does not fit the network: unexpected keys module"),
+        (
+            [f"init_from={path}", "model.depth=2"],
+            "does not fit the network: unexpected keys module",
+        ),
         (["init_from=[1]"], r"init_from=\[1\] must be a run, an export or a file"),
     ):
         with pytest.raises(UserError, match=message):
