@@ -45,14 +45,13 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a resolved configuration, which may be a stranger's."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
-    if kept.get("extend") is None:  # so that runs keep the names they had before there was the key
-        kept.pop("extend", None)
+    for key in ("extend", "init_from"):
+        if kept.get(key) is None:  # so that runs keep the names they had before there was the key
+            kept.pop(key, None)
     groups = {key: value for key, value in config.items() if isinstance(value, dict)}
     for group, keys in NOT_IDENTIFYING_IN.items():
         if group in groups:
             kept[group] = {key: v for key, v in groups[group].items() if key not in keys.split()}
-    if kept.get("init_from") is None:  # as in runs of before there was such a key
-        kept.pop("init_from", None)
     if groups.get("data", {}).get("name") == "arrays":  # other data have a name of their own
         kept["data"]["root"] = groups["data"].get("root")
     trainer = groups.get("trainer", {})

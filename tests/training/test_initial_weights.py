@@ -88,9 +88,9 @@ def test_a_run_and_an_export(start, tmp_path):
         start(f"init_from={tmp_path / 'first'}", folder="another")
 
 
-def test_what_cannot_be_started_from_leaves_no_run(start, weights, tmp_path):
+def test_what_cannot_be_started_from(start, weights, tmp_path):
     path, _ = weights
-    for overrides, message in (
+    cases = (
         (["init_from=nowhere.pt"], "init_from=nowhere.pt: there is no such run, export or file"),
         ([f"init_from={tmp_path}"], "no run in "),
         (
@@ -98,10 +98,11 @@ def test_what_cannot_be_started_from_leaves_no_run(start, weights, tmp_path):
             "does not fit the network: unexpected keys module",
         ),
         (["init_from=[1]"], r"init_from=\[1\] must be a run, an export or a file"),
-    ):
+    )
+    for number, (overrides, message) in enumerate(cases):
         with pytest.raises(UserError, match=message):
-            start(*overrides)
-        assert not (tmp_path / "run/config.yaml").exists()
+            start(*overrides, folder=f"run-{number}")
+    assert not [*tmp_path.rglob("record.json"), *tmp_path.rglob("*.ckpt")]
 
 
 def test_runs_without_it_are_the_runs_that_they_were(composed):
