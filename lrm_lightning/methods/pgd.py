@@ -85,7 +85,7 @@ class PGDTraining(Defense):
         return None if noise is None else batch.x + batch.draws.rows(noise, dim=1)
 
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Attacked images, shape ``(B, 3, H, W)``."""
+        """Attacked images, shape ``(B, channels, H, W)``."""
         return self.attack(self.network, batch.x, targets, start=self.start(batch))
 
     def clean_logits(self, x: Tensor) -> Tensor:
