@@ -13,17 +13,20 @@ Settings = Mapping[str, Any]
 NOT_OF_TRAINING = (
     "seed", "robust_accuracy", "checkpoint.monitor", "method._target_", "method.epochs",
 )  # fmt: skip
+# Knobs that older records lack, off.
+NEUTRAL = {"method.awp": 0.0, "method.input_noise": 0.0}
 NAMED_AT_MOST = 4
 
 
 def training_settings(config: Settings) -> dict[str, Any]:
     """What determines a training but for its seed: flat, such as ``{"method.alpha": 0.0}``."""
     ignored = tuple(f"{each}." for each in NOT_OF_TRAINING)
-    return {
+    found = {
         key: value
         for key, value in flat(identifying(config)).items()
         if value != {} and not f"{key}.".startswith(ignored)
     }
+    return NEUTRAL | found if found else {}
 
 
 def paper_row(method: str, settings: Settings) -> paper.Method | None:

@@ -44,6 +44,14 @@ def test_other_configurations_are_named_by_what_differs(records, read):
     assert titles == ["Label smoothing (smoothing=0.25)", "Label smoothing (smoothing=0.5)", "PGD"]
 
 
+def test_a_record_of_before_a_knob_is_one_with_the_knob_off(records, read):
+    records.run("pgd")
+    records.run("pgd", seed=1, awp=0.0, input_noise=0.0)
+    records.run("pgd", seed=2, awp=0.005)
+    titles = [group.title for group in read().tests]
+    assert titles == ["PGD (awp=0)", "PGD (awp=0.005)"]
+
+
 def test_many_differences_are_told_beside_the_name(records, read):
     records.run("pgd")
     other = records.run("pgd", epochs=3, smoothing=0.1, squeeze_weight=0.2)
