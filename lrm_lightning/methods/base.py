@@ -1,4 +1,4 @@
-"""What every defence shares: its network, knobs that regularise logits, and Lightning's hooks."""
+"""What all defences share: the network, the regularisers of logits, and Lightning's hooks."""
 
 import inspect
 import math
@@ -28,7 +28,7 @@ PAPER_OPTIMIZER = partial(SGD, lr=0.1, momentum=0.9, weight_decay=2e-4)
 class Defense(L.LightningModule, ABC):
     """A way to train a classifier, to be subclassed: one defence a file.
 
-    A subclass says only what is its own, in :meth:`loss_terms`. It trains with any network that
+    A subclass defines :meth:`loss_terms` alone. It trains with any network that
     takes pixels in [0, 1] of shape ``(B, channels, H, W)`` and gives logits ``(B, C)``.
 
     Args:
@@ -36,8 +36,7 @@ class Defense(L.LightningModule, ABC):
         num_classes: C.
         attack: The attack that adversarial defences train against; the others ignore it.
         optimizer: Makes the optimiser from parameter groups: a torch class, its settings filled in.
-            Its weight decay holds for convolution and linear kernels, never for biases and batch
-            norm.
+            Weight decay applies to convolution and linear kernels, never to biases and batch norm.
         scheduler: Makes the schedule from the optimiser; see
             :mod:`~lrm_lightning.methods.schedules`.
         name: Short name in records, tables and dashboards.
@@ -45,11 +44,12 @@ class Defense(L.LightningModule, ABC):
             replaces it when training begins.
         smoothing: Label smoothing s in [0, 1 - 1/C] (Eq. 8); 0 is hard labels.
         squeeze_weight: Weight (the paper's beta) of the squared norm of the logits, clean and,
-            where a defence has them, adversarial (Eq. 10); 0 is none.
-        mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; told to the DataModule, which mixes.
+            where a defence has them, adversarial (Eq. 10); 0 switches it off.
+        mixing: ``"none"``, ``"mixup"`` or ``"vh_mixup"``; the DataModule does it.
         mixing_alpha: Mixup's Beta(alpha, alpha); VH-mixup draws uniformly and ignores it.
         input_noise: Standard deviation, in pixels of [0, 1], of Gaussian noise that training images
-            get before they are clipped to [0, 1] and, where a defence attacks, attacked; 0 is none.
+            get before they are clipped to [0, 1] and, where a defence attacks, attacked; 0 switches
+            it off.
             Kannan et al. train clean logit pairing and squeezing with it (arXiv:1803.06373).
 
     Raises:
@@ -111,7 +111,7 @@ class Defense(L.LightningModule, ABC):
         return smooth_targets(batch.targets, self.num_classes, self.smoothing)
 
     def squeezing_terms(self, *logits: Tensor) -> dict[str, Tensor]:
-        """Eq. 10's squeezing of each of ``logits``, or nothing where its weight is 0."""
+        """Eq. 10's weighted squared norm of all ``logits``; an empty dict if its weight is 0."""
         if not self.squeeze_weight:
             return {}
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
@@ -149,7 +149,7 @@ class Defense(L.LightningModule, ABC):
             raise ValueError(f"mixing={self.mixing!r} needs {needed}")
 
     def on_train_start(self) -> None:
-        """Have the terms logged at least once an epoch, however short epochs are."""
+        """Lower ``log_every_n_steps`` to the batches of an epoch, so that each epoch is logged."""
         batches = int(self.trainer.num_training_batches)
         trainer: Any = self.trainer  # its logger connector adds the attribute
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, batches)

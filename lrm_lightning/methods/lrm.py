@@ -18,7 +18,7 @@ class LogitRegularization(PGDTraining):
     r"""PGD training with smoothing, VH-mixup, squeezing and pairing of distributions.
 
     ALP's distance does two things: it matches clean to adversarial predictions and shrinks logits.
-    Eq. 10 takes them apart:
+    Eq. 10 has a term for each:
 
     .. math:: \alpha J(x) + (1 - \alpha) J(g(x)) + w\, h(f(x), f(g(x)))
         + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
@@ -31,12 +31,13 @@ class LogitRegularization(PGDTraining):
 
     Args:
         network: The classifier.
-        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. The 0.125 of
-            section 5.2 can be read either way, as 0.125 or as 8; section 4.1 speaks for 0.125.
+        pairing_to_adversarial_ratio: Pairing term over adversarial loss, at least 0. Section 5.2
+            doesn't say which is divided by which, so its 0.125 may mean 0.125 or 8; section 4.1
+            supports 0.125.
         pairing_kind: h: ``"cross_entropy"``, ``"jensen_shannon"`` or ``"cosine"``.
         detach_clean: Whether h takes the clean logits as constants, so that it moves the attacked
-            ones alone. A ratio of 1 or more needs it: with a gradient through both, h is driven
-            towards 0 by certainty while w makes up for it, and the loss diverges.
+            ones alone. A ratio of 1 or more needs it: otherwise the network lowers h by becoming
+            more confident, w grows as h shrinks, and the loss diverges.
         smoothing: s in [0, 1 - 1/C].
         squeeze_weight: The paper's :math:`\beta`.
         mixing: How images are mixed.
@@ -77,7 +78,7 @@ class LogitRegularization(PGDTraining):
     ) -> dict[str, Tensor]:
         clean = logits.detach() if self.detach_clean else logits
         paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
-        # The ratio is the global batch's, however many processes share it.
+        # Averaged over processes first, so that the ratio is that of the global batch.
         adversarial = soft_cross_entropy(logits_adv, targets)
         loss, pairing = self.mean_over_ranks(adversarial, paired)
         return {"pairing": ratio_weight(loss, pairing, self.ratio) * paired}

@@ -22,9 +22,9 @@ class PGDTraining(Defense):
     .. math:: \alpha J(x) + (1 - \alpha) J(g(x))
         + \beta \left( \lVert f(x) \rVert_2^2 + \lVert f(g(x)) \rVert_2^2 \right)
 
-    The attack maximises the cross-entropy with the targets of the loss, smoothed and mixed. Clean
-    and attacked images go through the network in one batch, so batch norm sees the mixture that its
-    running statistics describe; clean images are left out where no term needs them.
+    The attack gets the targets of the loss, mixed and smoothed; PGD maximises their cross-entropy.
+    Clean and attacked images pass the network in one batch, so batch norm normalises both with the
+    statistics that it records; clean images are left out where no term needs them.
 
     Args:
         network: The classifier.
