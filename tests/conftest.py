@@ -88,7 +88,7 @@ def make_run(tmp_path, _digits_network):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed():
     """``composed("evaluate", *overrides)``: the configuration, as the command line makes it."""
 

@@ -4,21 +4,23 @@ import copy
 import csv
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lrm_lightning.data import DigitsDataModule
-from lrm_lightning.models import ResNet
 
+TRACKING = Path(__file__).parents[1] / "tracking"
+WandbServer = runpy.run_path(str(TRACKING / "wandb_server.py"))["WandbServer"]
 # A few seconds of training, at a rate that moves the weights.
 SMALL = (
     "data=digits",
@@ -49,27 +51,10 @@ def pytest_collection_modifyitems(items):
 # ---------------------------------------------------------------------- in this process
 
 
-@pytest.fixture(scope="session")
-def _trained():
-    data = DigitsDataModule(val_size=40, batch_size=64)
-    data.setup()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = ResNet(depth=1, widths=(4, 4, 8, 8))
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(2):
-        for batch in data.train_dataloader():
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(batch.x), batch.y).backward()
-            optimizer.step()
-    optimizer.zero_grad()
-    return network
-
-
 @pytest.fixture
-def network(_trained):
-    """A copy of its own for each test."""
-    return copy.deepcopy(_trained)
+def network(_digits_network):
+    """A trained copy of its own for each test."""
+    return copy.deepcopy(_digits_network[0]).train()
 
 
 @pytest.fixture
@@ -161,6 +146,16 @@ class Finished:
             self.verdicts = dict(file)
         self.weights = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
+    @property
+    def logged(self):
+        """Every number of ``metrics.csv`` as (step, name, value)."""
+        return [
+            (int(row["step"]), key, float(value))
+            for row in self.metrics
+            for key, value in row.items()
+            if key not in ("step", "epoch") and value
+        ]
+
     def assert_same_result(self, other):
         """Metrics, verdicts and weights are equal to the last bit."""
         for name in ("metrics", "intervals", "val_metrics", "test_metrics", "score", "run_id"):
@@ -174,7 +169,7 @@ class Finished:
         assert all(torch.equal(self.weights[key], other.weights[key]) for key in other.weights)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small():
     """The overrides that make a run a matter of seconds."""
     return SMALL
@@ -186,8 +181,36 @@ def command(processes):
 
 
 @pytest.fixture
+def wandb_server():
+    pytest.importorskip("wandb")
+    server = WandbServer()
+    server.start()
+    yield server
+    server.stop()
+    assert server.unknown == []
+
+
+@pytest.fixture
+def of_wandb(tmp_path):
+    """``of_wandb(server)``: the environment of a client that is logged in there, all in a folder.
+
+    Without a server it is that of a client without a key.
+    """
+
+    def environment(server=None):
+        folders = {
+            f"WANDB_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "CACHE", "DATA")
+        }
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40} if server else {}
+        quiet = {"WANDB_ERROR_REPORTING": "false", "WANDB_X_DISABLE_STATS": "true"}
+        return {"HOME": str(tmp_path / "home")} | folders | online | quiet
+
+    return environment
+
+
+@pytest.fixture
 def python():
-    """Runs a fresh interpreter, for what a fork cannot show; gives its output."""
+    """Runs a fresh interpreter, for what a fork cannot show; gives what it prints."""
 
     def run(*arguments, folder, quiet=True, **environment):
         process = subprocess.Popen(
@@ -205,9 +228,31 @@ def python():
             process.terminate()  # where it is still there; a multirun then ends its jobs
         assert process.returncode == 0, output + errors
         assert errors == "" or not quiet
-        return output
+        return output + errors
 
     return run
+
+
+# What the process does to itself when it is about to train on a batch.
+AT_STEP = """
+import os
+from lrm_lightning.methods.pgd import PGDTraining
+loss_terms = PGDTraining.loss_terms
+
+def disturbed(self, batch):
+    if self.global_step == {step}:
+        for number in {signals}:
+            os.kill(os.getpid(), number)
+    return loss_terms(self, batch)
+
+PGDTraining.loss_terms = disturbed
+"""
+
+
+@pytest.fixture
+def at_step():
+    """``at_step(4, signal.SIGINT)``: prelude that sends the process these signals at that step."""
+    return lambda step, *signals: AT_STEP.format(step=step, signals=[*map(int, signals)])
 
 
 SNAPSHOTS = """
@@ -227,27 +272,38 @@ lightning.Trainer.save_checkpoint = save_and_copy
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, in_folder):
-    """A run of LRM that nothing disturbed; ``snapshots/<step>-<checkpoint>`` lie beside its folder.
+def snapshots():
+    """Prelude that keeps the run directory after each checkpoint, as a kill there would leave it.
 
-    They are its run directory right after each checkpoint: what a kill there would leave behind.
+    The copies are ``snapshots/<step>-<checkpoint>``.
     """
+    return SNAPSHOTS
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, in_folder, snapshots, finished_in):
+    """A run of LRM that nothing disturbed, and its snapshots."""
     processes = in_folder(tmp_path_factory.mktemp("undisturbed"))
     command = Command(processes)
-    command.run("method=lrm", "checkpoint.every_minutes=1e-9", prelude=SNAPSHOTS)
-    (path,) = command.folder.glob("runs/digits/lrm-*")
-    return Finished(path)
+    command.run("method=lrm", "checkpoint.every_minutes=1e-9", prelude=snapshots)
+    return finished_in(command.folder, "lrm")
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """``finished("pgd")``: what the only run of a method has left."""
+@pytest.fixture(scope="session")
+def finished_in():
+    """``finished_in(folder, "pgd")``: what the only run of a method has left there."""
 
-    def read(method, runs="runs"):
-        (path,) = tmp_path.glob(f"{runs}/digits/{method}-*")
+    def read(folder, method, runs="runs"):
+        (path,) = folder.glob(f"{runs}/digits/{method}-*")
         return Finished(path)
 
     return read
+
+
+@pytest.fixture
+def finished(tmp_path, finished_in):
+    """``finished("pgd")``: the same of the test's own folder."""
+    return partial(finished_in, tmp_path)
 
 
 @pytest.fixture

@@ -4,30 +4,18 @@ import copy
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.methods import AdversarialLogitPairing
-from lrm_lightning.runs import identity
 from lrm_lightning.training import build
 
 
-def _compose(*overrides):
-    with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
-        return compose("config", list(overrides))
-
-
 @pytest.fixture(scope="module")
-def _composed():
-    return _compose("data=digits", "method=alp")
-
-
-@pytest.fixture
-def cfg(_composed):
-    """ALP on the digits, to be changed at will."""
-    return copy.deepcopy(_composed)
+def cfg(composed):
+    """ALP on the digits."""
+    return composed("config", "data=digits", "method=alp")
 
 
 def _changed(cfg, key, value):
@@ -40,6 +28,7 @@ def _changed(cfg, key, value):
 BAD = [
     ("seed", -1, "seed=-1 must be a whole number >= 0"),
     ("seed", "a", "seed='a' must be a whole number >= 0"),
+    ("seed", 10**20, "seed=100000000000000000000"),
     ("rerun", "no", "rerun='no' must be true or false"),
     (
         "method.smoothing",
@@ -173,8 +162,9 @@ def test_best_weights_need_something_to_choose_by(cfg):
 
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle", "step_drops"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_optimizers_and_schedules_pass(optimizer, scheduler):
-    build.validate(_compose("data=digits", f"optimizer={optimizer}", f"scheduler={scheduler}"))
+def test_optimizers_and_schedules_pass(optimizer, scheduler, composed):
+    groups = (f"optimizer={optimizer}", f"scheduler={scheduler}")
+    build.validate(composed("config", "data=digits", *groups))
 
 
 def test_a_key_that_others_refer_to_is_no_mistake(cfg):

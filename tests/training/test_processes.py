@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +43,7 @@ def test_two_processes_train_what_one_trains(
     assert (
         list(two.verdicts["index"]) == list(one.verdicts["index"]) == list(range(two.record["n"]))
     )
+    assert [row.keys() for row in one.metrics] == [row.keys() for row in two.metrics]
     assert one.weights.keys() == two.weights.keys()
     for name, value in one.weights.items():
         torch.testing.assert_close(two.weights[name], value, rtol=1e-6, atol=tolerance, msg=name)
@@ -55,11 +54,10 @@ def test_two_processes_train_what_one_trains(
 # ---------------------------------------------------------------------- one process
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_a_rank_left_in_the_environment_is_not_ours(name, python, small, finished, tmp_path):
+def test_ranks_left_in_the_environment_are_not_ours(python, small, finished, tmp_path):
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "method=regular")
-    train = ("-m", "lrm_lightning.train", *small, *short)
-    output = python(*train, folder=tmp_path, **{name: "1"})
+    left = dict.fromkeys(("RANK", "LOCAL_RANK", "SLURM_PROCID"), "1")
+    output = python("-m", "lrm_lightning.train", *small, *short, folder=tmp_path, **left)
     run = finished("regular")
     assert "testing: " in output
     assert (run.path / "config.yaml").exists()
@@ -105,59 +103,54 @@ PGDTraining.loss_terms = waiting
 class Commands:
     """Commands in a folder, whatever they start, and what the latest has printed."""
 
-    def __init__(self, folder: Path, small: tuple[str, ...]) -> None:
+    def __init__(self, folder, small):
         self.folder = folder
         own = (each for each in small if each != "trainer=cpu")
         self._overrides = (*own, *LONGER, *TWO, f"runs_dir={folder}/runs")
-        self._started: list[subprocess.Popen[str]] = []
+        self._started = []
 
-    def start(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *overrides, **environment):
         command = [sys.executable, "-m", "lrm_lightning.train", *overrides, *self._overrides]
+        environment = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"} | environment
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"} | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                text=True,
-            )
-        self._started.append(process)
-        return process
+            settings = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+            settings |= {"cwd": self.folder, "env": os.environ | environment}
+            self._started.append(subprocess.Popen(command, **settings))
+        return self._started[-1]
 
-    def run(self, *overrides: str) -> None:
+    def run(self, *overrides):
         assert self.start(*overrides).wait(600) == 0, self.errors
 
     @property
-    def output(self) -> str:
+    def output(self):
         return (self.folder / "out").read_text()
 
     @property
-    def errors(self) -> str:
+    def errors(self):
         return (self.folder / "err").read_text()
 
-    def alive(self, *parts: str) -> list[int]:
+    def alive(self, *parts):
         """Processes with this folder, and ``parts``, in their command lines."""
         listed = subprocess.run(["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True)
         wanted = (f"{self.folder}/runs", *parts)
         lines = [line.split(None, 1) for line in listed.stdout.splitlines()]
         return [int(pid) for pid, command in lines if all(part in command for part in wanted)]
 
-    def rank_1(self, process: subprocess.Popen[str], method: str) -> int:
+    def rank_1(self, process, method):
         """Wait until ``method`` trains, and saves; give the process of its rank 1."""
-        before = self._saved(method)
-        while (after := self._saved(method)) == before:
+
+        def saved():
+            paths = self.folder.glob(f"runs/digits/{method}-*/checkpoints/interrupted.ckpt")
+            return [(path, path.stat().st_mtime_ns) for path in paths]
+
+        before = saved()
+        while (after := saved()) == before:
             assert process.poll() is None, self.output + self.errors
             time.sleep(0.02)
         (pid,) = self.alive(after[0][0].parents[1].name, "train_ddp_process_1")
         return pid
 
-    def _saved(self, method: str) -> list[tuple[Path, int]]:
-        paths = self.folder.glob(f"runs/digits/{method}-*/checkpoints/interrupted.ckpt")
-        return [(path, path.stat().st_mtime_ns) for path in paths]
-
-    def ends(self, process: subprocess.Popen[str], code: int) -> None:
+    def ends(self, process, code):
         """It must end soon, with that code, in words, and all that it started with it."""
         assert process.wait(ENDS_WITHIN_S) == code, self.errors
         until = time.monotonic() + ENDS_WITHIN_S
@@ -166,7 +159,7 @@ class Commands:
         assert left == []
         assert "Traceback" not in self.output + self.errors
 
-    def clean_up(self) -> None:
+    def clean_up(self):
         """End what a failed assertion left behind."""
         for pid in self.alive():
             os.kill(pid, signal.SIGKILL)
@@ -175,55 +168,39 @@ class Commands:
 
 
 @pytest.fixture
-def commands(tmp_path, small) -> Iterator[Commands]:
+def commands(tmp_path, small):
     commands = Commands(tmp_path, small)
     yield commands
     commands.clean_up()
 
 
-def _kill(process: subprocess.Popen[str], rank_1: int) -> None:
-    os.kill(rank_1, signal.SIGKILL)
-
-
-def _terminate_one(process: subprocess.Popen[str], rank_1: int) -> None:
-    os.kill(rank_1, signal.SIGTERM)
-
-
-def _ctrl_c(process: subprocess.Popen[str], rank_1: int) -> None:
-    for pid in (process.pid, rank_1):  # what a terminal does
-        os.kill(pid, signal.SIGINT)
+@pytest.fixture(scope="module")
+def undisturbed_pair(tmp_path_factory, small, finished_in):
+    """PGD training on two processes that nothing disturbed."""
+    commands = Commands(tmp_path_factory.mktemp("pair"), small)
+    commands.run("method=pgd")
+    return finished_in(commands.folder, "pgd")
 
 
 def test_a_pair_ends_together_whatever_comes_and_goes_on_as_if_undisturbed(
-    commands, finished, small, tmp_path
+    commands, finished, undisturbed_pair
 ):
-    for disturb, code, says in (
-        (_kill, 1, "error: rank 1 of this run died (SIGKILL)"),
-        (_terminate_one, 143, "interrupted: "),
-        (_ctrl_c, 130, "interrupted: "),
+    for number, ranks, code, says in (
+        (signal.SIGKILL, [0], -signal.SIGKILL, []),  # no rank outlives rank 0
+        (signal.SIGTERM, [1], 143, ["interrupted"]),
+        (signal.SIGINT, [0, 1], 130, ["interrupted"]),  # what a terminal does
     ):
         process = commands.start("method=pgd")
-        disturb(process, commands.rank_1(process, "pgd"))
+        pids = process.pid, commands.rank_1(process, "pgd")
+        for rank in ranks:
+            os.kill(pids[rank], number)
         commands.ends(process, code)
-        (line,) = commands.errors.splitlines()
-        assert line.startswith(says)
-        assert "run the same command again to go on" in line
+        lines = commands.errors.splitlines()
+        assert [line.partition(":")[0] for line in lines] == says
+        assert all("run the same command again to go on" in line for line in lines)
     commands.run("method=pgd")
     assert "resumed at step" in commands.output
-    result = finished("pgd")
-
-    (tmp_path / "undisturbed").mkdir()
-    undisturbed = Commands(tmp_path / "undisturbed", small)
-    undisturbed.run("method=pgd")
-    (path,) = undisturbed.folder.glob("runs/digits/pgd-*")
-    result.assert_same_result(type(result)(path))
-
-
-def test_no_rank_outlives_rank_0(commands):
-    process = commands.start("method=pgd")
-    commands.rank_1(process, "pgd")
-    process.kill()
-    commands.ends(process, -signal.SIGKILL)
+    finished("pgd").assert_same_result(undisturbed_pair)
 
 
 def test_a_port_that_is_taken(commands):
@@ -237,18 +214,22 @@ def test_a_port_that_is_taken(commands):
     assert line.startswith(f"error: port {port}, ")
 
 
-def test_a_sweep_outlives_its_jobs_and_goes_on_after_ctrl_c(commands, finished):
-    sweep = ("-m", "method=pgd,regular,alp", "hydra.launcher.jobs=1")
+def test_a_sweep_outlives_its_jobs_and_goes_on_after_ctrl_c(commands, finished, undisturbed_pair):
+    sweep = ("-m", "method=pgd,alp", "hydra.launcher.jobs=1")
     process = commands.start(*sweep)
     os.kill(commands.rank_1(process, "pgd"), signal.SIGKILL)
     commands.rank_1(process, "alp")
     process.send_signal(signal.SIGINT)
     commands.ends(process, 130)
-    assert "3 jobs: 1 done, 1 failed, 1 interrupted" in commands.output
+    assert "2 jobs: 1 failed, 1 interrupted" in commands.output
+    assert "job 0 failed: exit code 1 (" in commands.output
     # from its log
-    assert commands.output.count("error: rank 1 of this run died (SIGKILL)") == 1
+    (line,) = [each for each in commands.output.splitlines() if "error: " in each]
+    assert line.strip().startswith("error: rank 1 of this run died (SIGKILL)")
+    assert "run the same command again to go on" in line
 
     commands.run(*sweep)
-    assert "3 jobs: 2 done, 1 done earlier" in commands.output
+    assert "2 jobs: 2 done" in commands.output
     for method in ("pgd", "alp"):
         assert "resumed at step" in (finished(method).path / "job.log").read_text()
+    finished("pgd").assert_same_result(undisturbed_pair)
