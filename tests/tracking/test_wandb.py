@@ -2,11 +2,9 @@
 
 import pytest
 import wandb
-from hydra import compose, initialize_config_dir
 from lightning.pytorch.loggers import WandbLogger
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs import identity
 from lrm_lightning.tracking.loggers import open_loggers
 from lrm_lightning.tracking.wandb import RunLogger
 
@@ -67,14 +65,10 @@ def test_online_without_a_key_is_a_mistake(alone, tmp_path, begun):
     assert not begun
 
 
-def test_a_key_that_is_none_is_one_line(alone, tmp_path, begun, monkeypatch):
+def test_a_key_that_is_none_is_one_line(alone, tmp_path, begun, monkeypatch, composed):
     monkeypatch.setenv("WANDB_API_KEY", "too short")
-    with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
-        cfg = compose("config", ["data=digits"])
-    with (
-        pytest.raises(UserError, match=r"^logger\.wandb: .*API key") as error,
-        open_loggers(cfg, tmp_path),
-    ):
+    opened = open_loggers(composed("config", "data=digits"), tmp_path)
+    with pytest.raises(UserError, match=r"^logger\.wandb: .*API key") as error, opened:
         pytest.fail("opened")
     assert "\n" not in str(error.value)
     assert not begun

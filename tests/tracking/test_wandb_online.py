@@ -101,18 +101,6 @@ def test_one_run_with_everything(server, tmp_path, capfd):
     assert not [each for each in files if b"k" * 40 in each.read_bytes()]  # the key
 
 
-def test_a_resumed_run_goes_on_in_the_same_run(server, tmp_path):
-    Training(tmp_path).train(0, 13).logger.close(failed=True)
-    (run,) = server.runs.values()
-    assert run.exit_code == 1
-    assert_complete(run, 13, tested=False)
-    # from a checkpoint at step 10: three steps are trained and logged once more, the last arrives
-    Training(tmp_path).train(10, 20).test(20).logger.close()
-    assert list(server.runs.values()) == [run]
-    assert_complete(run, 20, extra=1)
-    assert run.exit_code == 0
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -186,15 +174,6 @@ def test_unreachable_at_the_start(silent_server, tmp_path, capfd):
     assert capfd.readouterr() == (f"W&B: uploading what was left offline in {tmp_path}\n", "")
 
 
-def test_unreachable_until_the_command_is_given_again(silent_server, tmp_path, capfd):
-    Training(tmp_path).train(0, 10).test(10).logger.close()
-    assert len(capfd.readouterr().out.splitlines()) == 3
-    silent_server.start()
-    RunLogger(str(tmp_path)).upload_rest()
-    (run,) = silent_server.runs.values()
-    assert_complete(run, 10)
-
-
 def test_offline_first_then_online(server, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     Training(tmp_path).train(0, 10).logger.close(failed=True)
@@ -216,16 +195,6 @@ def test_offline_runs_that_are_uploaded_by_hand(server, tmp_path, monkeypatch):
     (run,) = server.runs.values()
     assert_complete(run, 20, extra=3)
     assert len({row["_step"] for row in run.history}) == len(run.history)
-
-
-def test_the_same_configuration_in_another_directory_is_another_run(server, tmp_path, monkeypatch):
-    for second, name in enumerate(("one", "two")):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr("time.time", lambda second=second: float(second))
-        Training(tmp_path / name / "alp").train(0, 10).test(10).logger.close()
-    assert list(server.runs) == ["alp-0", "alp-1"]
-    for run in server.runs.values():
-        assert_complete(run, 10)
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 
-from lrm_lightning.runs import identity
 from lrm_lightning.training.lightning_internals import quieten
 from lrm_lightning.training.run import train
 
@@ -46,9 +44,8 @@ RUN = (
 
 
 @pytest.fixture
-def cfg(tmp_path):
-    with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
-        return compose("config", [*RUN, f"runs_dir={tmp_path}"])
+def cfg(tmp_path, composed):
+    return composed("config", *RUN, f"runs_dir={tmp_path}")
 
 
 def _train(cfg, folder):
@@ -60,7 +57,7 @@ def _train(cfg, folder):
 def _plotted():
     """Metrics and settings in the dashboard's specification, whatever kind of panel."""
     found = {"summary": set(), "config": set()}
-    specification = json.loads((HERE / "dashboard.json").read_text())
+    specification = yaml.safe_load((HERE / "dashboard.yaml").read_text())
     for section in specification["section"]["panelBankConfig"]["sections"]:
         for panel in section["panels"]:
             settings = panel["config"]
@@ -113,18 +110,12 @@ def test_a_run_offline_is_read_back_key_by_key(alone, cfg, tmp_path, capsys):
     assert others == {step: row | {"trainer/global_step": step} for step, row in expected.items()}
     assert [row["_step"] for row in found.history] == list(range(len(rows)))
 
-    # the media: histograms of all logits, speed, examples
+    # the media; what they show is tested in test_wandb_media.py
     *epochs, last = media
     assert [row["epoch"] for row in epochs] == list(range(EPOCHS))
-    for row in epochs:
-        assert row["train/images_per_s"] > 0
-        assert row["trainer/global_step"] == 3 * (row["epoch"] + 1) - 1
-        for kind in ("clean", "adv"):
-            histogram = row[f"val/logits/{kind}/histogram"]
-            assert sum(histogram["values"]) == N_VAL * 10
-            spread = histogram["bins"][-1] - histogram["bins"][0]
-            variance = expected[row["trainer/global_step"]][f"val/logits/{kind}/variance"]
-            assert variance**0.5 < spread < 100 * variance**0.5
+    for kind in ("clean", "adv"):
+        counts = [sum(row[f"val/logits/{kind}/histogram"]["values"]) for row in epochs]
+        assert counts == [N_VAL * 10] * EPOCHS
     assert len(last["test/examples"]["captions"]) == 8
     for picture in last["test/examples"]["filenames"]:
         assert (file.parent / "files" / picture).is_file()

@@ -2,15 +2,12 @@
 
 import json
 import struct
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK, HEADER = 32 * 1024, 7
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+FULL, LAST = 1, 4
 
 
 class Content(NamedTuple):
@@ -24,58 +21,45 @@ class Content(NamedTuple):
     exit_code: int | None
 
 
-def read(path: Path) -> Content:
+def read(path):
     """The records of a file, put together."""
     found = [Record.FromString(each) for each in _records(path.read_bytes())]
-    runs = [each.run for each in found if each.HasField("run")]
-    summary: dict[str, Any] = {}
-    config: dict[str, Any] = {}
+    config, summary = {}, {}
     for each in found:
-        for item in each.summary.update:
-            _put(summary, item)
+        _put(summary, each.summary.update)
         for update in (each.run.config, each.config):
-            config |= {item.key: json.loads(item.value_json) for item in update.update}
+            _put(config, update.update)
     return Content(
-        run=runs[0],
+        run=next(each.run for each in found if each.HasField("run")),
         config=config,
-        history=[_row(each.history) for each in found if each.HasField("history")],
+        history=[_put({}, each.history.item) for each in found if each.HasField("history")],
         summary=summary,
         artifacts=[each.artifact for each in found if each.HasField("artifact")],
         exit_code=next((each.exit.exit_code for each in found if each.HasField("exit")), None),
     )
 
 
-def _row(history: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for item in history.item:
-        _put(row, item)
-    return row
+def _put(target, items):
+    for item in items:
+        *path, key = item.nested_key or [item.key]
+        inner = target
+        for each in path:
+            inner = inner.setdefault(each, {})
+        inner[key] = json.loads(item.value_json)
+    return target
 
 
-def _put(target: dict[str, Any], item: Any) -> None:
-    *path, key = item.nested_key or [item.key]
-    for each in path:
-        target = target.setdefault(each, {})
-    target[key] = json.loads(item.value_json)
-
-
-def _records(content: bytes) -> Iterator[bytes]:
-    assert content[:HEADER] == struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
+def _records(content):
+    """The parts of 32 KiB blocks, each after its checksum, length and kind."""
     position, parts = HEADER, []
     while position < len(content):
         left = BLOCK - position % BLOCK
-        if left < HEADER:  # too little for another chunk: padding
-            assert not any(content[position : position + left])
+        if left < HEADER:  # too little for another part: padding
             position += left
             continue
-        checksum, length, kind = struct.unpack_from("<IHB", content, position)
-        data = content[position + HEADER : position + HEADER + length]
-        assert len(data) == length
-        assert zlib.crc32(bytes([kind]) + data) == checksum
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        parts.append(content[position + HEADER :][:length])
         position += HEADER + length
-        assert bool(parts) == (kind in (MIDDLE, LAST))
-        parts.append(data)
         if kind in (FULL, LAST):
             yield b"".join(parts)
             parts = []
-    assert not parts

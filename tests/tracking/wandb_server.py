@@ -4,34 +4,47 @@ import gzip
 import json
 import re
 import threading
-from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import quote, unquote
 
-HISTORY, SUMMARY = "wandb-history.jsonl", "wandb-summary.json"
+import yaml
+
+HISTORY, EVENTS = "wandb-history.jsonl", "wandb-events.jsonl"
+SUMMARY = "wandb-summary.json"
+VIEWER = {"id": "u", "entity": "us", "username": "us", "teams": {"edges": []}}
+CONSTANT = {
+    "Viewer": {"viewer": VIEWER},
+    "GetDefaultEntity": {"viewer": VIEWER},
+    "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    "OrganizationCoreWeaveOrganizationID": {"entity": None},
+    "ArtifactType": {"project": {"artifact": None}},
+}
+
+
+def _project(name):
+    return {"id": "p", "name": name, "entity": {"id": "e", "name": "us"}}
 
 
 class Run:
     """What the server knows of one run."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name):
         self.name = name
-        self.settings: dict[str, Any] = {}
-        self.config: dict[str, Any] = {}
-        self.summary: dict[str, Any] = {}
-        self.lines: dict[str, dict[int, str]] = {}
-        self.exit_code: int | None = None
-        self.artifacts: list[str] = []
+        self.settings = {}
+        self.config = {}
+        self.summary = {}
+        self.lines = {}
+        self.exit_code = None
+        self.artifacts = []
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def history(self):
         """The rows that arrived, in order."""
         lines = self.lines.get(HISTORY, {})
         assert sorted(lines) == list(range(len(lines))), "rows are missing"
         return [json.loads(lines[number]) for number in sorted(lines)]
 
-    def tail(self, file: str) -> str:
+    def tail(self, file):
         """The last line, as the server gives it to a client that resumes."""
         lines = self.lines.get(file, {})
         return json.dumps([lines[max(lines)]] if lines else [])
@@ -45,18 +58,20 @@ class WandbServer:
         runs: By id.
         files: What was uploaded, by path.
         views: The workspaces that were made, by name.
-        calls: How often each call was made, refused ones not counted.
         refused: How many calls were answered 503.
+        sweep: What `wandb sweep` uploaded; an agent gets the values of its only parameter in turn.
+        given: The value of each run that was given one, by the run's id.
+        ended: The runs that an agent had and has no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.failing = False
-        self.runs: dict[str, Run] = {}
-        self.files: dict[str, bytes] = {}
-        self.views: dict[str, dict[str, Any]] = {}
-        self.calls: Counter[str] = Counter()
+        self.runs = {}
+        self.files = {}
+        self.views = {}
         self.refused = 0
-        self.unknown: list[str] = []
+        self.sweep, self.given, self.ended = {}, {}, []
+        self.unknown = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(), False)
         self._server.daemon_threads = True
@@ -64,19 +79,19 @@ class WandbServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
-    def start(self) -> None:
+    def start(self):
         """Answer from now on."""
         self._server.server_activate()
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self):
         """Answer no more."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+    def answer(self, method, path, body):
         """Status and content for a request."""
         with self._lock:
             if self.failing:
@@ -94,80 +109,56 @@ class WandbServer:
 
     # ------------------------------------------------------------------ the calls
 
-    def _graphql(self, request: dict[str, Any]) -> Any:
-        match = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
-        assert match is not None
-        call, values = match[1], request.get("variables") or {}
-        self.calls[call] += 1
+    def _graphql(self, request):
+        call = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])[1]
+        if call in CONSTANT:
+            return CONSTANT[call]
         handler = getattr(self, f"_on_{call}", None)
         if handler is None:
             self.unknown.append(call)
             return {}
-        return handler(values)
+        return handler(request.get("variables") or {})
 
-    def _on_Viewer(self, values: dict[str, Any]) -> Any:  # noqa: N802
-        teams = {"edges": []}
-        return {"viewer": {"id": "u", "entity": "us", "username": "us", "teams": teams}}
-
-    def _on_GetDefaultEntity(self, values: dict[str, Any]) -> Any:  # noqa: N802
-        return {"viewer": {"id": "u", "entity": "us"}}
-
-    def _on_ServerFeaturesQuery(self, values: dict[str, Any]) -> Any:  # noqa: N802
-        return {"serverInfo": {"features": []}}
-
-    def _on_OrganizationCoreWeaveOrganizationID(self, values: dict[str, Any]) -> Any:  # noqa: N802
-        return {"entity": None}
-
-    def _on_RunResumeStatus(self, values: dict[str, Any]) -> Any:  # noqa: N802
+    def _on_RunResumeStatus(self, values):  # noqa: N802
         run = self.runs.get(values["name"])
-        project = {"id": "p", "name": values["project"], "entity": {"id": "e", "name": "us"}}
-        bucket = run and {
-            "id": "b",
-            "name": run.name,
-            "displayName": run.settings.get("displayName"),
+        bucket = run and self._bucket(run, values["project"]) | {
             "summaryMetrics": json.dumps(run.summary),
-            "config": json.dumps(run.config),
             "tags": run.settings.get("tags"),
             "notes": None,
             "wandbConfig": json.dumps({"t": 1}),
             "logLineCount": 0,
-            "historyLineCount": len(run.lines.get(HISTORY, {})),
             "historyTail": run.tail(HISTORY),
-            "eventsLineCount": len(run.lines.get("wandb-events.jsonl", {})),
-            "eventsTail": run.tail("wandb-events.jsonl"),
+            "eventsLineCount": len(run.lines.get(EVENTS, {})),
+            "eventsTail": run.tail(EVENTS),
         }
-        return {"model": project | {"bucket": bucket}}
+        return {"model": _project(values["project"]) | {"bucket": bucket}}
 
-    def _on_UpsertBucket(self, values: dict[str, Any]) -> Any:  # noqa: N802
+    def _on_UpsertBucket(self, values):  # noqa: N802
         new = values["name"] not in self.runs
         run = self.runs.setdefault(values["name"], Run(values["name"]))
         run.settings |= {key: value for key, value in values.items() if value is not None}
         if values["config"]:
             run.config = json.loads(values["config"])
-        project = {"id": "p", "name": values["project"], "entity": {"id": "e", "name": "us"}}
-        bucket = {
+        return {"upsertBucket": {"bucket": self._bucket(run, values["project"]), "inserted": new}}
+
+    def _bucket(self, run, project):
+        return {
             "id": "b",
             "name": run.name,
             "displayName": run.settings.get("displayName"),
             "description": None,
             "config": json.dumps(run.config),
             "sweepName": run.settings.get("sweep"),
-            "project": project,
+            "project": _project(project),
             "historyLineCount": len(run.lines.get(HISTORY, {})),
         }
-        return {"upsertBucket": {"bucket": bucket, "inserted": new}}
 
-    def _on_CreateRunFiles(self, values: dict[str, Any]) -> Any:  # noqa: N802
-        files = [
-            {"name": name, "uploadUrl": self._upload(f"{values['run']}/{name}")}
-            for name in values["files"]
-        ]
+    def _on_CreateRunFiles(self, values):  # noqa: N802
+        upload = f"{self.url}/upload/{values['run']}"
+        files = [{"name": each, "uploadUrl": f"{upload}/{quote(each)}"} for each in values["files"]]
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
 
-    def _on_ArtifactType(self, values: dict[str, Any]) -> Any:  # noqa: N802
-        return {"project": {"artifact": None}}
-
-    def _on_CreateArtifact(self, values: dict[str, Any]) -> Any:  # noqa: N802
+    def _on_CreateArtifact(self, values):  # noqa: N802
         given = values["input"]
         self.runs[given["runName"]].artifacts.append(given["artifactCollectionName"])
         # Committed: as if it had the content already, so that no upload follows.
@@ -178,12 +169,46 @@ class WandbServer:
             }
         }
 
-    def _on_UpsertView2(self, values: dict[str, Any]) -> Any:  # noqa: N802
+    def _on_UpsertView2(self, values):  # noqa: N802
         self.views[values["name"]] = values
         return {"upsertView": {"view": {"id": "v", "name": values["name"]}, "inserted": True}}
 
-    def _file_stream(self, name: str, request: dict[str, Any]) -> Any:
-        self.calls["file_stream"] += 1
+    # ------------------------------------------------------------------ a sweep
+
+    def _on_UpsertSweep(self, values):  # noqa: N802
+        self.sweep = yaml.safe_load(values["config"])
+        ((self._key, choices),) = self.sweep["parameters"].items()
+        self._left = list(choices["values"])
+        sweep = {"name": "sweep1", "project": _project("lrm_lightning")}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _on_SweepWithRuns(self, values):  # noqa: N802
+        named = [values[each] for each in ("entity", "project", "sweep")]
+        assert named == ["us", "lrm_lightning", "sweep1"]
+        sweep = {"name": "sweep1", "config": yaml.dump(self.sweep), "runs": {"edges": []}}
+        return {"project": {"sweep": sweep}}
+
+    def _on_CreateAgent(self, values):  # noqa: N802
+        return {"createAgent": {"agent": {"id": "agent1"}}}
+
+    def _on_Heartbeat(self, values):  # noqa: N802
+        running = json.loads(values["runState"])
+        self.ended = [name for name in self.given if name not in running]
+        commands = [] if running else [self._next()]
+        agent = {"id": values["id"]}
+        return {"agentHeartbeat": {"agent": agent, "commands": json.dumps(commands)}}
+
+    def _next(self):
+        if not self._left:
+            return {"type": "exit"}
+        name = f"agents{len(self.given) + 1}"
+        self.given[name] = self._left.pop(0)
+        command = {"type": "run", "run_id": name, "program": self.sweep["program"]}
+        return command | {"args": {self._key: {"value": self.given[name]}}}
+
+    # ------------------------------------------------------------------ files
+
+    def _file_stream(self, name, request):
         run = self.runs[name]
         for file, part in request.get("files", {}).items():
             if file == SUMMARY:
@@ -195,22 +220,19 @@ class WandbServer:
             run.exit_code = request["exitcode"]
         return {}
 
-    def _upload(self, path: str) -> str:
-        return f"{self.url}/upload/{quote(path)}"
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self):
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def handle_one_request(self) -> None:
+            def handle_one_request(self):
                 try:
                     super().handle_one_request()
                 except ConnectionError:  # a client that was killed
                     self.close_connection = True
 
-            def reply(self) -> None:
+            def reply(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
@@ -224,7 +246,7 @@ class WandbServer:
 
             do_GET = do_POST = do_PUT = reply  # noqa: N815
 
-            def log_message(self, *arguments: Any) -> None:
+            def log_message(self, *arguments):
                 pass
 
         return Handler
