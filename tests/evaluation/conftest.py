@@ -48,32 +48,32 @@ def _train(attack):
 
 
 @pytest.fixture(scope="session")
-def _networks():
+def networks():
     with torch.random.fork_rng(devices=[]):
         attack = PGDAttack(eps=EPS, step_size=EPS / 2, steps=4)
         return {"undefended": _train(None), "pgd": _train(attack)}
 
 
 @pytest.fixture
-def undefended(_networks):
+def undefended(networks):
     """Trained on clean images."""
-    return copy.deepcopy(_networks["undefended"])
+    return copy.deepcopy(networks["undefended"])
 
 
 @pytest.fixture
-def robust(_networks):
+def robust(networks):
     """Trained on PGD's images."""
-    return copy.deepcopy(_networks["pgd"])
+    return copy.deepcopy(networks["pgd"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def images():
     """Images (80, 3, 8, 8) of the patterns, as if they were every other one of a split."""
     x, y = _draw(80, torch.Generator().manual_seed(3))
     return Images(x, y, np.arange(0, 160, 2), np.arange(8))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bench(images):
     """``make_bench(**fields)``: a bench with the images and the threat model."""
 

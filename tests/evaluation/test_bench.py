@@ -39,12 +39,6 @@ def test_no_more_than_there_are(split):
     assert len(pick(split, n_images=1000, seed=0).y) == 50
 
 
-@pytest.mark.parametrize("wrong", [{"n_images": 0}, {"n_images": 2.5}])
-def test_wrong_setting(split, wrong):
-    with pytest.raises(ValueError, match="must be a whole number"):
-        pick(split, **{"n_images": 5, "seed": 0} | wrong)
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_start_depends_on_the_image_alone(split, norm):
     attack = PGDAttack(norm=norm, eps=0.2)

@@ -125,15 +125,8 @@ def test_denormal_gradient_has_vanished(make_bench, images):
 
 
 @pytest.fixture(scope="module")
-def _kept():
-    return {}
-
-
-@pytest.fixture
-def outcome(_kept, make_bench, robust):
-    if not _kept:
-        _kept["outcome"] = SUITE.run(robust, make_bench(batch_size=33, seed=1))
-    return _kept["outcome"]
+def outcome(make_bench, networks):
+    return SUITE.run(networks["pgd"], make_bench(batch_size=33, seed=1))
 
 
 def test_metrics_and_what_they_imply(outcome):

@@ -6,7 +6,7 @@ import os
 import pytest
 from rich.console import Console
 
-from hydra_plugins.lrm_process_launcher._display import Display, labels, log_tail, summarise
+from hydra_plugins.lrm_process_launcher._display import Display, labels, log_tail
 from hydra_plugins.lrm_process_launcher._plan import Job, State
 
 os.environ.pop("FORCE_COLOR", None)
@@ -75,19 +75,3 @@ def test_the_tail_is_of_the_last_attempt(job):
     assert log_tail(failed) == ["killed"]
     failed.log.unlink()
     assert log_tail(failed) == []
-
-
-def test_summary_of_a_failed_and_a_finished_job(job, capsys):
-    done, failed = (
-        job(0, ["method=alp", "s=0"], state=State.DONE),
-        job(1, ["method=pgd", "s=1"], state=State.FAILED, message="exit code 1"),
-    )
-    (done.directory / "record.json").write_text(
-        '{"method": "alp", "data": {"name": "digits"}, "n": 4, "metrics": {"clean": 0.5}}'
-    )
-    summarise([done, failed])
-    printed = capsys.readouterr().out
-    assert "alp      s=0      50.0" in printed
-    assert "job 1 failed: exit code 1 (method=pgd s=1)" in printed
-    assert f"log: {failed.log}" in printed
-    assert printed.rstrip().endswith("2 jobs: 1 done, 1 failed")

@@ -9,7 +9,7 @@ PATIENCE = 200.0
 NAMED = "hydra.sweep.subdir=${behaviour}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_leaves_no_orphan(app, number):
     behaviours = ("hang", "stubborn", "family", "polite")  # one on each of the four cores
     sweep = app.start(f"behaviour={','.join(behaviours)},ok", NAMED)

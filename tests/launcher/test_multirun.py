@@ -45,12 +45,6 @@ def test_jobs_run_side_by_side_each_in_a_world_of_its_own(app):
     assert output.count("CIFAR-10 (not the official bytes)") == 1
 
 
-def test_only_as_many_jobs_at_once_as_asked(app):
-    app.run("name=a,b", "hydra.launcher.jobs=1", "hydra.launcher.cores=8")
-    assert app.record("a")["end"] <= app.seen("b")["begin"]
-    assert app.seen("a")["environment"]["OMP_NUM_THREADS"] == "8"
-
-
 def test_a_failed_job_stops_no_other_and_the_exit_code_tells(app):
     jobs = ("behaviour=fail,crash,silent,ok", "hydra.sweep.subdir=${behaviour}")
     output = app.run(*jobs, code=1)
@@ -84,8 +78,6 @@ def test_a_second_call_runs_only_what_is_missing(app):
     assert "3 jobs: 2 done, 1 done earlier" in output
     assert len(re.findall(r" runs/[abc]\s", output)) == 3
     assert app.file("b", "job.log").read_text().count("-m quick_job") == 2
-    app.run("name=a", "rerun=true")
-    assert app.calls("a", "b", "c") == [2, 2, 1]
 
 
 def test_a_rerun_that_fails_is_not_taken_for_the_earlier_run(app):
@@ -117,10 +109,6 @@ def test_gpus_are_shared_out(app):
     seen = [app.seen(name)["environment"]["CUDA_VISIBLE_DEVICES"] for name in "ab"]
     assert sorted(seen) == ["3", "5"]
     assert "++trainer.accelerator=gpu" in app.seen("a")["arguments"]
-    output = app.run("name=c", "trainer.devices=3", *gpus, code=1)
-    assert "trainer.devices=3 must be auto or a whole number >= 1 and <= 2, the GPUs" in output
-    app.run("name=c", "trainer.devices=2", *gpus)
-    assert app.seen("c")["environment"]["CUDA_VISIBLE_DEVICES"] == "3,5"
 
 
 def test_the_same_run_twice_runs_once(app):
@@ -143,8 +131,6 @@ def test_a_sweep_file_that_extends_the_base_config(app):
     output = app.run(*files, TO_HYDRA, multirun=False, code=1)
     assert app.calls("a", "b") == [1, 1]
     assert "job 1 failed: ended without a record.json" in output  # the file's own setting arrived
-    app.run(*files, "behaviour=ok", TO_HYDRA, multirun=False)
-    assert app.calls("a", "b") == [2, 2]
 
 
 def test_hydra_settings_of_the_command_line_reach_the_jobs(app):
@@ -165,12 +151,6 @@ def test_a_config_directory_given_by_path(app):
     (app.folder / "conf").rename(app.folder / "other")
     app.run("--config-path", "other", "name=b", TO_HYDRA)
     assert app.calls("b") == [1]
-
-
-def test_a_directory_with_awkward_characters(app):
-    folder = "runs/it's a=1, b [c]"
-    app.run("name=a", f'hydra.run.dir="{folder}"', TO_HYDRA)
-    assert (app.folder / folder / "record.json").exists()
 
 
 def test_rows_on_a_terminal(app):
@@ -208,8 +188,7 @@ def test_a_finished_sweep_needs_no_imports(app):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preload", ["torch", "null"])
-def test_torch_has_the_threads_of_the_jobs_share(app, preload):
-    settings = (f"hydra.launcher.preload={preload}", "hydra.launcher.cores=2")
+def test_forks_of_torch_have_the_threads_of_their_share(app):
+    settings = ("hydra.launcher.preload=torch", "hydra.launcher.cores=2")
     app.run("name=a,b", "behaviour=threads", *settings, environment={"OMP_NUM_THREADS": "2"})
     assert [app.seen(name)["threads"] for name in "ab"] == [1, 1]

@@ -73,6 +73,12 @@ def test_damaged_config(content, tmp_path, monkeypatch):
     assert not (tmp_path / "made").exists()  # nothing in the file is executed
 
 
+def test_damaged_record(tmp_path):
+    (tmp_path / "record.json").write_text("{half")
+    with pytest.raises(UserError, match=rf"{tmp_path}/record\.json .*damaged: delete it and start"):
+        finished_run(tmp_path)
+
+
 def test_file_in_place_of_the_directory(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another with runs_dir="):

@@ -6,21 +6,15 @@ import re
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lrm_lightning.runs import identity
 
 
-def _compose(*overrides):
-    with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):
-        return compose("config", list(overrides))
-
-
 @pytest.fixture(scope="module")
-def cfg():
+def cfg(composed):
     """PGD training on CIFAR-10: the defaults."""
-    return _compose()
+    return composed("config")
 
 
 def _changed(cfg, key, value):
@@ -29,10 +23,10 @@ def _changed(cfg, key, value):
     return changed
 
 
-def test_run_id_is_eight_digits_and_stable(cfg):
+def test_run_id_is_eight_digits_and_stable(cfg, composed):
     name = identity.run_id(cfg)
     assert re.fullmatch(r"[0-9a-f]{8}", name)
-    assert identity.run_id(_compose("method=pgd")) == name
+    assert identity.run_id(composed("config", "method=pgd")) == name
 
 
 def test_run_id_does_not_depend_on_the_order_of_keys(cfg):
@@ -92,11 +86,11 @@ def test_run_id_changes_with_what_changes_the_result(key, value, cfg):
     assert identity.run_id(_changed(cfg, key, value)) != identity.run_id(cfg)
 
 
-def test_devices_that_synchronise_batch_norm_are_one_run():
-    one = identity.run_id(_compose())
-    assert identity.run_id(_compose("trainer=ddp", "trainer.devices=4")) == one
-    apart = _compose("trainer=ddp", "trainer.devices=4", "trainer.sync_batchnorm=false")
-    assert identity.run_id(apart) != one
+def test_devices_that_synchronise_batch_norm_are_one_run(cfg, composed):
+    four = ("config", "trainer=ddp", "trainer.devices=4")
+    assert identity.run_id(composed(*four)) == identity.run_id(cfg)
+    apart = composed(*four, "trainer.sync_batchnorm=false")
+    assert identity.run_id(apart) != identity.run_id(cfg)
 
 
 def test_identity_resolves_what_is_given_by_reference(cfg):
@@ -115,7 +109,3 @@ def test_plain_is_plain(cfg):
 def test_resolver_names_the_run_inside_the_configuration(cfg):
     named = _changed(cfg, "hydra", {"dir": "${seed}/${run_id:}"})
     assert named.hydra.dir == f"0/{identity.run_id(cfg)}"
-
-
-def test_conf_dir_has_the_primary_config():
-    assert (identity.conf_dir() / "config.yaml").is_file()
