@@ -4,6 +4,7 @@ import ctypes
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.identity import conf_dir
+from lrm_lightning.runs.identity import check_kinds, conf_dir
 
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -29,11 +30,15 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     """
 
     def decorate(function: Callable[[DictConfig], object]) -> Callable[[], None]:
+        begun: list[bool] = []
+
         @functools.wraps(function)
         def job(cfg: DictConfig) -> object:
+            begun.append(True)
             try:  # in here, as Hydra would add lines of its own to an error that passes it
+                check_kinds(cfg, config_name)
                 return function(cfg)
-            except (UserError, OSError) as error:
+            except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
                 fail(error)
 
         settings = {"config_path": str(conf_dir()), "config_name": config_name}
@@ -43,19 +48,24 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         def main() -> None:
             # It asks a cluster without accounting again and again, and says so each time.
             logging.getLogger("submitit").setLevel(logging.ERROR)
+            logging.raiseExceptions = False  # a full disk is told of once, not by each logger
             keep_freed_memory()
             # Makes Hydra raise its errors instead of printing a shortened traceback.
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            begun.clear()
             try:
+                _refuse_pickles()
                 application()
-            except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-                fail(error)
             except KeyboardInterrupt:
                 _stop(signal.SIGINT)
             except SystemExit as ended:
                 if type(ended).__name__ != "SIGTERMException":  # Lightning's
                     raise
                 _stop(signal.SIGTERM)
+            except Exception as error:
+                if begun:
+                    raise
+                fail(error)  # whatever Hydra raised: the command line or a YAML is wrong
 
         return main
 
@@ -81,17 +91,46 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_TRIM_THRESHOLD, NEVER)) and bool(mallopt(M_MMAP_MAX, NONE))
 
 
+def _refuse_pickles() -> None:
+    if any(each.startswith("--e") for each in sys.argv[1:]):  # argparse takes abbreviations
+        raise UserError("--experimental-rerun executes what a file says, and is refused")
+
+
 def fail(error: BaseException) -> None:
     """Print ``error`` on one line and exit with 1."""
     cause, text = error.__cause__, str(error)
-    if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
+    of_the_world = isinstance(error, (UserError, OSError)) or isinstance(cause, OSError)
+    told = isinstance(error, UserError) or str(cause) in text
+    if isinstance(cause, (OmegaConfBaseException, OSError)) and not told:
         text = f"{text} {cause}"
     if "Could not find 'hydra/sweeper/optuna'" in text:
         text = "Optuna's sweeper is not installed; pip install 'lrm_lightning[optuna]'"
     if isinstance(error, OverrideParseException):
         text = f"{error.override}: {text}"
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    text = " ".join(text.split()) or type(error).__name__
+    typed = _typed(text, others=not of_the_world)
+    sys.stderr.write(f"error: {typed}{': ' * bool(typed)}{text}\n")
     sys.exit(1)
+
+
+def _typed(text: str, *, others: bool) -> str:
+    """The override that a message is about, as the user typed it; empty if the text shows it.
+
+    Where it is about none by name, it is all of them if ``others`` is true.
+    """
+    words = set(re.findall(r"\w+(?:\.\w+)*", text))
+    overrides = [each for each in sys.argv[1:] if re.match(r"~|[^-].*=", each)]
+    about: dict[str, str] = {}
+    for override in overrides:
+        key = re.split("[@=]", override.lstrip("+~"), maxsplit=1)[0].replace("/", ".")
+        *groups, name = key.split(".")
+        named = name in words and any(
+            ".".join(groups[:n]) in words for n in range(1, len(groups) + 1)
+        )
+        if key in words or named or any(word.startswith(f"{key}.") for word in words):
+            about[key] = override
+    found = about[max(about, key=len)] if about else " ".join(overrides) * others
+    return "" if found in text else found
 
 
 def _stop(number: signal.Signals) -> None:

@@ -110,7 +110,7 @@ def save(entity: str | None, project: str, name: str) -> str:
 def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.dashboard``."""
     for key in ("project", "name"):
-        if not isinstance(cfg[key], str) or not cfg[key]:
+        if not cfg[key]:
             raise UserError(f"{key}={cfg[key]!r} must be a text")
     print(f"created {save(cfg.entity, cfg.project, cfg.name)}")  # noqa: T201
 

@@ -49,11 +49,9 @@ def report(folders: list[str], out: Path) -> Path:
 @cli.command("report")
 def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.report``."""
-    if not isinstance(cfg.out, str) or not cfg.out:
-        raise UserError(f"out={cfg.out!r} must be a folder")
     folders = list(cfg.runs_dir) if isinstance(cfg.runs_dir, ListConfig) else [cfg.runs_dir]
-    if not folders or not all(isinstance(each, str) and each for each in folders):
-        raise UserError(f"runs_dir={cfg.runs_dir!r} must be a folder or a list of folders")
+    if not cfg.out or not folders or not all(folders):
+        raise UserError(f"out={cfg.out!r} and runs_dir={cfg.runs_dir!r} must name folders")
     written = report(folders, Path(cfg.out))
     print(f"wrote {shown_path(written)}, report.md and figures/ beside it")  # noqa: T201
 

@@ -20,6 +20,8 @@ def main(cfg: DictConfig) -> float | None:
     # Seconds of imports, which --help and completion do without.
     from lrm_lightning.training.run import train
 
+    if HydraConfig.get().job.chdir:
+        raise UserError("hydra.job.chdir=true would make relative paths mean others; leave it")
     # Lightning starts other ranks with a run directory of its own making; ours travels beside it.
     path = os.environ.setdefault("LRM_RUN_DIR", HydraConfig.get().runtime.output_dir)
     try:

@@ -226,6 +226,13 @@ def test_recipe_of_the_paper():
     assert cfg.robust_accuracy.test_steps == [5, 10, 20]
 
 
+@pytest.mark.parametrize("experiment", ["cpu", "demo", "paper", "short"])
+def test_another_norm_replaces_radius_and_steps_of_an_experiment(experiment):
+    cfg = _compose(f"experiment={experiment}", "attack=l2")
+    assert cfg.attack == _compose("attack=l2").attack
+    assert cfg.robust_accuracy.step_size is None  # 0.26 eps
+
+
 def test_table_1_settings_of_the_methods():
     assert _method_file("label_smoothing")["smoothing"] == 0.75
     assert _method_file("alp")["alpha"] == _method_file("pgd")["alpha"] == 0

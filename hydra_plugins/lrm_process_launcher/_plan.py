@@ -18,6 +18,7 @@ from hydra_plugins.lrm_process_launcher._processes import start_fork_server
 from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import JOB_LOG, finished_run
+from lrm_lightning.runs.identity import numeric
 from lrm_lightning.runs.records import RunRecord
 
 
@@ -81,7 +82,8 @@ def plan(
     for number, overrides in enumerate(batch, first_number):
         try:
             with composer.job(number, overrides) as (config, directory):
-                job = Job(number, tuple(overrides), directory, OmegaConf.to_container(config))
+                plain = numeric(OmegaConf.to_container(config))
+                job = Job(number, tuple(overrides), directory, plain)
                 job.twin = _twin(job, jobs)
                 if job.record is not None and not OmegaConf.select(config, "rerun"):
                     job.state = State.EARLIER

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lrm_lightning.attacks.inputs import OVERWRITES
 from lrm_lightning.checks import check_choice
 
 BN_MODES = ("eval", "train")
@@ -64,7 +65,10 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     if not (low >= 0 and high <= 1):
         raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
     with attack_mode(network), torch.no_grad():
+        version = x._version
         logits = network(x)
+    if x._version != version:
+        raise ValueError(OVERWRITES)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{type(logits)}"
         raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")

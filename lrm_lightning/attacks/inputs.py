@@ -1,15 +1,19 @@
 """Checks of the tensors that an attack is given; each mistake is one line."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrm_lightning.errors import NotFiniteError
 
+OVERWRITES = "the model overwrites its input x; let it compute on x.clone()"
 NOT_FINITE = "the model returned logits that are NaN or infinite"
 
 
 def check_shapes(x: Tensor, y: Tensor, start: Tensor | None) -> None:
     """Raise :class:`ValueError` unless images, labels and start belong together."""
+    for name, given in {"x": x, "y": y, "start": x if start is None else start}.items():
+        if not isinstance(given, Tensor):
+            raise ValueError(f"{name} is a {type(given).__name__}; it must be a torch.Tensor")
     if x.ndim < 2 or x.numel() == 0 or x.dtype not in (torch.float32, torch.float64):
         given = f"x of shape {tuple(x.shape)} and {x.dtype}"
         raise ValueError(f"{given} must be a batch of images (B, C, H, W), float32 or float64")
@@ -21,6 +25,19 @@ def check_shapes(x: Tensor, y: Tensor, start: Tensor | None) -> None:
     if start is not None and x.shape not in (start.shape, start.shape[1:]):
         given = f"start of shape {tuple(start.shape)}"
         raise ValueError(f"{given} must have x's shape {tuple(x.shape)}, or be a stack of such")
+
+
+def explain(error: RuntimeError, model: nn.Module, x: Tensor) -> str:
+    """Why ``model`` could not take ``x``, as far as that shows; empty if it doesn't."""
+    if "in-place operation" in str(error):
+        return OVERWRITES
+    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        return f"x of shape {tuple(x.shape)} must be (B, C, H, W): x.permute(0, 3, 1, 2)"
+    dtypes = {each.dtype for each in model.parameters()}
+    if dtypes and x.dtype not in dtypes:
+        found = ", ".join(map(str, dtypes))
+        return f"x is {x.dtype}, but the model is in {found}; give model.to(x.dtype)"
+    return ""
 
 
 def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> None:

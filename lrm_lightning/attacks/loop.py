@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks.base import ThreatModel
-from lrm_lightning.attacks.inputs import check_shapes, check_values
+from lrm_lightning.attacks.inputs import check_shapes, check_values, explain
 from lrm_lightning.attacks.objectives import Objective, hard_labels
 from lrm_lightning.errors import NotFiniteError
 
@@ -57,7 +57,12 @@ class Problem:
 
     def forward(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``(B, C)`` and what the attack raises ``(B,)``, both with their graph."""
-        logits = self._model(x_adv)
+        try:
+            logits = self._model(x_adv)
+        except RuntimeError as error:
+            if self._checked or not (problem := explain(error, self._model, self.x)):
+                raise
+            raise ValueError(problem) from error
         if not self._checked:
             check_values(self.x, self._y, self._start, logits)
             self._checked = True

@@ -104,6 +104,16 @@ class PGDAttack(Attack):
             same = "needs random_start=True: they would all be the same"
             raise ValueError(f"restarts={self.restarts} {same}")
 
+    def falls_short(self, counts: Iterable[int]) -> str:
+        """A line on those numbers of steps that are together shorter than ``eps``; else empty."""
+        short = sorted({count for count in counts if count * self.step_size < 0.999 * self.eps})
+        if not short:
+            return ""
+        return (
+            f"{', '.join(map(str, short))} steps of {self.step_size:g} are shorter than eps"
+            f" {self.eps:g}: the search cannot cross its ball"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The settings without ``engine``; ``PGDAttack(**attack.as_dict())`` finds the same."""
         return {key: value for key, value in asdict(self).items() if key != "engine"}

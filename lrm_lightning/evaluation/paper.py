@@ -48,6 +48,11 @@ class PaperSuite:
             if step > self.steps:
                 raise ValueError(f"{name}={step} must be at most steps={self.steps}")
 
+    @property
+    def step_counts(self) -> Sequence[int]:
+        """Of its searches."""
+        return self.table
+
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         n, table = len(bench.images.y), sorted(set(self.table))
         results = bench.compute(

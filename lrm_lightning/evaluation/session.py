@@ -20,7 +20,7 @@ from lrm_lightning.evaluation.bench import Bench, Images, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import write_arrays
-from lrm_lightning.runs.identity import conf_dir, hashed
+from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
 from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run
 from lrm_lightning.runs.records import EvaluationRecord, TransferRecord
 
@@ -52,7 +52,8 @@ class Session:
     """One command's configuration, and what is made of it; all that a user can mend is one line."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = given
+        self.fractions = fractions(given)
+        self.given = given = numeric(given)
         with as_user_error():
             check_flag("rerun", given["rerun"])
             check_integer("seed", given["seed"], low=0)
@@ -119,6 +120,7 @@ class Session:
             fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
             fields |= {"subset": {key: self.given[key] for key in ("seed", "n_images")}}
             fields |= {"data": data.provenance(), "n": len(images.y)}
+            fields |= {"fractions": self.fractions} if self.fractions else {}
             fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
             record = kind(**fields)
             write_arrays(path.with_suffix(".npz"), {"index": images.index} | arrays)
@@ -134,7 +136,7 @@ def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAtt
     What is not ``given`` is as in the configuration of its training or, for a network not trained
     here, the paper's. The step is the paper's for the radius, 0.26 eps.
     """
-    known = {"norm": PGDAttack.norm, "eps": PGDAttack.eps} | (trained.get("attack") or {})
+    known = {"norm": PGDAttack.norm, "eps": PGDAttack.eps} | (numeric(trained).get("attack") or {})
     told = {key: value for key, value in given.items() if value is not None}
     norm, eps = (told.get(key, known[key]) for key in ("norm", "eps"))
     with as_user_error("attack."):
@@ -163,6 +165,12 @@ def data_settings(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
         told = trained["data"] | told
     where = {key: told.get(key, settings[key]) for key in WHERE if key in settings}
     return {"_target_": settings["_target_"]} | where
+
+
+def say_if_short(attack: PGDAttack, counts: Sequence[int]) -> None:
+    """Print a line if some of these numbers of steps are shorter than the radius."""
+    if line := attack.falls_short(counts):
+        print(f"warning: {line}")  # noqa: T201
 
 
 def load_data(settings: Mapping[str, Any]) -> ImageDataModule:

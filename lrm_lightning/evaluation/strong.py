@@ -54,6 +54,11 @@ class StrongSuite:
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), low=1)
 
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """Of its searches within the threat model."""
+        return self.pgd_steps, self.targeted_steps, TRANSFER_STEPS
+
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         labels = bench.images.y.cpu().numpy()
         logits = bench.compute(

@@ -10,7 +10,7 @@ from lrm_lightning.attacks import Attack
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, described
 from lrm_lightning.evaluation.paper import PaperSuite
-from lrm_lightning.evaluation.session import Found, Session, as_user_error
+from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_if_short
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.directory import EVALUATIONS
 from lrm_lightning.runs.intervals import accuracies
@@ -27,7 +27,9 @@ def evaluate(given: Mapping[str, Any]) -> list[EvaluationRecord]:
 
     After a :class:`UserError` the networks before it are recorded.
     """
-    session, settings = Session(given), dict(given["suite"])
+    session = Session(given)
+    given = session.given
+    settings = dict(given["suite"])
     name = settings.pop("name", None)
     if name not in SUITES:
         raise UserError(f"suite={name} is unknown; choose one of: {', '.join(SUITES)}")
@@ -71,6 +73,7 @@ def _evaluate(
     more |= {"extra_attacks": extra} if extra else {}
 
     def make(bench: Bench) -> Found:
+        say_if_short(threat, suite.step_counts)
         modules = {name: each.module.to(session.device) for name, each in others.items()}
         bench = replace(bench, sources=modules, extra_attacks=extra_attacks)
         with as_user_error(f"{about.label}: ", (ValueError,)):

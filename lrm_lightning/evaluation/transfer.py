@@ -12,7 +12,7 @@ from lrm_lightning.checks import check_integer
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, correct_on
 from lrm_lightning.evaluation.cache import Piece
-from lrm_lightning.evaluation.session import Found, Session, as_user_error
+from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_if_short
 from lrm_lightning.runs.directory import TRANSFER
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import TransferRecord
@@ -42,6 +42,7 @@ def transfer_matrix(
 def transfer(given: Mapping[str, Any]) -> TransferRecord:
     """Record the matrix of sources and targets, as ``conf/transfer.yaml`` says."""
     session = Session(given)
+    given = session.given
     with as_user_error():
         check_integer("steps", given["steps"], low=1)
     networks = {key: session.networks(key, given["checkpoint"]) for key in ("sources", "targets")}
@@ -56,6 +57,7 @@ def transfer(given: Mapping[str, Any]) -> TransferRecord:
     }
 
     def make(bench: Bench) -> Found:
+        say_if_short(attack, [attack.steps])
         stages = {
             f"source {place} of {len(sources)}, {each.about.label}": each.module
             for place, each in enumerate(sources, start=1)

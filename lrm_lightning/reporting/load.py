@@ -127,7 +127,9 @@ def overrides(run_dir: Path) -> list[str]:
 
 def walk(pattern: str) -> Iterator[tuple[Path, list[str]]]:
     """Each folder at or below a folder or a glob pattern of them, and the names of its files."""
-    folders = [each for each in glob.glob(os.path.expanduser(pattern)) if os.path.isdir(each)]
+    path = os.path.expanduser(pattern)
+    matched = [path] if os.path.exists(path) else glob.glob(path)
+    folders = [each for each in matched if os.path.isdir(each)]
     if not folders:
         raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
     for here, inside, names in itertools.chain.from_iterable(map(os.walk, folders)):

@@ -124,7 +124,13 @@ class RunDir:
             yield
 
     def clear(self) -> None:
-        """Forget the run, to train it again."""
+        """Forget the run, to train it again; raises if a part of it is a link to elsewhere."""
+        links = [name for name in LEFTOVERS if (self.path / name).is_symlink()]
+        if links:
+            raise UserError(
+                f"{self.path / links[0]} is a symbolic link, and what it leads to is not deleted;"
+                " remove the link, then run the command again"
+            )
         for name in LEFTOVERS:
             target = self.path / name
             if target.is_dir():

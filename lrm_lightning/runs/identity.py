@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lrm_lightning.errors import UserError
 
 # What does not change a run's result: where it writes, who watches, on what it runs.
 NOT_IDENTIFYING = ("hydra", "runs_dir", "rerun", "sweep", "logger")
@@ -19,6 +21,9 @@ NOT_IDENTIFYING_IN = {
 }
 # Callbacks of Lightning that only watch; any other, anybody's own included, may change a training.
 WATCHERS = re.compile(r"lightning\.pytorch\.callbacks\.\w*(Monitor|ModelSummary|ProgressBar)")
+# Quantities of pixels, wherever they stand: the field writes them as fractions, such as 8/255.
+PIXELS = ("eps", "step_size", "large_eps")
+FRACTION = re.compile(r"\s*(\d+\.?\d*)\s*/\s*0*([1-9]\d*)\s*")
 
 
 def conf_dir() -> Path:
@@ -26,6 +31,34 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
+
+
+def check_kinds(cfg: DictConfig, name: str) -> None:
+    """Raise :class:`UserError` unless each setting is of the kind it has in ``conf/<name>.yaml``.
+
+    A group or a mapping is a mapping; a text is a text, and so is what is null unless it stays
+    null; a list is a text or a list of texts. Numbers have their own checks.
+    """
+    base: Any = OmegaConf.load(conf_dir() / f"{name}.yaml")
+    chosen = [
+        item for each in base.defaults if isinstance(each, DictConfig) for item in each.items()
+    ]
+    groups = {str(key) for key, file in chosen if file and (conf_dir() / str(key)).is_dir()}
+    for key in sorted({*map(str, base), *groups} - {"defaults", "hydra"}):
+        like, found = base.get(key), cfg.get(key)
+        texts = found if isinstance(found, ListConfig) else [found]
+        all_text = all(isinstance(each, str) for each in texts)
+        if key in groups or isinstance(like, DictConfig):
+            files = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+            wanted = f"a mapping{'; choose one of: ' * bool(files)}{', '.join(files)}"
+            right = isinstance(found, DictConfig)
+        elif isinstance(like, ListConfig):
+            wanted, right = "a text or a list of texts", all_text
+        else:
+            wanted = "text; a number is one in two pairs of quotes"
+            right = isinstance(like, (int, float)) or found is like or isinstance(found, str)
+        if not right:
+            raise UserError(f"{key}={found!r} must be {wanted}")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -37,6 +70,25 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
+def numeric(config: Any) -> Any:  # noqa: ANN401
+    """A configuration in which pixels that were typed as fractions are numbers."""
+    if not isinstance(config, Mapping):
+        return config
+    return {
+        key: float(found[1]) / float(found[2])
+        if key in PIXELS and isinstance(value, str) and (found := FRACTION.fullmatch(value))
+        else numeric(value)
+        for key, value in config.items()
+    }
+
+
+def fractions(config: Mapping[str, Any]) -> dict[str, str]:
+    """What :func:`numeric` changes, by dotted keys, as it was typed."""
+    numbers = flat(numeric(config))
+    typed = {key: value for key, value in flat(config).items() if isinstance(value, str)}
+    return {key: value for key, value in typed.items() if value != numbers[key]}
+
+
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of the configuration that determines a run's result."""
     return identifying(plain(cfg))
@@ -44,6 +96,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a resolved configuration, which may be a stranger's."""
+    config = numeric(config)
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
     for key in ("extend", "init_from"):
         if kept.get(key) is None:  # so that runs keep the names they had before there was the key

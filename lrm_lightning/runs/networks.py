@@ -139,7 +139,7 @@ def finished_runs(patterns: Sequence[str] | str, *, key: str = "runs") -> list[P
     found: dict[Path, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = Path(str(pattern)).expanduser()
-        if glob.has_magic(str(path)):
+        if glob.has_magic(str(path)) and not path.exists():
             matched = [Path(each) for each in sorted(glob.glob(str(path))) if _finished(Path(each))]
             if not matched:
                 raise UserError(f"{key}: no finished run matches {pattern}")

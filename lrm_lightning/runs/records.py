@@ -218,6 +218,7 @@ class Record(_Part):
     split: Text = "test"
     n: Annotated[int, Field(ge=1)]  # number of images
     attack: Settings = {}
+    fractions: dict[Text, Text] = {}  # of an evaluation: settings typed as such, e.g. 8/255
     wall_s: Annotated[Number, Field(ge=0)] | None = None
     versions: Settings = {}  # of Python and of each package that the numbers depend on
     git: Git = Git()

@@ -35,7 +35,7 @@ def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
     loggers: list[Logger] = [MetricsCSV(run_dir / METRICS)]
     failed = True
     try:
-        for logger in _build(cfg, run_dir, config=identity.plain(cfg) | code):
+        for logger in _build(cfg, run_dir, config=identity.numeric(identity.plain(cfg)) | code):
             loggers.append(logger)  # noqa: PERF402 (if the next can't be made, this one is closed)
         yield loggers
         failed = False
@@ -62,6 +62,8 @@ def _build(
 ) -> Iterator[Any]:
     for name, node in cfg.logger.items():
         try:
+            if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+                raise ValueError("must be a mapping with _target_, the name of a class")
             settings: Any = OmegaConf.to_container(node, resolve=True)
             for key, value in settings.items():
                 if isinstance(value, str):

@@ -1,5 +1,6 @@
 """Weights & Biases: one run a run directory, online with a key, offline without."""
 
+import inspect
 import os
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from pydantic import ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag
 from lrm_lightning.data import Batch
@@ -42,6 +44,7 @@ class RunLogger(WandbLogger):
 
     Raises:
         ValueError: If ``mode`` or ``checkpoint`` is none of these.
+        Exception: Of W&B, for what it refuses in ``init`` or in the environment.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class RunLogger(WandbLogger):
     ) -> None:
         check_choice("mode", mode, ("auto", "online", "offline", "disabled"))
         check_flag("checkpoint", checkpoint)
+        _check_settings(init)
         super().__init__(save_dir=save_dir, project=init.get("project"))
         self._folder, self._wanted, self._checkpoint = Path(save_dir), mode, checkpoint
         begun = sorted(self._folder.glob("wandb/*run-*"))  # [offline-]run-<date>_<time>-<id>
@@ -225,6 +229,23 @@ def quiet_wandb() -> Any:  # noqa: ANN401
     os.environ.setdefault("WANDB_X_FILE_STREAM_RETRY_MAX", "1000000")
     wandb.setup(settings=wandb.Settings(silent=True))
     return wandb
+
+
+def _check_settings(init: Mapping[str, Any]) -> None:
+    """Raise an error if W&B refuses an argument of its ``init`` or one of its variables."""
+    import wandb
+
+    inspect.signature(wandb.init).bind_partial(**init)
+    settings = wandb.Settings()
+    try:
+        settings.update_from_env_vars(dict(os.environ))
+        for key, value in init.items():
+            for field in (key, f"run_{key}"):  # project, entity; run_name, run_group, ...
+                if field in type(settings).model_fields:
+                    setattr(settings, field, value)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        raise ValueError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}") from error
 
 
 def _loggers(trainer: L.Trainer) -> list[WandbLogger]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.identity import conf_dir
+from lrm_lightning.runs.identity import check_kinds, conf_dir, numeric
 
 # Importing torch takes seconds, which --help and a sweep's parent need not wait for.
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ GIVEN = {
     "logger", "callbacks", "plugins", "default_root_dir", "inference_mode", "enable_progress_bar",
     "enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler",
 }  # fmt: skip
+# Arguments of the Trainer that end a training within an epoch, and what of them does not.
+ENDS_EARLY = {"fast_dev_run": (None, False), "max_steps": (None, -1), "max_time": (None,)}
 
 
 def build_datamodule(cfg: DictConfig) -> "ImageDataModule":
@@ -123,11 +126,9 @@ def validate(cfg: DictConfig) -> None:
     from lrm_lightning.tracking.loggers import check_loggers
 
     _checked("config", lambda: OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    check_kinds(cfg, "config")
     _check_keys(cfg)
-    _checked("", lambda: _check_seed(cfg.seed))
-    _checked("", lambda: check_flag("rerun", cfg.rerun))
-    if not isinstance(cfg.init_from, str | None):
-        raise UserError(f"init_from={cfg.init_from} must be a run, an export or a file")
+    _checked("", lambda: _check_top(cfg))
     datamodule = build_datamodule(cfg)
     # The best weights are chosen on the validation split; the last ones need none.
     low = 1 if cfg.checkpoint.select == "best" else 0
@@ -168,19 +169,35 @@ def _check_keys(cfg: DictConfig) -> None:
                 )
 
 
-def _check_seed(seed: object) -> None:
-    check_integer("seed", seed, low=0)
-    check_number("seed", seed, high=2**63 - 1, why="torch")
+def _check_top(cfg: DictConfig) -> None:
+    check_integer("seed", cfg.seed, low=0)
+    check_number("seed", cfg.seed, high=2**63 - 1, why="torch")
+    check_flag("rerun", cfg.rerun)
 
 
 def _check_trainer(cfg: DictConfig) -> None:
+    import lightning as L
+
+    given: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
     check_integer("max_epochs", cfg.trainer.max_epochs, low=1)
     check_flag("sync_batchnorm", cfg.trainer.sync_batchnorm)
     check_choice("precision", cfg.trainer.precision, PRECISIONS)
-    if cfg.trainer.get("fast_dev_run"):
-        raise ValueError(
-            f"fast_dev_run={cfg.trainer.fast_dev_run} leaves no weights to test; use debug=fast"
-        )
+    strict = ConfigDict(arbitrary_types_allowed=True, strict=True)
+    for name, parameter in inspect.signature(L.Trainer).parameters.items():
+        try:  # Lightning itself checks few
+            wanted = TypeAdapter(parameter.annotation, config=strict)
+            wanted.validate_python(given.get(name, parameter.default))
+        except ValidationError as error:
+            wanted = inspect.formatannotation(parameter.annotation)
+            raise ValueError(f"{name}={given[name]!r} must be {wanted}") from error
+    if given.get("log_every_n_steps") is not None:
+        check_integer("log_every_n_steps", given["log_every_n_steps"], low=1)
+    for name, unlimited in ENDS_EARLY.items():
+        if given.get(name) not in unlimited:
+            raise ValueError(
+                f"{name}={given[name]!r} would end a training before its checkpoint and validation;"
+                " use debug=fast, or max_epochs=1 and limit_train_batches=..."
+            )
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:
             raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")
@@ -215,9 +232,9 @@ def _build(group: str, node: Any, *, drop: tuple[str, ...] = (), **extra: Any) -
     Raises:
         UserError: If it can't be made; names the ``group``.
     """
-    if not isinstance(node, DictConfig) or "_target_" not in node:
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
         raise UserError(f"{group} must be a mapping with _target_, the name of a class")
-    settings: Any = OmegaConf.to_container(node, resolve=True)
+    settings = numeric(OmegaConf.to_container(node, resolve=True))
     arguments = {key: each for key, each in settings.items() if key[0] != "_" and key not in drop}
 
     def construct() -> Any:  # noqa: ANN401

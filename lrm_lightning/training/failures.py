@@ -10,6 +10,7 @@ from subprocess import Popen
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
 from lrm_lightning.errors import NotFiniteError, UserError
@@ -17,6 +18,7 @@ from lrm_lightning.training.lightning_internals import starts_processes, take_ov
 
 POLL_S, GRACE_S = 0.5, 5.0
 PARENT = "LRM_PARENT"  # names rank 0's process to those that it starts
+SMALLER = "lower data.batch_size and data.eval_batch_size, or take a smaller model"
 AGAIN = "run the same command again to go on"
 
 
@@ -25,7 +27,8 @@ def in_one_line(trainer: L.Trainer) -> Iterator[None]:
     """A context around what a Trainer does, from before it starts other processes.
 
     Raises:
-        UserError: For divergence, too little GPU memory and processes that lost each other.
+        UserError: For divergence, too little memory, values that Lightning finds out only now, and
+            processes that lost each other.
     """
     watch = RankWatch(trainer)
     try:
@@ -33,10 +36,12 @@ def in_one_line(trainer: L.Trainer) -> Iterator[None]:
     except NotFiniteError as error:
         raise UserError(f"training diverged: {error}; lower optimizer.lr") from error
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            "out of GPU memory: lower data.batch_size and data.eval_batch_size"
-        ) from error
-    except RuntimeError as error:
+        raise UserError(f"out of GPU memory: {SMALLER}") from error
+    except MisconfigurationException as error:  # what Lightning finds out only now
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise UserError(f"out of memory: {SMALLER}") from error
         problem = watch.explain(error)
         if problem is None:
             raise

@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import print_runs
-from lrm_lightning.methods import Defense
+from lrm_lightning.methods import Defense, PGDTraining
 from lrm_lightning.runs import identity, provenance
 from lrm_lightning.runs.directory import (
     BEST,
@@ -74,6 +75,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
     build.check_network(network, datamodule)
     defense = build.build_defense(cfg, network, datamodule.num_classes)
     attacker = build.build_robust_accuracy(cfg)
+    _say_what_falls_short(cfg, defense, attacker)
     progress, interruption = Progress(path, attacker), Interruption()
     callbacks = [attacker, progress, interruption, start, WandbMedia(attacker)]
     trainer = build_trainer(cfg, run_dir, callbacks)
@@ -104,6 +106,18 @@ def train(cfg: DictConfig, path: Path) -> float | None:
                 write_record(path / RECORD, record)
                 print_runs([("", record, path)])
     return record.score
+
+
+@rank_zero_only
+def _say_what_falls_short(cfg: DictConfig, defense: Defense, attacker: RobustAccuracy) -> None:
+    """Say which of the run's searches are shorter than their radius: they look robust easily."""
+    counts = [*cfg.robust_accuracy.steps, *cfg.robust_accuracy.test_steps]
+    searches = {"robust_accuracy": (attacker.attack, counts)}
+    if isinstance(defense, PGDTraining) and isinstance(defense.attack, PGDAttack):
+        searches["attack"] = (defense.attack, [defense.attack.steps])
+    for name, (attack, steps) in searches.items():
+        if line := attack.falls_short(steps):
+            print(f"warning: {name}: {line}")  # noqa: T201
 
 
 def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -> L.Trainer:

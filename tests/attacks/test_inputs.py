@@ -47,7 +47,7 @@ class RootOfZero(torch.nn.Module):
         ({"eps": 0}, r"eps=0 must be a number > 0 and <= 1 \(radius of the ball"),
         ({"eps": float("nan")}, "eps=nan must be"),
         ({"eps": float("inf"), "norm": "l2"}, "eps=inf must be"),
-        ({"eps": "8/255"}, "eps='8/255' must be"),
+        ({"eps": "8/255"}, "eps='8/255' must be"),  # fractions are for configurations
         ({"step_size": 0.0}, "step_size=0.0 must be a number > 0"),
         ({"steps": 0}, "steps=0 must be a whole number >= 1"),
         ({"steps": 2.5}, "steps=2.5 must be a whole number"),
@@ -73,13 +73,39 @@ def test_wrong_steps_of_a_trajectory(steps):
         PGDAttack().trajectory(model(), X, Y, steps)
 
 
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ((10, 4), ""),
+        ((10, 3, 2), "2, 3 steps of 0.0078 are shorter than eps 0.03: the search cannot cross"),
+    ],
+)
+def test_a_search_that_is_shorter_than_its_radius_is_said(counts, line):
+    found = PGDAttack(eps=0.03, step_size=0.0078).falls_short(counts)
+    assert found.startswith(line)
+    assert bool(found) == bool(line)
+
+
 def one_pixel(value):
     x = X.clone()
     x[1, 2, 3, 3] = value
     return x
 
 
+def images_only():
+    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(12, 3))
+
+
 TENSORS = [
+    ({"y": [0, 1]}, r"y is a list; it must be a torch\.Tensor"),
+    ({"x": X.numpy()}, r"x is a ndarray; it must be a torch\.Tensor"),
+    ({"start": X.numpy()}, r"start is a ndarray; it must be a torch\.Tensor"),
+    (
+        {"x": X.permute(0, 2, 3, 1), "model": images_only()},
+        r"\(2, 4, 4, 3\) must be \(B, C, H, W\)",
+    ),
+    ({"model": model().half()}, r"x is torch\.float32, but the model is in torch\.float16"),
+    ({"model": nn.Sequential(nn.ReLU(inplace=True), model())}, "the model overwrites its input x"),
     ({"x": one_pixel(1.01)}, r"x must lie in \[0, 1\]"),
     ({"x": one_pixel(-1e-3)}, r"x must lie in \[0, 1\]"),
     ({"x": one_pixel(float("nan"))}, r"x must lie in \[0, 1\] and hold no NaN"),

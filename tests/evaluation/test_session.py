@@ -17,6 +17,7 @@ def test_threat_is_as_trained_with_the_papers_step():
     assert (threat.norm, threat.eps, threat.step_size) == ("linf", 0.03, 0.0078)
     threat = threat_model(TRAINED, {"norm": "linf", "eps": 0.1, "step_size": 0.02})
     assert (threat.norm, threat.eps, threat.step_size) == ("linf", 0.1, 0.02)
+    assert threat_model({"attack": {"eps": "8/255"}}, NOTHING).eps == 8 / 255
 
 
 @pytest.mark.parametrize(

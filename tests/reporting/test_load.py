@@ -104,6 +104,8 @@ def test_folders_may_be_patterns_and_overlap_and_must_be_there(records, tmp_path
     records.run("pgd")
     pattern = str(records.folder.parent / "ru*")
     assert len(load([pattern, str(records.folder)]).runs) == 1
+    brackets = records.folder.rename(records.folder.with_name("[runs]"))
+    assert len(load([str(brackets)]).runs) == 1
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
         load([str(tmp_path / "nowhere")])
 

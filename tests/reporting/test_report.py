@@ -1,11 +1,13 @@
 """The command."""
 
+import errno
 import html
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,10 +103,10 @@ def test_nothing_but_damaged_records_is_an_error(records, run):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("runs_dir=nowhere", "error: no folder nowhere"),
-        ("runs_dir=[]", "error: runs_dir=[] must be a folder or a list of folders"),
-        ("runs_dir=3", "error: runs_dir=3 must be a folder or a list of folders"),
-        ("out=null", "error: out=None must be a folder"),
+        ("runs_dir=nowhere", "error: runs_dir=nowhere: no folder nowhere"),
+        ("runs_dir=[]", "error: out='report' and runs_dir=[] must name folders"),
+        ("runs_dir=3", "error: runs_dir=3 must be a text or a list of texts"),
+        ("out=null", "error: out=null: out=None must be text"),
         ("colour=red", "error: Could not override 'colour'"),
     ],
 )
@@ -114,6 +116,18 @@ def test_a_mistake_is_one_line(records, run, override, message):
     assert code == 1
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(records, run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    curve = {"steps": [0, 1], "accuracy": [0.5, 0.25]}
+    records.evaluation(records.run("pgd"), "paper", {"clean": 0.5}, curve=curve)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = run()
+    assert code == 1
+    assert re.fullmatch(r"error: cannot write report/.*\.pdf: No space left on device; .*\n", err)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(records, run, tmp_path):

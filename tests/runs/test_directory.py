@@ -120,6 +120,20 @@ def test_clear_forgets_the_run_and_nothing_else(tmp_path):
     run.clear()  # nothing left to forget
 
 
+def test_what_a_link_leads_to_is_not_cleared(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    run = RunDir(tmp_path / "run", IDENTITY)
+    write_record(run.path / "record.json", FINISHED)
+    run.checkpoints.rmdir()
+    run.checkpoints.symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"checkpoints is a symbolic link.*remove the link"):
+        run.clear()
+    assert (elsewhere / "mine").exists()
+    assert finished_run(run.path) == FINISHED
+
+
 def test_record_goes_first_so_that_half_a_clearing_is_not_a_finished_run(tmp_path, monkeypatch):
     run = RunDir(tmp_path, IDENTITY)
     write_record(tmp_path / "record.json", FINISHED)

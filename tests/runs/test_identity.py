@@ -86,6 +86,20 @@ def test_run_id_changes_with_what_changes_the_result(key, value, cfg):
     assert identity.run_id(_changed(cfg, key, value)) != identity.run_id(cfg)
 
 
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), (" 16 / 255 ", 16 / 255), ("8/0", "8/0")],
+)
+def test_a_fraction_of_pixels_is_its_number_and_kept_as_typed(typed, number, cfg):
+    fraction = _changed(_changed(cfg, "attack.eps", typed), "data.name", "1/2")
+    other = _changed(_changed(cfg, "attack.eps", number), "data.name", "1/2")
+    assert identity.run_id(fraction) == identity.run_id(other)
+    assert identity.plain(fraction)["attack"]["eps"] == typed
+    assert identity.identity(fraction)["attack"]["eps"] == number
+    fractions = identity.fractions(identity.plain(fraction))
+    assert fractions == ({} if typed == number else {"attack.eps": typed})
+
+
 def test_devices_that_synchronise_batch_norm_are_one_run(cfg, composed):
     four = ("config", "trainer=ddp", "trainer.devices=4")
     assert identity.run_id(composed(*four)) == identity.run_id(cfg)

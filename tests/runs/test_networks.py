@@ -282,6 +282,8 @@ def test_patterns(make_run, tmp_path):
     assert finished_runs([str(two), str(tmp_path / "runs" / "*")]) == [two, one]
     assert finished_runs(str(one)) == [one]
     assert finished_runs([]) == []
+    brackets = make_run("d-[4]")  # a path that exists is no pattern
+    assert finished_runs([str(brackets)]) == [brackets]
     with pytest.raises(UserError, match=r"no run in .*nowhere: config.yaml is missing"):
         finished_runs([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"sources: no finished run matches .*nothing/\*"):

@@ -103,7 +103,7 @@ def test_the_command_sends_it(server, installed, command):
     [
         ((), "error: no W&B key; `wandb login` stores one\n"),
         (("project=",), "error: project='' must be a text\n"),
-        (("name=3",), "error: name=3 must be a text\n"),
+        (("name=3",), "error: name=3 must be text; a number is one in two pairs of quotes\n"),
     ],
 )
 def test_a_mistake_is_one_line(alone, installed, command, arguments, message):

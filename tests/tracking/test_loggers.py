@@ -102,7 +102,7 @@ def test_a_yaml_of_ones_own_as_the_documentation_shows_it(tmp_path):
         (("logger.wandb.mode=dryrun",), "logger.wandb: mode='dryrun' is unknown; choose one of: "),
         (("logger.wandb.checkpoint=yes please",), "logger.wandb: checkpoint='yes please' must be"),
         (("logger.wandb=true",), "logger.wandb: "),
-        (("+logger.x.level=3",), "logger.x: '_target_'"),
+        (("+logger.x.level=3",), "logger.x: must be a mapping with _target_"),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_made(overrides, message):

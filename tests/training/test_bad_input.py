@@ -11,6 +11,10 @@ MISTAKES = {
     "data: batch size": (["data.batch_size=5000"], "data.batch_size=5000 exceeds"),
     "Trainer: devices": (["trainer.devices=0"], "trainer: "),
     "Trainer: strategy": (["trainer.strategy=foo"], "trainer: "),
+    "Trainer: no batch": (
+        ["trainer.limit_train_batches=0.0001"],
+        "trainer: You requested to check 0.0001 of the `train_dataloader`",
+    ),
     "method": (["method=foo"], "Could not find 'method/foo' Available options"),
     "key": (["method.smothing=0.1"], "smothing"),
     "syntax": (["attack.eps=[1"], "eps"),

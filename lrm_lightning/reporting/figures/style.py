@@ -129,13 +129,14 @@ def lowest(groups: Sequence[Group]) -> str:
 
 def save(plot: Plot, folder: Path) -> str:
     """Write a plot as PDF and SVG into a folder; returns the SVG to put into a page."""
-    svg, metadata = io.StringIO(), {"Title": plot.caption}
+    svg, pdf, metadata = io.StringIO(), io.BytesIO(), {"Title": plot.caption}
     plot.figure.draw_without_rendering()
     plot.figure.set_layout_engine("none")  # what was laid out once needn't be again for each file
     plot.figure.savefig(svg, format="svg", metadata=metadata | {"Date": None})
     write_text(folder / f"{plot.slug}.svg", svg.getvalue())
+    plot.figure.savefig(pdf, format="pdf", metadata=metadata | {"CreationDate": None})
     with replacing(folder / f"{plot.slug}.pdf") as partial:
-        plot.figure.savefig(partial, format="pdf", metadata=metadata | {"CreationDate": None})
+        partial.write_bytes(pdf.getvalue())  # matplotlib hides why it could not write a file
     return inline(svg.getvalue(), plot.slug)
 
 

@@ -1,0 +1,182 @@
+"""Whatever a user types: a command that works, or one line and exit code 1."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
+
+from lrm_lightning import cli, evaluate, export, report, train, transfer
+from lrm_lightning.errors import UserError
+from lrm_lightning.runs import identity
+from lrm_lightning.runs.identity import conf_dir
+from lrm_lightning.training import build, run
+
+RANDOM_LISTS = int(os.environ.get("LRM_RANDOM_LISTS", "50"))
+FILES = {
+    group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    for group in (
+        *("attack", "callbacks", "data", "experiment", "logger", "method", "model"),
+        *("optimizer", "scheduler", "trainer"),
+    )
+}
+ADDED = (
+    *("nonsense", "attack.targeted", "attack.keep", "attack.nonsense", "scheduler.T_max"),
+    *("trainer.max_steps", "trainer.min_epochs", "trainer.max_time", "trainer.fast_dev_run"),
+    *("trainer.gradient_clip_val", "trainer.val_check_interval", "trainer.overfit_batches"),
+    *("trainer.accumulate_grad_batches", "trainer.check_val_every_n_epoch", "trainer.profiler"),
+    *("trainer.plugins", "trainer.barebones", "callbacks.mine", "logger.mine", "optimizer.betas"),
+    *("logger.wandb.name", "logger.wandb.notes", "logger.wandb.id", "logger.wandb.dir"),
+)
+ODD = (
+    *("null", "yes", "true", "--", "nan", "-inf", "1e999", "???", "''", "[]", "{}", "[nan]"),
+    *("{a: 1}", "[[1],{a: b}]", "8/255", "8/0", "1e9/7", "0x10", "16-true", "bf16-mixed"),
+    *("${method.name}", "${nothing}", "${seed", "a/b?c", "a" * 200, "../..", "ä→\u202e", "\u00a0"),
+    *("torch.nn.Linear", "no.where", "{_target_: torch.nn.Linear}", "[1,2,3,4]"),
+)
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def keys():
+    leaves = identity.flat(identity.plain(composed()))
+    nodes = {key.rpartition(".")[0] for key in leaves} - {""}
+    return [*leaves, *nodes, *FILES, *(f"+{key}" for key in ADDED)]
+
+
+def override_lists():
+    numbers = st.one_of(st.integers(), st.integers(-2, 300), st.floats()).map(str)
+    texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+    scalars = st.one_of(st.sampled_from(ODD), numbers, texts)
+    sequences = st.lists(scalars, max_size=3).map(lambda each: f"[{','.join(each)}]")
+    values = st.one_of(
+        scalars, sequences, st.tuples(texts, scalars).map("{{{0[0]}: {0[1]}}}".format)
+    )
+    typed = st.tuples(st.sampled_from(keys()), values).map("=".join)
+    chosen = st.sampled_from([f"{group}={name}" for group in FILES for name in FILES[group]])
+    deleted = st.sampled_from([f"~{key}" for key in keys()])
+    return st.lists(st.one_of(typed, typed, chosen, deleted), min_size=1, max_size=4)
+
+
+def the_line(error):
+    """What the command prints for an error, which must be one line."""
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as ended:
+        cli.fail(error)
+    (line,) = printed.getvalue().splitlines()
+    assert line.startswith("error: ")
+    assert ended.value.code == 1
+
+
+@settings(max_examples=RANDOM_LISTS, deadline=None, print_blob=True)
+@given(override_lists())
+def test_random_overrides(overrides):
+    """Hypothesis prints the list, and the seed, that ends in anything else.
+
+    ``LRM_RANDOM_LISTS=2000`` tries as many.
+    """
+    try:
+        cfg = composed(*overrides)
+        identity.run_id(cfg)
+    except Exception as error:  # before the function of a command is called, all is one line
+        the_line(error)
+        return
+    try:
+        build.validate(cfg)
+    except (UserError, OmegaConfBaseException) as error:  # the command makes a line of both
+        the_line(error)
+
+
+TYPED = (
+    *("model=2", "logger=null", "data=[nan]", "optimizer=0", "robust_accuracy=yes", "seed=null"),
+    *("trainer.log_every_n_steps=--", "trainer.log_every_n_steps=-inf", "+trainer.max_steps=3"),
+    *("trainer.precision=16-true", "trainer.precision=bf16-true", "attack.eps=8/0", "sweep=[1,2]"),
+    *("logger.wandb.project=a/b?c", "logger.wandb.entity=[1e9]", "attack={eps: abc}"),
+    *("hydra.job.chdir=true", "hydra.job.env_copy=[NOT_SET]", "+attack.foo=1", "method=foo"),
+    *(
+        "--experimental-rerun=x",
+        "--config-name=tab",
+        "~trainer.max_epochs=1",
+        "~logger.mine",
+        "data._target_=[]",
+        "a=" + 999 * "[",
+    ),
+)
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, capsys):
+    """``typed(*arguments)``: exit code and errors of the command, which trains nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "train", lambda cfg, path: build.validate(cfg))
+    (tmp_path / "tab.yaml").write_text("data:\n\tname: digits\n")
+
+    def command(*arguments):
+        quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+        monkeypatch.setattr(sys, "argv", ["lrm-train", "--config-dir=.", *arguments, *quiet])
+        try:
+            train.main()
+        except SystemExit as ended:
+            return ended.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return command
+
+
+@pytest.mark.parametrize("argument", TYPED, ids=lambda each: each[:40])
+def test_the_line_names_what_was_typed(typed, argument):
+    code, printed = typed(argument, "rerun=true")
+    assert code == 1
+    (line,) = printed.splitlines()
+    assert line.startswith("error: ")
+    assert argument.partition("=")[2 if argument.startswith("--config") else 0] in line
+    assert argument in line or argument.startswith("--")
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [
+        (evaluate, "runs=3"),
+        (evaluate, "network=[1]"),
+        (evaluate, "name=3"),
+        (evaluate, "extra_attacks=3"),
+        (transfer, "targets=null"),
+        (export, "out=[1]"),
+        (report, "out=null"),
+    ],
+)
+def test_other_commands_name_it_too(command, argument, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", argument])
+    with pytest.raises(SystemExit, match="1"):
+        command.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"error: {re.escape(argument)}.* must be (text|a text|a mapping)", line)
+
+
+def test_what_is_right_passes(typed):
+    assert typed("data=digits", "attack.eps=8/255", "attack.step_size=2/255") == (0, "")
+
+
+def test_a_variable_that_wandb_refuses(typed, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    code, printed = typed()
+    assert code == 1
+    assert printed.startswith("error: logger.wandb: mode='nonsense': Input should be 'online'")
+
+
+def test_a_search_that_is_shorter_than_eps_is_said(capsys):
+    cfg = composed("data=digits", "attack.eps=0.2", "robust_accuracy.step_size=0.1")
+    defense = build.build_defense(cfg, torch.nn.Linear(1, 1), 10)
+    run._say_what_falls_short(cfg, defense, build.build_robust_accuracy(cfg))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("warning: attack: 10 steps of 0.0078 are shorter than eps 0.2")
