@@ -21,7 +21,7 @@ METHODS := regular label_smoothing pgd alp lrm
 globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo bench report picture table1 table2 figures strong reproduce dashboard test lint format wheel clean
+.PHONY: help install install-dev demo bench gpu-check audit report picture table1 table2 figures strong reproduce dashboard test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test: $(VENV)/.installed-dev  ## Every test
 
 bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="--quick" or "training-step table-row"
 	$(PY) -m benchmarks $(ARGS)
+
+gpu-check: $(VENV)/.installed-dev  ## Does all of it work on this machine's GPU, and which engine is fastest?
+	$(PY) -m benchmarks.gpu_check
 
 lint: $(VENV)/.installed-dev  ## Format, lint and types
 	$(VENV)/bin/ruff format --check .

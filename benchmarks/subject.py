@@ -86,7 +86,7 @@ def prepare(settings: Settings) -> Subject:
     datamodule = DigitsDataModule(eval_batch_size=settings.images)
     datamodule.setup()
     test = next(iter(datamodule.test_dataloader()))
-    batches = {mixing: _training_batch(mixing, settings) for mixing in ("none", "vh_mixup")}
+    batches = {mixing: training_batch(mixing, settings) for mixing in ("none", "vh_mixup")}
     x, y = test.x.to(settings.device), test.y.to(settings.device)
     return Subject(network.eval(), x, y, batches, list(peers.installed()))
 
@@ -148,7 +148,8 @@ def _batches(size: int, steps: int) -> list[Batch]:
     return found[:steps]
 
 
-def _training_batch(mixing: str, settings: Settings) -> Batch:
+def training_batch(mixing: str, settings: Settings) -> Batch:
+    """A batch of the embedded digits on the device of the measurement."""
     datamodule = DigitsDataModule(batch_size=settings.batch)
     datamodule.augmentation = datamodule.augmentation._replace(mixing=mixing)
     datamodule.setup()

@@ -37,7 +37,9 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
 
     def ours(engine: str, *, mixed: bool = False) -> Callable[[], float]:
         attack = PGDAttack(engine=engine)
-        return _step(METHODS[method](copy.deepcopy(subject.network), attack=attack), batch, mixed)
+        return training_pass(
+            METHODS[method](copy.deepcopy(subject.network), attack=attack), batch, mixed
+        )
 
     def theirs(name: str, *, mixed: bool = False) -> Callable[[], float]:
         layout = PEERS[name].layout
@@ -51,12 +53,14 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
             return x_adv
 
         defense.attack_batch = attack_batch
-        return _step(defense, batch._replace(x=batch.x.contiguous(memory_format=layout)), mixed)
+        return training_pass(
+            defense, batch._replace(x=batch.x.contiguous(memory_format=layout)), mixed
+        )
 
     without = METHODS[method](copy.deepcopy(subject.network))
     without.attack_batch = lambda batch, targets: batch.x
     contestants = {name: ours(engine) for name, engine in ENGINES.items()}
-    contestants[NO_ATTACK] = _step(without, batch)
+    contestants[NO_ATTACK] = training_pass(without, batch)
     contestants |= {name: theirs(name) for name in subject.peers}
     contestants[MIXED] = ours(ENGINES[OURS], mixed=True)
     if MIXED_PEER in subject.peers:
@@ -71,7 +75,7 @@ def _method(method: str, subject: Subject, settings: Settings) -> Result:
     return result
 
 
-def _step(defense: PGDTraining, batch: Batch, mixed: bool = False) -> Callable[[], float]:
+def training_pass(defense: PGDTraining, batch: Batch, mixed: bool = False) -> Callable[[], float]:
     """What a trainer does with a batch, without the trainer; ``mixed`` is ``"bf16-mixed"``."""
     defense.train()
     # A rate at which a dozen steps on one batch leave the network as good as they found it.

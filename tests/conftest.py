@@ -1,6 +1,7 @@
 """A finished run directory in a moment, and configurations as the command line makes them."""
 
 import multiprocessing
+import os
 import signal
 
 import pytest
@@ -22,6 +23,13 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_configure(config):
+    """Hide GPUs from all tests but ``-m gpu``: the others find the same on every machine."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 
 NETWORK = {"depth": 1, "widths": [4, 4, 8, 8], "num_classes": 10}
 # Everything that the strong suite does, a few steps of each.

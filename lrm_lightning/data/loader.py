@@ -181,7 +181,7 @@ class TrainLoader(BatchLoader):
         if self._order[0] != epoch:
             source = generator(self._seed, "order", epoch)
             order = torch.randperm(len(self.split.labels), generator=source)
-            self._order = (epoch, order.to(self.split.labels.device))
+            self._order = (epoch, _sent(order, self.split.labels.device))
         return self._order[1]
 
     def _batch(self, draws: Draws) -> Batch:
@@ -202,15 +202,15 @@ class TrainLoader(BatchLoader):
     def _augmented(self, draws: Draws, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented pixels in [0, 1] and labels of some rows of the global batch, in any order."""
         device = index.device
-        chosen = index[rows.to(device)]
+        chosen = index[_sent(rows, device)]
         images = self.split.images[chosen]
         if padding := self._augmentation.crop_padding:
             corners = draw_crop(draws.size, padding=padding, generator=draws.generator("crop"))
-            top, left = (corner[rows].to(device) for corner in corners)
+            top, left = (_sent(corner[rows], device) for corner in corners)
             images = crop(images, top, left, padding=padding)
         if self._augmentation.flip:
             flags = draw_flip(draws.size, generator=draws.generator("flip"))
-            images = flip(images, flags[rows].to(device))
+            images = flip(images, _sent(flags[rows], device))
         return images.float() / 255, self.split.labels[chosen]
 
     def _mixed(
@@ -219,13 +219,20 @@ class TrainLoader(BatchLoader):
         source, alpha = draws.generator("mixing"), self._augmentation.mixing_alpha
         if self._augmentation.mixing == "mixup":
             weight = draws.rows(draw_mixup(draws.size, alpha=alpha, generator=source))
-            return mixup(x1, targets1, x2, targets2, weight=weight.to(x1.device))
+            return mixup(x1, targets1, x2, targets2, weight=_sent(weight, x1.device))
         height, width = x1.shape[-2:]
         shares = draw_vh_mixup(draws.size, height=height, width=width, generator=source)
-        rows, cols, weight = (draws.rows(each).to(x1.device) for each in shares)
+        rows, cols, weight = (_sent(draws.rows(each), x1.device) for each in shares)
         return vh_mixup(x1, targets1, x2, targets2, rows=rows, cols=cols, weight=weight)
 
 
 def laid_out(x: Tensor) -> Tensor:
     """The images in channels-last memory format, in which convolutions are faster everywhere."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """What was drawn on the CPU, on the device; nobody waits for a GPU to have taken it."""
+    if device.type in ("cpu", "mps"):  # Apple's processor and GPU share their memory
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)

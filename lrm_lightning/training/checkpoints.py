@@ -26,6 +26,7 @@ from lrm_lightning.runs.directory import (
 from lrm_lightning.runs.files import replacing
 from lrm_lightning.runs.identity import flat, identity
 from lrm_lightning.runs.networks import saved_settings
+from lrm_lightning.training.interruption import ranks_talk
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -61,9 +62,12 @@ class MidEpochCheckpoint(RunCheckpoint):
     epoch follows at once.
     """
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if not _batches_are_over(trainer):
-            super().on_train_batch_end(trainer, *args)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        batch_idx = args[-1]
+        if ranks_talk(trainer, batch_idx) and not _batches_are_over(trainer):
+            super().on_train_batch_end(trainer, pl_module, *args)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

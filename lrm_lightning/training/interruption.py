@@ -10,19 +10,30 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lrm_lightning.training.lightning_internals import end_after_this_batch
+from lrm_lightning.training.lightning_internals import (
+    end_after_this_batch,
+    send_no_signals_each_batch,
+)
 
 # Ctrl-C; kill, schedulers, preemption; what sbatch is often told to send before the time is over.
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Training batches between two times that ranks talk of signals and checkpoints: to talk, a GPU's
+# rank waits until all it was given is computed, and the others with it.
+TALK_EVERY = 8
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
+
+
+def ranks_talk(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether ranks agree on anything after this training batch; a single one always does."""
+    return trainer.world_size == 1 or batch_idx % TALK_EVERY == 0
 
 
 class Interruption(L.Callback):
     """Ends a run after the batch in which a signal came: there, resuming is exact.
 
     Lightning's own handler talks to the other ranks from within the signal, wherever they may be,
-    and all wait for each other from then on. Here a signal is only noted, and after every batch the
-    ranks agree whether one of them has got one.
+    and all wait for each other from then on. Here a signal is only noted, and after every batch (of
+    training: every eighth) the ranks agree whether one of them has got one.
 
     A signal that is ignored (``nohup``) stays ignored. Somebody else's handler, such as that of a
     scheduler's client that puts the job into the queue again, is called when the run has ended.
@@ -69,12 +80,16 @@ class Interruption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listen()  # in place of Lightning's handlers
+        send_no_signals_each_batch(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listen()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        self._agree(trainer)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: object, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if ranks_talk(trainer, batch_idx):
+            self._agree(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._agree(trainer)

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from subprocess import Popen
+from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
@@ -37,6 +38,12 @@ def end_after_this_batch(trainer: L.Trainer) -> None:
     as undone.
     """
     trainer._signal_connector.received_sigterm = True
+
+
+def send_no_signals_each_batch(trainer: L.Trainer) -> None:
+    """Keep rank 0 from sending all others, before each batch, whether it has got a signal."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None
 
 
 def count_last_epoch(trainer: L.Trainer) -> None:

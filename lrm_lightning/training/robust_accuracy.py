@@ -234,11 +234,13 @@ class RobustAccuracy(Callback):
         names = ["clean", "fgsm", *(f"pgd{count}" for count in self._steps)]
         if self._other is not None:
             names.append(self._other.name)
-        self._correctness = Correctness(names).to(pl_module.device)
+        # Apple's GPUs have no float64, in which the metrics add up.
+        self._summed_on = "cpu" if pl_module.device.type == "mps" else pl_module.device
+        self._correctness = Correctness(names).to(self._summed_on)
         self._statistics = {
-            kind: LogitStatistics().to(pl_module.device) for kind in ("clean", "adv")
+            kind: LogitStatistics().to(self._summed_on) for kind in ("clean", "adv")
         }
-        self._pairing = PairingDiagnostics().to(pl_module.device)
+        self._pairing = PairingDiagnostics().to(self._summed_on)
         self._logits: dict[str, list[Tensor]] = {"clean": [], "adv": []}
         self.examples = None
 
@@ -273,10 +275,11 @@ class RobustAccuracy(Callback):
             with attack_mode(network), torch.no_grad():
                 logits.append(network(x_adv))
         verdicts = torch.stack([each.argmax(dim=1) == y for each in logits], dim=1)
-        self._correctness.update(index, verdicts)
-        self._statistics["clean"].update(path.logits)
-        self._statistics["adv"].update(last.logits)
-        self._pairing.update(path.logits, last.logits, y)
+        clean, adv = path.logits.to(self._summed_on), last.logits.to(self._summed_on)
+        self._correctness.update(index.to(self._summed_on), verdicts.to(self._summed_on))
+        self._statistics["clean"].update(clean)
+        self._statistics["adv"].update(adv)
+        self._pairing.update(clean, adv, y.to(self._summed_on))
         self._logits["clean"].append(path.logits)
         self._logits["adv"].append(last.logits)
         if self.examples is None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.checks import check_device
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import print_runs
@@ -129,7 +131,8 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
         callbacks: To which the user's own and those that save are added.
 
     Raises:
-        UserError: If Lightning refuses a value, or torchrun started more processes than it has.
+        UserError: If Lightning refuses a value, the device can't be used, or torchrun started more
+            processes than the run has.
     """
     checkpoints = run_checkpoints(
         run_dir.checkpoints,
@@ -137,10 +140,13 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
         best_by=cfg.checkpoint.monitor if cfg.checkpoint.select == "best" else None,
     )
     own = build.build_callbacks(cfg)
+    # Synchronised batch norm records the same on every rank: rank 0 need not send it at each step.
+    same_buffers = cfg.trainer.sync_batchnorm and cfg.trainer.strategy == "ddp"
     trainer = build.build_trainer(
         cfg,
         # Lightning would warn that there are no validation images.
         **({} if cfg.data.val_size else {"limit_val_batches": 0}),
+        **({"strategy": DDPStrategy(broadcast_buffers=False)} if same_buffers else {}),
         # Lightning's own flag insists on torch's version, which is for GPUs alone.
         sync_batchnorm=False,
         plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
@@ -159,6 +165,7 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
             f"torchrun started {started} processes, but the run has {trainer.world_size};"
             f" give trainer=ddp trainer.devices=<processes a node>"
         )
+    check_device(trainer.strategy.root_device)
     # Until now it is what the environment says, where another program may have left it.
     rank_zero_only.rank = trainer.global_rank
     return trainer

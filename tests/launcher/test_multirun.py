@@ -103,7 +103,8 @@ def test_a_bad_setting_is_one_line(app):
     assert not (app.folder / "runs").exists()
 
 
-def test_gpus_are_shared_out(app):
+def test_gpus_are_shared_out(app, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus = ("trainer.accelerator=gpu", "hydra.launcher.gpus=[3,5]")
     app.run("name=a,b", "behaviour=meet", *gpus)
     seen = [app.seen(name)["environment"]["CUDA_VISIBLE_DEVICES"] for name in "ab"]
