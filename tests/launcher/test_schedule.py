@@ -15,6 +15,14 @@ from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf, che
 from lrm_lightning.errors import UserError
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _unrestricted():
+    """The ids of GPUs below may be any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        yield
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
