@@ -67,6 +67,16 @@ bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="-
 gpu-check: $(VENV)/.installed-dev  ## Does all of it work on this machine's GPU, and which engine is fastest?
 	$(PY) -m benchmarks.gpu_check
 
+# In an environment of their own, which what they look at shall not become a part of.
+$(VENV)/audit: $(VENV)/.made
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --disable-pip-version-check -q pip-licenses pip-audit
+
+# pip-audit names what it could not ask about, as it does without a network.
+audit: $(VENV)/.installed $(VENV)/audit  ## Licences of what is installed (none of the GPL's) and known weaknesses
+	$(VENV)/audit/bin/pip-licenses --python $(PY) --order license --partial-match --fail-on "GPL;GNU"
+	PIPAPI_PYTHON_LOCATION=$(abspath $(PY)) $(VENV)/audit/bin/pip-audit --progress-spinner off
+
 lint: $(VENV)/.installed-dev  ## Format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
