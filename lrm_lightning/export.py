@@ -7,6 +7,7 @@ can execute anything, and of paths they have those alone that identify a run: ``
 file of ``data=arrays``, as they were typed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -34,6 +35,7 @@ def export_model(
     *,
     checkpoint: str | None = None,
     network: nn.Module | None = None,
+    trust: Sequence[str] = (),
 ) -> Path:
     """Write ``model.safetensors`` and ``model.json`` of a finished run into the folder ``out``.
 
@@ -45,7 +47,7 @@ def export_model(
     """
     run_dir, out = Path(run_dir), Path(out)
     saved = saved_settings(run_dir)
-    network = load_model(run_dir, checkpoint=checkpoint, network=network)
+    network = load_model(run_dir, checkpoint=checkpoint, network=network, trust=trust)
     record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
@@ -74,7 +76,7 @@ def main(cfg: DictConfig) -> None:
     """Entry point of ``python -m lrm_lightning.export``."""
     if cfg.run is None or cfg.out is None:
         raise UserError("give run=<run directory> and out=<folder>")
-    out = export_model(cfg.run, cfg.out, checkpoint=cfg.checkpoint)
+    out = export_model(cfg.run, cfg.out, checkpoint=cfg.checkpoint, trust=cfg.trust)
     print(f"exported to {out}: load it with lrm_lightning.load_model({str(out)!r})")  # noqa: T201
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from lrm_lightning.attacks import PGDAttack, ThreatModel
@@ -21,7 +21,7 @@ from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import write_arrays
 from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
-from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run
+from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run, trusted
 from lrm_lightning.runs.records import EvaluationRecord, TransferRecord
 
 # Where the data are; what else a DataModule takes concerns training.
@@ -63,7 +63,9 @@ class Session:
 
     def networks(self, key: str, checkpoint: str | None = None) -> list[TrainedNetwork]:
         """The runs and exports that the setting ``key`` names."""
-        return [load_run(path, checkpoint) for path in finished_runs(self.given[key], key=key)]
+        trust = self.given["trust"]
+        found = finished_runs(self.given[key], key=key)
+        return [load_run(path, checkpoint, trust) for path in found]
 
     def threat(self, networks: Sequence[TrainedNetwork]) -> PGDAttack:
         """PGD of the threat model: as the networks were trained unless told otherwise."""
@@ -75,7 +77,8 @@ class Session:
 
     def data(self, networks: Sequence[TrainedNetwork]) -> tuple[ImageDataModule, Images]:
         """The networks' data and the images that are attacked; every network is tried on two."""
-        settings, *others = (data_settings(each.config, self.given["data"]) for each in networks)
+        told, trust = self.given["data"], self.given["trust"]
+        settings, *others = (data_settings(each.config, told, trust) for each in networks)
         if any(_which(each) != _which(settings) for each in others):
             choose = "choose one with data.name=..."
             raise UserError(f"the runs were trained on different data; {choose}")
@@ -144,25 +147,33 @@ def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAtt
         return PGDAttack(**{"norm": norm, "eps": eps, "step_size": step_size} | told)
 
 
-def data_settings(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def data_settings(
+    trained: Mapping[str, Any], given: Mapping[str, Any], trust: Sequence[str] = ()
+) -> dict[str, Any]:
     """Class of the data, as ``_target_``, and where they are.
 
     What is not ``given`` is as in the configuration of its training or, for a network not trained
-    here, CIFAR-10's. That file may come from anybody: it names data of this package, no class. What
+    here, CIFAR-10's. That file may come from anybody: it names data of this package, and a class
+    only if that is of a package in ``trust``, which then gets all that the training gave it. What
     is ``given`` may be a data set's whole YAML, with a class of the user's own.
     """
     told = {key: value for key, value in given.items() if value is not None}
     if "_target_" in told:
         return {key: value for key, value in told.items() if key != "name"}
-    name = str(told.get("name") or (trained.get("data") or {}).get("name", "cifar10"))
+    own = trained.get("data") or {}
+    name, target = str(told.get("name") or own.get("name", "cifar10")), str(own.get("_target_"))
+    if name == own.get("name") and trusted(target, trust):
+        return {key: value for key, value in (own | told).items() if key != "name"}
     shipped = {path.stem: path for path in (conf_dir() / "data").glob("*.yaml")}
     if name not in shipped:
-        known = ", ".join(sorted(shipped))
-        own = f"or give one of your own with +data={name} hydra.searchpath=[...]"
-        raise UserError(f"data.name={name} is unknown; choose one of: {known}; {own}")
+        choose = f"choose one of: {', '.join(sorted(shipped))}"
+        if name == own.get("name"):
+            choose += f"; or trust its class {target} with trust=[{target.partition('.')[0]}]"
+        choose += f"; or give one of your own with +data={name} hydra.searchpath=[...]"
+        raise UserError(f"data.name={name} is unknown; {choose}")
     settings = dict(OmegaConf.load(shipped[name]))
-    if name == (trained.get("data") or {}).get("name"):
-        told = trained["data"] | told
+    if name == own.get("name"):
+        told = own | told
     where = {key: told.get(key, settings[key]) for key in WHERE if key in settings}
     return {"_target_": settings["_target_"]} | where
 
@@ -177,7 +188,7 @@ def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
     """The DataModule of :func:`data_settings`, its data read."""
     arguments = {key: value for key, value in settings.items() if key != "_target_"}
     with as_user_error("data: ", (Exception,)):  # it is anybody's module
-        kind = get_class(settings["_target_"])
+        kind = get_object(settings["_target_"])
     with as_user_error("data."):
         datamodule: ImageDataModule = kind(**arguments)
     datamodule.val_size = 0  # a training's concern

@@ -1,12 +1,14 @@
 """Loading trained networks: runs of this project, exports of them, and anybody's own.
 
 Files may come from anybody: nothing in them is executed, and a class that they name is one of ours
-or is refused. An import path on the command line is code that runs: the user names what he trusts.
+or of a package that the user trusts, or is refused. An import path on the command line is code that
+runs: the user names what he trusts.
 """
 
 import glob
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +25,8 @@ from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.records import Network
 from lrm_lightning.runs.weights import fill, shortened
 
-# A run directory may come from anybody, so it names a network of ours or it is refused.
-TRUSTED = "lrm_lightning.models."
+# A run directory may come from anybody: without the user's trust in more it names one of these.
+MODELS = "lrm_lightning.models"
 # How the LightningModule calls the network's weights.
 PREFIX = "network."
 
@@ -40,7 +42,11 @@ class TrainedNetwork:
 
 
 def load_model(
-    run_dir: str | Path, *, checkpoint: str | None = None, network: nn.Module | None = None
+    run_dir: str | Path,
+    *,
+    checkpoint: str | None = None,
+    network: nn.Module | None = None,
+    trust: Sequence[str] = (),
 ) -> nn.Module:
     """The trained network of a run, alone: no Lightning, no defence.
 
@@ -49,6 +55,8 @@ def load_model(
         checkpoint: ``"last"`` or ``"best"``; the one the run was tested with by default. An export
             has one only.
         network: A network to fill, for a run with a network that is not this package's.
+        trust: Packages or modules whose code may run: a network of theirs that the run names is
+            imported and built.
 
     Returns:
         The network on the CPU in eval mode: pixels in [0, 1], shape ``(B, channels, H, W)``, to
@@ -59,7 +67,7 @@ def load_model(
     """
     folder = Path(run_dir)
     saved = saved_settings(folder)
-    network = _build(saved["network"], folder) if network is None else network
+    network = _build(saved["network"], folder, trust) if network is None else network
     fill(network, *weights_file(folder, checkpoint or saved["select"]))
     # torch's stub forgets that memory_format suffices
     return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -77,9 +85,11 @@ def weights_file(folder: Path, checkpoint: str) -> tuple[Path, str]:
     return path, prefix
 
 
-def load_run(folder: Path, checkpoint: str | None = None) -> TrainedNetwork:
+def load_run(
+    folder: Path, checkpoint: str | None = None, trust: Sequence[str] = ()
+) -> TrainedNetwork:
     """The network of a run directory or an export; arguments and errors as :func:`load_model`."""
-    saved, module = saved_settings(folder), load_model(folder, checkpoint=checkpoint)
+    saved, module = saved_settings(folder), load_model(folder, checkpoint=checkpoint, trust=trust)
     record = directory.finished_run(folder)
     about = Network(
         name=str((saved["config"].get("method") or {}).get("name", folder.name)),
@@ -186,25 +196,55 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _build(settings: dict[str, Any], folder: Path) -> nn.Module:
-    target = str(settings.pop("_target_", ""))
+def trusted(target: str, trust: Sequence[str]) -> Callable[..., Any] | None:
+    """What a file names by an import path, if it is defined in a package or module of ``trust``.
+
+    Raises:
+        UserError: If ``trust`` holds no names of modules, or a trusted module can't be imported.
+    """
+    if isinstance(trust, str) or not all(_is_module_name(each) for each in trust):
+        raise UserError(f"trust={trust} must be a list of packages, e.g. trust=[my_package]")
     module, _, name = target.rpartition(".")
+    if not _within(module, trust):
+        return None
     try:
-        found: Any = target.startswith(TRUSTED) and getattr(import_module(module), name, None)
-    except ImportError:
-        found = None
-    # The class itself must be ours: a module of ours also leads to all that it imports.
-    ours = isinstance(found, type) and found.__module__.startswith(TRUSTED)
-    if not (ours and issubclass(found, nn.Module)):
+        found = getattr(import_module(module), name, None)
+    except Exception as error:  # it is anybody's code
+        raise UserError(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
+    # Defined there: a module also leads to all that it imports.
+    ours = callable(found) and _within(str(getattr(found, "__module__", "")), trust)
+    return found if ours else None
+
+
+def _is_module_name(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
+def _within(module: str, packages: Sequence[str]) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
+
+
+def _build(settings: dict[str, Any], folder: Path, trust: Sequence[str]) -> nn.Module:
+    target = str(settings.pop("_target_", ""))
+    found = trusted(target, trust)
+    if found is None:
+        with suppress(UserError):
+            found = trusted(target, [MODELS])
+        found = found if isinstance(found, type) and issubclass(found, nn.Module) else None
+    if found is None:
         raise UserError(
-            f"{folder} names the network {target}, which is not this package's; build it yourself"
-            " and pass it as load_model(..., network=...)"
+            f"{folder} names the network {target}, which is not this package's; where you trust its"
+            f" code give trust=[{target.partition('.')[0]}], or build it yourself and pass it as"
+            " load_model(..., network=...)"
         )
     try:
         # Not hydra's instantiate: it would call any _target_ inside the arguments too.
-        return found(**settings)
+        network = found(**settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder} is damaged, {shortened(error)}; train the run again") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{target} returned a {type(network).__name__}, not a torch.nn.Module")
+    return network
 
 
 def _finished(folder: Path) -> bool:
