@@ -4,13 +4,6 @@ import math
 from collections.abc import Collection
 from contextlib import suppress
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
-
-from lrm_lightning.errors import UserError
-
-# Importing torch takes seconds, which --help and a sweep's parent need not wait for.
-if TYPE_CHECKING:
-    import torch
 
 
 def check_number(
@@ -69,15 +62,3 @@ def check_flag(name: str, value: object) -> None:
     """Raise :class:`ValueError` unless ``value`` is a bool; ``"no"`` typed by a user is a text."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be true or false")
-
-
-def check_device(device: "torch.device") -> None:
-    """Raise :class:`UserError` unless ``device`` computes; a GPU is seen whatever its driver."""
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the second: a torch without this backend
-        what = " ".join(str(error).split())[:200]
-        mend = "update its driver, or train on the processor with trainer=cpu"
-        raise UserError(f"the device {device} cannot be used: {what}; {mend}") from error

@@ -1,4 +1,4 @@
-"""Where a number came from: versions, code, hardware."""
+"""Where a number came from: versions, code, hardware, and whether that hardware computes at all."""
 
 import os
 import platform
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from lrm_lightning.errors import UserError
 
 PACKAGES = (
     "lrm_lightning", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb",
@@ -57,6 +59,16 @@ def hardware(device: torch.device, devices: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
+
+
+def check_device(device: torch.device) -> None:
+    """Raise :class:`UserError` unless ``device`` computes; a GPU is seen whatever its driver."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: a torch without this backend
+        what = " ".join(str(error).split())[:200]
+        mend = "update its driver, or train on the processor with trainer=cpu"
+        raise UserError(f"the device {device} cannot be used: {what}; {mend}") from error
 
 
 def _git(folder: Path, *words: str) -> str | None:

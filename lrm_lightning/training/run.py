@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.checks import check_device
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import print_runs
@@ -165,7 +164,7 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
             f"torchrun started {started} processes, but the run has {trainer.world_size};"
             f" give trainer=ddp trainer.devices=<processes a node>"
         )
-    check_device(trainer.strategy.root_device)
+    provenance.check_device(trainer.strategy.root_device)
     # Until now it is what the environment says, where another program may have left it.
     rank_zero_only.rank = trainer.global_rank
     return trainer

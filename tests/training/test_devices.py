@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.checks import check_device
 from lrm_lightning.errors import UserError
 from lrm_lightning.methods import Regular
 from lrm_lightning.runs.directory import RunDir
+from lrm_lightning.runs.provenance import check_device
 from lrm_lightning.training.batch_norm_sync import BatchNormSync
 from lrm_lightning.training.checkpoints import run_checkpoints
 from lrm_lightning.training.interruption import TALK_EVERY, Interruption
