@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
@@ -24,8 +24,10 @@ def main(cfg: DictConfig) -> float | None:
         raise UserError("hydra.job.chdir=true would make relative paths mean others; leave it")
     # Lightning starts other ranks with a run directory of its own making; ours travels beside it.
     path = os.environ.setdefault("LRM_RUN_DIR", HydraConfig.get().runtime.output_dir)
+    # A job of a sweep: one of a sweep that was killed before may still be saving what it has.
+    in_sweep = not OmegaConf.is_missing(HydraConfig.get().job, "num")
     try:
-        return train(cfg, Path(path))
+        return train(cfg, Path(path), wait=in_sweep)
     except OSError as error:
         mend = f"{error} (run directory {path}); mend it and run the command again"
         raise UserError(mend) from error

@@ -2,7 +2,8 @@
 
 A job of one device is forked, where that is safe (Linux), from a process that has done the imports:
 the fork server of :mod:`multiprocessing`. A job of several devices is started by its command line,
-because Lightning starts its other ranks by that, too.
+because Lightning starts its other ranks by that, too; this module is run first in it, which runs
+the job's. Either watches the launcher: nobody else is left to end a job when that has been killed.
 """
 
 import multiprocessing
@@ -15,9 +16,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,6 +32,7 @@ _FOREIGN = re.compile(
     r"|TORCHELASTIC_.*|PL_.*|LRM_(RUN_DIR|PARENT)"
     r"|SLURM_(NTASKS|NPROCS|PROCID|LOCALID|NODEID|NTASKS_PER_NODE|STEP_NUM_TASKS)"
 )
+POLL_S, GRACE_S = 0.5, 30.0  # the second: between SIGTERM and SIGKILL, to save a checkpoint
 _CAN_FORK = sys.platform == "linux"
 _FORKS = multiprocessing.get_context("forkserver")
 
@@ -67,7 +70,7 @@ class JobProcess:
                 self._exit_code = lambda: process.exitcode
             else:
                 process = subprocess.Popen(
-                    command,
+                    [*command[:2], __name__, str(os.getpid()), *command[2:]],
                     env=job_environment(os.environ, environment),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -126,13 +129,33 @@ def _become(command: Sequence[str], environment: Mapping[str, str], log: Path) -
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
     if "numpy.random" in sys.modules:  # Python's own generator is seeded anew by the fork
         sys.modules["numpy.random"].seed()
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
-    sys.argv[1:] = command[3:]
-    sys.modules.pop(command[2], None)  # there if the launcher's script imports it
-    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    _run(command[2], command[3:], launcher.join)
 
 
-def _end_with_launcher() -> None:
-    """Ask this job to end when the launcher has, which happens if that was killed."""
-    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+def _run(module: str, arguments: Sequence[str], launcher_ended: Callable[[], object]) -> None:
+    """Be ``python -m <module> <arguments>``, and end with the launcher."""
+    threading.Thread(target=_end_after, args=(launcher_ended,), daemon=True).start()
+    sys.argv[1:] = arguments
+    sys.modules.pop(module, None)  # there if the launcher's script imports it
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_after(launcher_ended: Callable[[], object]) -> None:
+    """Ask this job to end when the launcher has been killed, and kill its group if it does not."""
+    launcher_ended()
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _wait_for_parent(parent: int) -> None:
+    """Return when ``parent`` is no longer this process's parent, which happens as it ends."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    _parent, _module, *_arguments = sys.argv[1:]
+    _run(_module, _arguments, partial(_wait_for_parent, int(_parent)))

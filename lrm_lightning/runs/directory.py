@@ -98,10 +98,13 @@ class RunDir:
             )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """A context in which at most one process is at a time; the kernel ends a killed one's.
 
         Where the file system has no locks, nobody is refused.
+
+        Args:
+            wait: Whether to wait until another process has left it, instead of raising.
 
         Raises:
             UserError: If another process is in it; the message says which, and where it runs.
@@ -112,10 +115,11 @@ class RunDir:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                raise UserError(
-                    f"{file.read() or 'another process'} is training in {self.path};"
-                    " wait until it ends, or end it"
-                ) from error
+                busy = f"{file.read() or 'another process'} is training in {self.path}"
+                if not wait:
+                    raise UserError(f"{busy}; wait until it ends, or end it") from error
+                print(f"{busy}; waiting until it ends", flush=True)  # noqa: T201
+                fcntl.flock(file, fcntl.LOCK_EX)
             except OSError:
                 pass
             file.truncate(0)

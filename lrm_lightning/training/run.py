@@ -42,12 +42,13 @@ from lrm_lightning.training.progress import Progress
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 
-def train(cfg: DictConfig, path: Path) -> float | None:
+def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
     """Train, test and record one run; go on if it was interrupted, skip it if it is finished.
 
     Args:
         cfg: The composed configuration.
         path: The run directory.
+        wait: Whether to wait for another process that trains in ``path``, instead of raising.
 
     Returns:
         Robust accuracy on the validation split after training, in [0, 1], for Hydra's sweepers;
@@ -80,7 +81,7 @@ def train(cfg: DictConfig, path: Path) -> float | None:
     progress, interruption = Progress(path, attacker), Interruption()
     callbacks = [attacker, progress, interruption, start, WandbMedia(attacker)]
     trainer = build_trainer(cfg, run_dir, callbacks)
-    with run_dir.locked() if trainer.is_global_zero else nullcontext():
+    with run_dir.locked(wait=wait) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             if cfg.rerun:
                 run_dir.clear()

@@ -77,6 +77,21 @@ def test_a_killed_sweep_leaves_no_job_and_no_fork_server(app):
     assert app.file("polite", "saved").read_text() == "checkpoint"
 
 
+# Those that import for themselves, and those of several devices.
+@pytest.mark.parametrize("setting", ["hydra.launcher.preload=null", "trainer.devices=2"])
+def test_a_killed_sweep_leaves_no_job_that_is_no_fork_and_goes_on(app, setting):
+    command = ("behaviour=polite,hang_once", NAMED, "hydra.launcher.jobs=2", setting)
+    sweep = app.start(*command)
+    pids = app.wait_for("polite", "hang_once")
+    assert app.servers("polite", "hang_once") == [None, None]
+    sweep.kill()
+    app.assert_gone(pids)
+    assert app.file("polite", "saved").read_text() == "checkpoint"
+    app.file("hang_once", "seen.json").unlink()
+    app.run("behaviour=hang_once", *command[1:])
+    assert app.calls("hang_once") == [2]
+
+
 def test_an_interruption_does_not_take_the_fork_server_away_from_its_jobs(app):
     """A terminal sends its signals to the whole process group, in which the fork server began."""
     sweep = app.start("behaviour=polite,hang", NAMED)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from hydra_plugins.lrm_process_launcher._processes import (
+    GRACE_S,
     JobProcess,
+    _end_after,
     start_fork_server,
 )
 
@@ -134,6 +137,16 @@ def test_a_stop_reaches_a_job_that_has_just_been_started(start, fork):
     process.stop(grace=1000.0)
     assert wait(process) == -15
     process.stop(grace=1000.0)  # there is nobody left, which is fine
+
+
+def test_a_job_that_ignores_the_end_of_its_launcher_is_killed(monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: done.append((pid, number)))
+    monkeypatch.setattr(os, "killpg", lambda group, number: done.append((group, number)))
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append(seconds))
+    _end_after(lambda: done.append("the launcher ended"))
+    own, group = (os.getpid(), signal.SIGTERM), (os.getpgrp(), signal.SIGKILL)
+    assert done == ["the launcher ended", own, GRACE_S, group]
 
 
 def test_forks_draw_different_numbers(start, tmp_path):

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -177,6 +178,26 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
         assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {platform.node()}"
     with RunDir(tmp_path, {}).locked():
         pass
+
+
+def test_a_job_of_a_sweep_waits_for_the_one_at_work(tmp_path, capfd):
+    order = []
+
+    def second():
+        with RunDir(tmp_path, {}).locked(wait=True):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with RunDir(tmp_path, {}).locked():
+        thread.start()
+        said = ""
+        while "is training in" not in said:
+            said += capfd.readouterr().out
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert said.startswith(f"process {os.getpid()} on ")
+    assert said.endswith("; waiting until it ends\n")
 
 
 def test_nobody_is_refused_where_there_are_no_locks(tmp_path, monkeypatch):
