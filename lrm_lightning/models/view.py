@@ -72,12 +72,14 @@ class CompiledNetwork(nn.Module):
         self.network = torch.compile(network, **COMPILE)
 
     def forward(self, x: Tensor) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException  # a second, for those who compile
+
         # Graphs on a GPU write each result over the one before, which an attack may still hold: the
         # logits are copied, and the product makes the gradient of x a tensor of its own, too.
         torch.compiler.cudagraph_mark_step_begin()
         try:
             return self.network(x * 1).clone()
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except TorchDynamoException as error:
             what = " ".join(str(error).split())[:200]
             mend = "use attack.engine=auto"
             raise UserError(f"attack.engine=compile: {what}; {mend}") from error
