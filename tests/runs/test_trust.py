@@ -123,7 +123,7 @@ def test_data_need_trust_too_and_get_their_own_settings(run):
         data_settings(trained, nothing)
     assert not (run.parents[1] / "imported").exists()
     data = load_data(data_settings(trained, nothing, ["my_models"]))
-    assert (data.inverted, data.batch_size, data.val_size) == (True, 32, 40)
+    assert (data.inverted, data.batch_size, data.val_size) == (True, 32, 0)
     digits = data_settings(trained, nothing | {"name": "digits"}, ["my_models"])
     assert digits["_target_"] == "lrm_lightning.data.DigitsDataModule"
 
