@@ -202,7 +202,8 @@ def trusted(target: str, trust: Sequence[str]) -> Callable[..., Any] | None:
     Raises:
         UserError: If ``trust`` holds no names of modules, or a trusted module can't be imported.
     """
-    if isinstance(trust, str) or not all(_is_module_name(each) for each in trust):
+    trust = [trust] if isinstance(trust, str) else trust
+    if not all(_is_module_name(each) for each in trust):
         raise UserError(f"trust={trust} must be a list of packages, e.g. trust=[my_package]")
     module, _, name = target.rpartition(".")
     if not _within(module, trust):

@@ -137,7 +137,7 @@ def test_data_need_trust_too_and_get_their_own_settings(run):
         ("my_models.mine.Nothing", ["my_models"], "not this package's"),
         ("my_models.missing.Network", ["my_models"], "ModuleNotFoundError"),
         ("my_models.mine.number", ["my_models"], "returned a int, not a torch.nn.Module"),
-        ("my_models.mine.Network", "my_models", "must be a list of packages"),
+        ("my_models.mine.Network", "my_models:mine", "must be a list of packages"),
         ("my_models.mine.Network", [""], "must be a list of packages"),
         ("my_models.mine.Network", [3], "must be a list of packages"),
     ],
