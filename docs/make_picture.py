@@ -48,7 +48,7 @@ def draw(path: Path) -> None:
 
 
 def _record(method: str, suite: str) -> EvaluationRecord:
-    (path,) = FOLDER.glob(f"{method}-*/evaluations/{suite}.json")
+    (path,) = FOLDER.glob(f"{method}-*/evaluations/{suite}*.json")
     return read_record(path, EvaluationRecord)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -70,6 +71,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         return main
 
     return decorate
+
+
+def overrides() -> list[str]:
+    """The overrides on this command's line, with where it looks for more YAML files."""
+    given = HydraConfig.get().overrides
+    places = [each for each in given.hydra if each.startswith("hydra.searchpath=")]
+    return [*given.task, *places]
 
 
 def keep_freed_memory() -> bool:

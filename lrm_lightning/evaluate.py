@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     from lrm_lightning.evaluation.suites import evaluate
     from lrm_lightning.evaluation.tables import print_evaluations
 
-    print_evaluations(evaluate(plain(cfg)))
+    print_evaluations(evaluate(plain(cfg), cli.overrides()))
 
 
 if __name__ == "__main__":

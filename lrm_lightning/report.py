@@ -15,10 +15,10 @@ from lrm_lightning.runs.files import shown_path
 
 
 def report(folders: list[str], out: Path) -> Path:
-    """Write ``index.html``, ``report.md`` and ``figures/`` from the records below some folders.
+    """Write ``index.html``, ``report.md``, ``figures/`` and ``tables/`` from records.
 
     Args:
-        folders: Folders or glob patterns of folders; searched with everything below.
+        folders: Folders or glob patterns of folders, where the records are, with what is below.
         out: The report's folder; made if absent, files of an earlier report are replaced.
 
     Returns:
@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     if not cfg.out or not folders or not all(folders):
         raise UserError(f"out={cfg.out!r} and runs_dir={cfg.runs_dir!r} must name folders")
     written = report(folders, Path(cfg.out))
-    print(f"wrote {shown_path(written)}, report.md and figures/ beside it")  # noqa: T201
+    print(f"wrote {shown_path(written)}, report.md, figures/ and tables/ beside it")  # noqa: T201
 
 
 if __name__ == "__main__":

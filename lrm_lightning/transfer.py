@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     from lrm_lightning.evaluation.tables import print_matrix
     from lrm_lightning.evaluation.transfer import transfer
 
-    print_matrix(transfer(plain(cfg)))
+    print_matrix(transfer(plain(cfg), cli.overrides()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.export import export_model
-from lrm_lightning.runs.networks import finished_runs, load_model, load_run
+from lrm_lightning.runs.networks import load_model, load_run, load_runs
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_nothing_of_the_machine_is_in_it(exported, tmp_path):
 def test_export_is_evaluated_like_its_run(exported):
     run, out = exported
     one, other = load_run(run), load_run(out)
-    assert finished_runs([str(out)]) == [out]
+    assert [each.folder for each in load_runs([str(out)])] == [out]
     about = other.about
     assert about.weights_sha256 == one.about.weights_sha256
     assert (about.name, about.run_id, about.label) == ("regular", "0a1b2c3d", "mine")

@@ -14,6 +14,11 @@ accuracy under gradient attacks cannot be taken for robustness.
 | large eps | images that withstand PGD at a radius where no image is recognisable | correct | 2% |
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
 
+A sign that did not fire says nothing if it could not: no sources were given, no search went on
+after 20 steps, or a single one was made. Nor if the images are too few: if even 0 of n has an
+interval that ends above the threshold (n < 381 for 1%, 189 for 2%, 73 for 5%), so that more images
+might have shown it. The verdict is "undecided" if that holds for all signs.
+
 For black box and transfer, "PGD" means all the suite's searches, on both losses, with all restarts:
 what one gradient attack finds is not hidden from gradients. For steps, restarts and large eps it
 means the search on cross-entropy alone, the loss that defences are reported with. An image is
@@ -54,9 +59,14 @@ TURNED = 0.2
 
 
 def verdict(signs: Sequence[Sign], loss: LossNote) -> Masking:
-    """``"masked"`` if any sign fired; with all signs, and what :func:`mistaken_loss` found."""
+    """``"masked"`` if any sign fired; with all signs, and what :func:`mistaken_loss` found.
+
+    ``"undecided"`` if none fired and none could be looked for.
+    """
+    could = [sign for sign in signs if not sign.undecided]
+    honest = "not masked" if could else "undecided"
     masked = any(sign.fired for sign in signs)
-    return Masking(verdict="masked" if masked else "not masked", signs=list(signs), loss=loss)
+    return Masking(verdict="masked" if masked else honest, signs=list(signs), loss=loss)
 
 
 def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
@@ -70,11 +80,12 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
     """The sign, from the images that PGD, ``held``, and each source's examples left correct."""
     each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
     broken = int((held & ~np.logical_and.reduce([held, *transferred.values()])).sum())
-    told = "not looked for: no sources were given"
+    told, why_not = "not looked for: no sources were given", "not tried: no sources"
     if each:
+        why_not = ""
         told = f"examples made on {len(each)} other network(s) broke {broken} of the"
         told += f" {int(held.sum())} images that PGD left correct"
-    return _sign("transfer", broken, len(held), told, by_source=each)
+    return _sign("transfer", broken, len(held), told, why_not, by_source=each)
 
 
 def steps(search: Search, *, most: int) -> Sign:
@@ -84,7 +95,8 @@ def steps(search: Search, *, most: int) -> Sign:
     before, after = _percent(held + late, n), _percent(held, n)
     told = f"accuracy fell from {before} at {FEW_STEPS} steps to {after} at {most}"
     accuracy = {str(min(FEW_STEPS, most)): (held + late) / n, str(most): held / n}
-    return _sign("steps", late, n, told, accuracy_by_steps=accuracy)
+    why_not = f"not tried: {most} steps are at most {FEW_STEPS}" if most <= FEW_STEPS else ""
+    return _sign("steps", late, n, told, why_not, accuracy_by_steps=accuracy)
 
 
 def restarts(search: Search) -> Sign:
@@ -93,7 +105,8 @@ def restarts(search: Search) -> Sign:
     before, after = _percent(int(left[0]), n), _percent(int(left[-1]), n)
     told = f"accuracy fell from {before} after the first start to {after} after {len(left)}"
     broken = int(left[0] - left[-1])
-    return _sign("restarts", broken, n, told, accuracy_by_restarts=(left / n).tolist())
+    why_not = "not tried: one start" if len(left) == 1 else ""
+    return _sign("restarts", broken, n, told, why_not, accuracy_by_restarts=(left / n).tolist())
 
 
 def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
@@ -120,12 +133,20 @@ def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
     return LossNote(**_share(broken, n), explanation=told)
 
 
-def _sign(name: str, count: int, of: int, told: str, **more: object) -> Sign:
-    """A sign that fires if the lower end of the count's interval is above the threshold."""
+def _sign(name: str, count: int, of: int, told: str, why_not: str = "", **more: object) -> Sign:
+    """A sign that fires if the lower end of the count's interval is above the threshold.
+
+    ``why_not`` says why it could not fire; that there are too few images is found here.
+    """
     threshold, source = SIGNS[name]
     evidence: dict[str, Any] = {**_share(count, of), "threshold": threshold, **more}
     fired = evidence["interval"][0] > threshold
-    return Sign(name=name, fired=fired, evidence=evidence, explanation=told, source=source)
+    most = _share(0, of)["interval"][1]
+    if not fired and most > threshold:
+        few = f"undecided: even 0 of {of} images leave up to {100 * most:.1f}% open"
+        why_not = why_not or f"{few}, and more than {100 * threshold:g}% is a sign"
+    known = {"name": name, "fired": fired, "evidence": evidence, "explanation": told}
+    return Sign(**known, source=source, undecided="" if fired else why_not)
 
 
 def _share(count: int, of: int) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, Images, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.runs import provenance, records
-from lrm_lightning.runs.files import write_arrays
+from lrm_lightning.runs.files import override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
-from lrm_lightning.runs.networks import TrainedNetwork, finished_runs, load_run, trusted
+from lrm_lightning.runs.networks import TrainedNetwork, load_runs, trusted
 from lrm_lightning.runs.records import EvaluationRecord, TransferRecord
 
 # Where the data are; what else a DataModule takes concerns training.
@@ -49,10 +49,15 @@ def as_user_error(
 
 
 class Session:
-    """One command's configuration, and what is made of it; all that a user can mend is one line."""
+    """One command's configuration, and what is made of it; all that a user can mend is one line.
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.fractions = fractions(given)
+    Args:
+        given: The resolved configuration.
+        overrides: What the user gave of it on the command line.
+    """
+
+    def __init__(self, given: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
+        self._overrides, self.fractions = overrides, fractions(given)
         self.given = given = numeric(given)
         with as_user_error():
             check_flag("rerun", given["rerun"])
@@ -63,9 +68,20 @@ class Session:
 
     def networks(self, key: str, checkpoint: str | None = None) -> list[TrainedNetwork]:
         """The runs and exports that the setting ``key`` names."""
-        trust = self.given["trust"]
-        found = finished_runs(self.given[key], key=key)
-        return [load_run(path, checkpoint, trust) for path in found]
+        return load_runs(self.given[key], checkpoint, self.given["trust"], key=key)
+
+    def overrides(self, **networks: Sequence[TrainedNetwork]) -> list[str]:
+        """The command line's overrides, with these runs under their keys instead of patterns."""
+        if not self._overrides:
+            return []
+        known = {
+            key: override(key, [each.about.run_dir for each in found])
+            for key, found in networks.items()
+            if found
+        }
+        replaced = (*networks, "rerun")
+        kept = [each for each in self._overrides if each.partition("=")[0] not in replaced]
+        return [*known.values(), *kept]
 
     def threat(self, networks: Sequence[TrainedNetwork]) -> PGDAttack:
         """PGD of the threat model: as the networks were trained unless told otherwise."""
@@ -103,17 +119,22 @@ class Session:
         more: Mapping[str, Any],
         make: Callable[[Bench], Found],
     ) -> R:
-        """The record at ``path``: what lies there if it is of this very evaluation, else made.
+        """The record of this very evaluation: what is there already, else made.
 
-        Verdicts lie beside it, and the cache until it is written. Besides images and settings,
-        ``pieces`` determine each piece of the evaluation and ``more`` the whole, as JSON.
+        It lies beside ``path``, with a hash of its settings in its name, so that an evaluation with
+        other settings is another file; ``path`` itself is read too, for version 0.1 wrote there.
+        Verdicts lie beside the record, and the cache until it is written. Besides images and
+        settings, ``pieces`` determine each piece of the evaluation and ``more`` the whole, as JSON.
         """
         data, images = self.data(networks)
         common = {key: self.given[key] for key in ("seed", "batch_size")}
         common |= {"schema": records.SCHEMA, "data": data.fingerprint, "n": len(images.y)}
         cache = Cache(path.with_suffix(".progress"), {**common, **pieces})
         evaluation_id = hashed({**common, **pieces, **more})[:8]
-        record = None if self.given["rerun"] else _finished(path, kind, evaluation_id)
+        old, path = path, path.with_name(f"{path.stem}-{evaluation_id}.json")
+        record = None
+        if not self.given["rerun"]:
+            record = _finished(path, kind, evaluation_id) or _finished(old, kind, evaluation_id)
         if record is not None:
             print(f"already evaluated (rerun=true does it again): {path}")  # noqa: T201
         else:

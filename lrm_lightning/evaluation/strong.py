@@ -14,6 +14,7 @@ from lrm_lightning.attacks.context import predict
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking, searches
 from lrm_lightning.evaluation.bench import Bench, Outcome
+from lrm_lightning.evaluation.metrics import STANDARD_BUDGET
 
 TRANSFER_STEPS = 10
 
@@ -134,14 +135,17 @@ class StrongSuite:
         }
 
     def _settings(self, bench: Bench, attacks: Mapping[str, PGDAttack]) -> dict[str, Any]:
-        official = self.autoattack_iterations is None and self.square_queries is None
+        budget = {
+            "iterations": self.autoattack_iterations or STANDARD_BUDGET["iterations"],
+            "queries": self.square_queries or STANDARD_BUDGET["queries"],
+        }
+        is_less = any(budget[key] < most for key, most in STANDARD_BUDGET.items())
         return {
             **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
             "autoattack": {
-                "version": "standard" if official else "reduced",
+                "version": "reduced" if is_less else "standard",
                 "attacks": list(STANDARD),
-                "iterations": self.autoattack_iterations or 100,
-                "queries": self.square_queries or 5000,
+                **budget,
             },
             "gradient": {"nearness": self.nearness},
             "targets": self.targets,

@@ -22,12 +22,13 @@ SUITES = {"paper": PaperSuite, "strong": StrongSuite}
 TAKEN = re.compile(r"(clean|fgsm|worst|square|index)$|(pgd|apgd|fab|autoattack|transfer|gallery)_?")
 
 
-def evaluate(given: Mapping[str, Any]) -> list[EvaluationRecord]:
+def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[EvaluationRecord]:
     """Run a suite on every network and record it, as ``conf/evaluate.yaml`` says.
 
+    The command line's ``overrides`` are kept in the records, so that they can be made again.
     After a :class:`UserError` the networks before it are recorded.
     """
-    session = Session(given)
+    session = Session(given, overrides)
     given = session.given
     settings = dict(given["suite"])
     name = settings.pop("name", None)
@@ -81,6 +82,8 @@ def _evaluate(
         if extra:
             details["settings"] = details.get("settings", {}) | extra
         kind = {"kind": "whitebox", "suite": suite.name, "batch_size": bench.batch_size}
+        own = {"runs": [network], "network": []} if about.run_dir else {"runs": []}
+        kind |= {"overrides": session.overrides(**own, sources=list(others.values()))}
         return kind | {"network": about} | details | accuracies(correct), correct | arrays
 
     path = network.folder / EVALUATIONS / f"{suite.name}.json"

@@ -8,26 +8,36 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrm_lightning.evaluation.metrics import attack_title, pgd_steps, weakness
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import EvaluationRecord, Record, RunRecord, TransferRecord
 
 TEXTS = ("run", "data", "state", "directory")  # columns of text beside the first
-RUN_HEADINGS = {"clean": "clean %", "fgsm": "FGSM %", "pgd20": "PGD-20 %"}
 
 
 def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
     """Print one row a run: its accuracies with their 95% intervals, and its directory.
 
+    Of PGD the most steps that each run was tested with are shown.
     Labels say what distinguishes a run from the others; that of a single one is empty.
     """
     labelled = any(label for label, _, _ in rows)
-    headings = ["method", *["run"] * labelled, *RUN_HEADINGS.values(), "directory"]
+    most = {max(map(_steps, record.metrics), default=0) or 20 for _, record, _ in rows}
+    metrics = ["clean", "fgsm", *(f"pgd{steps}" for steps in sorted(most))]
+    shown = [f"{name if name == 'clean' else attack_title(name)} %" for name in metrics]
+    headings = ["method", *["run"] * labelled, *shown, "directory"]
     cells = [
-        [record.method, *[label] * labelled, *_accuracies(record), shown_path(folder)]
+        [
+            record.method,
+            *[label] * labelled,
+            *(_accuracy(record, name) for name in metrics),
+            shown_path(folder),
+        ]
         for label, record, folder in rows
     ]
     notes = [f"95% intervals over {images(record)}" for _, record, _ in rows]
+    notes += _weaknesses([record for _, record, _ in rows], metrics)
     print_table(headings, cells, notes)
 
 
@@ -36,10 +46,13 @@ def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
     cells = [
-        [each.network.label, *(percent(each.metrics.get(name)) for name in metrics)]
+        [
+            each.network.label,
+            *(percent(each.metrics.get(name)) + _star(each, name) for name in metrics),
+        ]
         for each in records
     ]
-    notes = [line for record in records for line in _verdict(record)]
+    notes = [*_weaknesses(records, metrics), *(line for each in records for line in _verdict(each))]
     notes += [_note(record) for record in records]
     print_table(["accuracy %", *metrics], cells, notes)
 
@@ -80,21 +93,35 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def _accuracies(record: RunRecord) -> list[str]:
-    cells = []
-    for metric in RUN_HEADINGS:
-        ends = ", ".join(percent(end) for end in record.intervals.get(metric, ()))
-        cells.append(percent(record.metrics.get(metric)) + (f" [{ends}]" if ends else ""))
-    return cells
+def _steps(name: str) -> int:
+    return pgd_steps(name) or 0
+
+
+def _accuracy(record: RunRecord, name: str) -> str:
+    ends = ", ".join(percent(end) for end in record.intervals.get(name, ()))
+    interval = f" [{ends}]" if ends else ""
+    return percent(record.metrics.get(name)) + _star(record, name) + interval
+
+
+def _star(record: Record, name: str) -> str:
+    """What marks an accuracy that :func:`_weaknesses` has a note on."""
+    return "*" if weakness(record, name) else ""
+
+
+def _weaknesses(records: Sequence[Record], metrics: Sequence[str]) -> list[str]:
+    """Why starred accuracies may be too high, each reason once."""
+    reasons = dict.fromkeys(weakness(record, name) for record in records for name in metrics)
+    return [f"* {reason}; the accuracy may be too high" for reason in reasons if reason]
 
 
 def _verdict(record: EvaluationRecord) -> list[str]:
     masking = record.masking
     if masking is None:
         return []
-    lines = [f"{record.network.label}: gradient {masking.verdict}"]
+    lines = [f"{record.network.label}: gradient {masking.verdict}, {masking.summary}"]
     lines += [f"  {sign.name}: {sign.explanation}" for sign in masking.signs if sign.fired]
     lines += [f"  {masking.loss.explanation}"] * bool(masking.loss.count)
+    lines += [f"  {weakness(record, 'autoattack')}"] * bool(weakness(record, "autoattack"))
     flags = record.autoattack.flags if record.autoattack else []
     return lines + [f"  AutoAttack warns: {flag}" for flag in flags]
 

@@ -39,9 +39,12 @@ def transfer_matrix(
     return np.stack([column(name, source) for name, source in sources.items()], axis=1)
 
 
-def transfer(given: Mapping[str, Any]) -> TransferRecord:
-    """Record the matrix of sources and targets, as ``conf/transfer.yaml`` says."""
-    session = Session(given)
+def transfer(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> TransferRecord:
+    """Record the matrix of sources and targets, as ``conf/transfer.yaml`` says.
+
+    The command line's ``overrides`` are kept in the record, so that it can be made again.
+    """
+    session = Session(given, overrides)
     given = session.given
     with as_user_error():
         check_integer("steps", given["steps"], low=1)
@@ -72,6 +75,7 @@ def transfer(given: Mapping[str, Any]) -> TransferRecord:
             "kind": "blackbox",
             "sources": [each.about for each in sources],
             "targets": [each.about for each in targets],
+            "overrides": session.overrides(**networks),
             "attack": attack.as_dict(),
             "accuracy": correct.mean(axis=2).tolist(),
             "intervals": [[wilson_interval(int(count), n) for count in row] for row in counts],

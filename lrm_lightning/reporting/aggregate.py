@@ -1,13 +1,14 @@
 """Step 2: what the records have on each data set, runs that differ in the seed alone together."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from lrm_lightning.reporting import paper, settings
-from lrm_lightning.reporting.load import Evaluation, Records, Run, Transfer
+from lrm_lightning.reporting.load import Evaluation, Records, Run, Transfer, command_line
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import Data, EvaluationRecord, Record, RunRecord
 
@@ -18,7 +19,13 @@ METHOD_TITLES = {
     **{"trades": "TRADES", "mart": "MART", "ikl": "IKL", "gat": "GAT", "nuat": "NuAT"},
 }
 # Settings of an attack that make another one of it; how training used it isn't among them.
-ATTACK_KEYS = ("norm", "eps", "step_size")
+THREAT_KEYS = ("norm", "eps")
+ATTACK_KEYS = (*THREAT_KEYS, "step_size")
+# Of a suite's settings those that the others say already, and the networks' names.
+SAID = re.compile(r"(?!large_eps).*\.(norm|eps|step_size)|large_eps\.step_size|pgd_margin\..*")
+SAID_OF_ALL = ("autoattack.version", "transfer.sources")
+# Overrides that make a run another row, or another way to the same.
+OF_ONE_RUN = ("method", "seed", "rerun", "sweep", "--", "hydra.mode")
 # So many differences are a name; more are told beside it.
 SHORT = 2
 
@@ -30,10 +37,11 @@ class Group:
     origins: tuple[Run | Evaluation, ...]  # the runs' tests or their evaluations, by rising seed
     runs: tuple[Run, ...]  # how the networks were trained; empty if that is unknown
     method: str  # name of the defence, or the network's own
+    named: str  # how a network from elsewhere is called
     title: str  # what to call it among the others
     settings: dict[str, Any]  # of the training, without the seed; empty if unknown
     training: str  # equal texts are equal trainings, whatever was measured
-    measured: dict[str, Any]  # on how many images, and with which attack
+    measured: dict[str, Any]  # on how many images, and with which attacks
     measurement: str  # equal texts are equal measurements, the images' seed included
     row: paper.Method | None
     differs: str = ""  # in what it differs from others of its method, if the title can't say it
@@ -52,7 +60,12 @@ class Group:
     @property
     def network(self) -> str:
         """Which network the lowest seed's is, however often that was measured."""
-        return str((self.runs or self.origins)[0].path)
+        return f"{(self.runs or self.origins)[0].path} {self.measured['checkpoint']}"
+
+    @property
+    def threat(self) -> str:
+        """Under which norm and radius it was attacked; equal texts are equal threat models."""
+        return canonical([self.measured[f"attacked {key}"] for key in THREAT_KEYS])
 
     @property
     def seeds(self) -> list[int | None]:
@@ -89,9 +102,18 @@ class Results:
     tests: list[Group]  # what each run measured itself when its training ended
     paper: list[Group]  # what evaluate suite=paper measured
     strong: list[Group]  # what evaluate suite=strong measured
-    # Of each network the best of tests and paper: with the paper's attack, then on more images.
+    # Of each network and threat model the best of tests and paper: with the paper's attack, then on
+    # more images.
     white_box: list[Group]
     transfers: list[Transfer]
+
+    @property
+    def recipe(self) -> list[str]:
+        """Overrides that train as a run here was trained, but for its defence and seed."""
+        run = next((each for each in self.tests if each.row is not None), None)
+        given = command_line(run.origins[0].path.parent) if run else []
+        kept = [each for each in given if not each.lstrip("+~").startswith(OF_ONE_RUN)]
+        return kept or [f"data={self.data.name}"]
 
     @property
     def comparable(self) -> bool:
@@ -122,18 +144,21 @@ def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]
         alike.setdefault(group.method if group.runs else group.network, []).append(group)
     differing = {}
     for same in alike.values():
-        found = settings.differences([group.settings | group.measured for group in same])
-        differing |= zip(map(id, same), found, strict=True)
+        trained = settings.differences([group.settings for group in same])
+        measured = settings.differences([group.measured for group in same])
+        differing |= zip(map(id, same), zip(trained, measured, strict=True), strict=True)
     titles = []
     for group in groups:
-        found = {key: value for key, value in differing[id(group)].items() if key not in ignoring}
-        title = METHOD_TITLES.get(group.method, group.method) if group.runs else group.title
-        beside = settings.summary(found)
-        if group.runs and len(found) > SHORT:
+        trained, measured = differing[id(group)]
+        trained = {key: value for key, value in trained.items() if key not in ignoring}
+        measured = {key: value for key, value in measured.items() if value is not None}
+        title = METHOD_TITLES.get(group.method, group.method) if group.runs else group.named
+        named, beside = [settings.summary(trained)], ""
+        if len(trained) > SHORT:
             run = group.runs[0]
-            title = f"{title} (run {run.record.run_id or run.path.parent.name})"
-        elif found:
-            title, beside = f"{title} ({beside})", ""
+            named, beside = [f"run {run.record.run_id or run.path.parent.name}"], *named
+        told = ", ".join(filter(None, [*named, settings.summary(measured)]))
+        title = f"{title} ({told})" if told else title
         titles.append(replace(group, title=title, differs=beside))
     return titles
 
@@ -142,7 +167,7 @@ def rows_of_paper(groups: Sequence[Group]) -> list[Group]:
     """Of each configuration that is a row of the paper, the group that was measured best."""
     best: dict[str, Group] = {}
     for group in (each for each in groups if each.row is not None):
-        if _worth(group) > _worth(best.setdefault(group.training, group)):
+        if worth(group) > worth(best.setdefault(group.training, group)):
             best[group.training] = group
     return [group for group in groups if best.get(group.training) is group]
 
@@ -158,15 +183,20 @@ def _results(records: Records, data: Data) -> Results:
     for each in records.evaluations:
         if images(each.record) == data:
             suites.setdefault(each.record.suite, []).append(_group(each, records.run_of(each)))
-    # Of a run and its export one evaluation is enough, the newest.
+    # Of equal measurements of a run and its export one is enough: that with most accuracies, then
+    # the newest.
     newest = {
-        suite: {each.network: each for each in sorted(groups, key=lambda each: each.record.written)}
+        suite: {
+            (each.network, each.measurement): each
+            for each in sorted(groups, key=lambda each: (len(each.names), each.record.written))
+        }
         for suite, groups in suites.items()
     }
-    best: dict[str, Group] = {}
-    for group in (*tests, *suites["paper"]):
-        if _worth(group) > _worth(best.setdefault(group.network, group)):
-            best[group.network] = group
+    best: dict[tuple[str, str], Group] = {}
+    for group in (*tests, *newest["paper"].values()):
+        key = group.network, group.threat
+        if worth(group) > worth(best.setdefault(key, group)):
+            best[key] = group
     return Results(
         data=data,
         records=records,
@@ -190,16 +220,21 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         method, title = record.network.name, record.network.label or record.network.name
         set_to, training = {}, str(origin.path)
     measured = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
-    drawn = record.subset.seed if isinstance(record, EvaluationRecord) else None
+    if isinstance(record, EvaluationRecord):
+        measured |= {"checkpoint": record.network.checkpoint, "subset seed": record.subset.seed}
+        measured |= _suite(record)
+    else:
+        measured["checkpoint"] = record.checkpoint
     return Group(
         origins=(origin,),
         runs=(run,) if run is not None else (),
         method=method,
+        named=title,
         title=title,
         settings=set_to,
         training=training,
         measured=measured,
-        measurement=canonical([measured, drawn]),
+        measurement=canonical(measured),
         row=settings.paper_row(method, set_to),
     )
 
@@ -222,12 +257,32 @@ def _merged(groups: Iterable[Group]) -> list[Group]:
     return sorted(titled(list(merged.values())), key=place)
 
 
+def _suite(record: EvaluationRecord) -> dict[str, Any]:
+    """The settings of a suite's attacks, each once; of the sources how many there are."""
+    found = settings.flat(record.settings)
+    sources = found.get("transfer.sources")
+    kept = {
+        key: each
+        for key, each in found.items()
+        if key not in SAID_OF_ALL and not SAID.fullmatch(key)
+    }
+    return kept | ({"sources": len(sources)} if isinstance(sources, list) else {})
+
+
 def _seed(group: Group) -> int:
     (seed,) = group.seeds or [None]
     return -1 if seed is None else seed
 
 
-def _worth(group: Group) -> tuple[bool, int, bool]:
+def worth(group: Group) -> tuple[bool, int, bool]:
+    """What makes one measurement of a network better than another, most important first.
+
+    Its attack is the paper's or, on data that the paper has no numbers for, of the threat model
+    that the network was trained against; it is on more images; a suite made it.
+    """
     record = group.record
-    is_papers = record.data.name != paper.DATA or not settings.attack_departures(record.attack)
-    return is_papers, record.n, isinstance(record, EvaluationRecord)
+    wanted = paper.THREAT_MODEL
+    if record.data.name != paper.DATA:
+        wanted = {key: group.settings.get(f"attack.{key}") for key in THREAT_KEYS}
+    is_wanted = not settings.attack_departures(record.attack, wanted)
+    return is_wanted, record.n, isinstance(record, EvaluationRecord)

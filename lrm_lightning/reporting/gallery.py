@@ -11,7 +11,7 @@ from PIL import Image
 
 from lrm_lightning.reporting.aggregate import Results
 from lrm_lightning.reporting.parts import Example, Gallery, Missing, command
-from lrm_lightning.runs.records import CLASS_NAMES
+from lrm_lightning.runs.records import CLASS_NAMES, printable
 
 AMPLIFICATION = 10
 ARRAYS = ("index", "y", "clean", "adversarial", "x", "x_adv")
@@ -32,9 +32,10 @@ def galleries(results: Results) -> list[Gallery | Missing]:
         except FileNotFoundError:
             continue
         except UNREADABLE:
-            results.records.skipped.append(f"{path}: no readable gallery")
+            results.records.skipped.append(printable(f"{path}: no readable gallery"))
             continue
-        found += [Gallery(group.title, examples, group.origins[:1])] if examples else []
+        seed = f", seed {group.seeds[0]}" if len(group.origins) > 1 else ""
+        found += [Gallery(group.title + seed, examples, group.origins[:1])] if examples else []
     missing = Missing("No attacked images yet", command("evaluate", "runs=[RUN]", "suite=paper"))
     return found or [missing]
 

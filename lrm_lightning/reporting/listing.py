@@ -15,7 +15,7 @@ import yaml
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
-from lrm_lightning.reporting.load import overrides, training_curves, walk
+from lrm_lightning.reporting.load import command_line, training_curves, walk
 from lrm_lightning.reporting.settings import differences, shown, summary, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,
@@ -30,10 +30,6 @@ from lrm_lightning.runs.identity import flat, identifying
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, printable, read_record
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
-# Of the command line's settings of Hydra, those that a single run in a given directory replaces.
-NOT_REPEATED = re.compile(
-    r"[+~]*(rerun=|hydra[./](sweeper|launcher|sweep|mode|run|job\.(num|id))\b)"
-)
 
 
 @dataclass(frozen=True)
@@ -147,10 +143,9 @@ def compare(one: Path, other: Path) -> None:
 
 def command(run: Listed) -> str:
     """The line for a shell that goes on with a run, or repeats a finished one."""
-    given = overrides(run.folder)
-    if not given and not (run.folder / ".hydra").is_dir():
+    words = command_line(run.folder)
+    if not words and not (run.folder / ".hydra").is_dir():
         return f"# {shown_path(run.folder)}: its command is not recorded"
-    words = _options(run.folder) + [each for each in given if not each.startswith("rerun=")]
     words += [f"hydra.run.dir={shown_path(run.folder)}", *["rerun=true"] * bool(run.record)]
     return shlex.join(["python", "-m", "lrm_lightning.train", *words])
 
@@ -185,18 +180,3 @@ def _accuracies(run: Listed) -> dict[str, str]:
             ends = ", ".join(percent(end) for end in record.intervals.get(name, ()))
             found[f"{source} {name} %"] = percent(share) + (f" [{ends}]" if ends else "")
     return found
-
-
-def _options(folder: Path) -> list[str]:
-    """What a run's command line said to Hydra: the primary file, and settings of Hydra's own."""
-    try:
-        hydra = yaml.safe_load((folder / ".hydra/hydra.yaml").read_text(encoding="utf-8"))["hydra"]
-        sources, name = hydra["runtime"]["config_sources"], hydra["job"]["config_name"]
-        words = [
-            f"--config-dir={each['path']}" for each in sources if each["provider"] == "command-line"
-        ]
-        words += [] if name == "config" else [f"--config-name={name}", "hydra.mode=RUN"]
-        given = hydra["overrides"]["hydra"]
-        return words + [each for each in given if not NOT_REPEATED.match(each)]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
-        return []

@@ -1,21 +1,22 @@
 """Step 1: every record below some folders; what cannot be read is named and left out."""
 
 import csv
-import glob
 import itertools
 import math
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import yaml
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import EVALUATIONS, METRICS, RECORD, TRANSFER
+from lrm_lightning.runs.files import matches
 from lrm_lightning.runs.records import (
     EvaluationRecord,
     Record,
@@ -27,6 +28,12 @@ from lrm_lightning.runs.records import (
 
 # Large or foreign folders of a run directory without records.
 SKIPPED_FOLDERS = {"checkpoints", "wandb", ".hydra", ".git", "__pycache__"}
+# Of the command line's settings of Hydra, those that a single run in a given directory replaces.
+NOT_REPEATED = re.compile(
+    r"[+~]*(rerun=|hydra[./](sweeper|launcher|sweep|mode|run|job\.(num|id))\b)"
+)
+# Version 0.1 wrote transfer.json; now its name ends with the hash of its settings.
+TRANSFERS = re.compile(rf"{Path(TRANSFER).stem}(-[0-9a-f]{{8}})?\.json")
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 Points: TypeAlias = list[tuple[float, float]]
@@ -80,7 +87,7 @@ def load(folders: Sequence[str]) -> Records:
         try:
             if path.parent.name == EVALUATIONS:
                 records.evaluations.append(Origin(path, read_record(path, EvaluationRecord)))
-            elif path.name == TRANSFER:
+            elif path.name != RECORD:
                 records.transfers.append(Origin(path, read_record(path, TransferRecord)))
             else:
                 records.runs.append(Origin(path, read_record(path, RunRecord)))
@@ -116,20 +123,38 @@ def training_curves(run_dir: Path) -> dict[str, Points]:
     }
 
 
-def overrides(run_dir: Path) -> list[str]:
-    """The command line's overrides, which Hydra keeps in a run directory; none if it has none."""
+def command_line(run_dir: Path) -> list[str]:
+    """What the command line that trained a run said, which Hydra keeps in the run's directory.
+
+    The primary YAML file, settings of Hydra's own and overrides; ``rerun=`` is left out, and what a
+    sweep gives its jobs. Empty if the directory does not tell.
+    """
+    given = _hydras(run_dir, "overrides.yaml", list)
+    hydra = _hydras(run_dir, "hydra.yaml", lambda content: _options(content["hydra"]))
+    return [printable(each) for each in (*hydra, *given) if not str(each).startswith("rerun=")]
+
+
+def _hydras(run_dir: Path, name: str, read: Callable[[Any], list[str]]) -> list[str]:
     try:
-        text = (run_dir / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
-        return [printable(each) for each in yaml.safe_load(text)]
-    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
+        content = yaml.safe_load((run_dir / ".hydra" / name).read_text(encoding="utf-8"))
+        return [each for each in read(content) if isinstance(each, str)]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
         return []
+
+
+def _options(hydra: Mapping[str, Any]) -> list[str]:
+    """What a command line said to Hydra: the primary file, and settings of Hydra's own."""
+    sources, name = hydra["runtime"]["config_sources"], hydra["job"]["config_name"]
+    words = [
+        f"--config-dir={each['path']}" for each in sources if each["provider"] == "command-line"
+    ]
+    words += [] if name == "config" else [f"--config-name={name}", "hydra.mode=RUN"]
+    return words + [each for each in hydra["overrides"]["hydra"] if not NOT_REPEATED.match(each)]
 
 
 def walk(pattern: str) -> Iterator[tuple[Path, list[str]]]:
     """Each folder at or below a folder or a glob pattern of them, and the names of its files."""
-    path = os.path.expanduser(pattern)
-    matched = [path] if os.path.exists(path) else glob.glob(path)
-    folders = [each for each in matched if os.path.isdir(each)]
+    folders = [each for each in matches(pattern)[0] if each.is_dir()]
     if not folders:
         raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
     for here, inside, names in itertools.chain.from_iterable(map(os.walk, folders)):
@@ -141,7 +166,7 @@ def _files(pattern: str) -> Iterator[Path]:
     for folder, names in walk(pattern):
         is_suite = folder.name == EVALUATIONS
         for name in names:
-            if name in (RECORD, TRANSFER) or (is_suite and name.endswith(".json")):
+            if name == RECORD or TRANSFERS.fullmatch(name) or (is_suite and name.endswith(".json")):
                 yield folder / name
 
 

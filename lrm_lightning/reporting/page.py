@@ -9,29 +9,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.reporting import paper
+from lrm_lightning.evaluation.metrics import is_number
+from lrm_lightning.reporting import paper, tabular
 from lrm_lightning.reporting.document import Document
 from lrm_lightning.reporting.figures.style import save
-from lrm_lightning.reporting.parts import MINUS, NOTHING, Plot, percent_range
-from lrm_lightning.reporting.settings import is_number
+from lrm_lightning.reporting.parts import MINUS, NOTHING, Plot, Table, percent_range
 from lrm_lightning.runs.files import write_text
-from lrm_lightning.runs.records import printable
+from lrm_lightning.runs.records import one_line, printable
 
-PAGE, TEXT, FIGURES = "index.html", "report.md", "figures"
-SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
+PAGE, TEXT, FIGURES, TABLES = "index.html", "report.md", "figures", "tables"
+SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
 def write(document: Document, out: Path) -> Path:
-    """Write ``index.html``, ``report.md`` and ``figures/`` into a folder; returns the page."""
+    """Write the page, Markdown, figures and tables into a folder; returns the page."""
     folder = out / FIGURES
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (out / TABLES).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror}; choose another with out=..."
         ) from error
     plots = [part for part in document.parts if isinstance(part, Plot)]
     svgs = {plot.slug: Markup(save(plot, folder)) for plot in plots}
+    for part in document.parts:
+        if isinstance(part, Table):
+            write_text(out / TABLES / f"{part.slug}.tex", tabular.latex(part))
+            write_text(out / TABLES / f"{part.slug}.csv", tabular.comma_separated(part))
     # Numbers of references are those of the Markdown, which has every part but the pictures.
     write_text(out / TEXT, markdown(document))
     page = _environment().get_template("page.html.j2")
@@ -49,17 +54,19 @@ def text(raw: object) -> Markup:
     """``raw`` so that Markdown shows it as it is, and no HTML comes of it."""
     if isinstance(raw, Markup):
         return raw
-    harmless = str(raw).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    harmless = one_line(str(raw)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return Markup(SPECIAL.sub(r"\\\1", harmless))
 
 
 def code(raw: str) -> Markup:
-    """``raw`` as code in Markdown; a backtick can't end it early."""
+    """``raw`` as code in Markdown; neither a backtick nor an empty line can end it early."""
+    raw = one_line(raw)
+    if "|" in raw:  # it would end a table's cell, and code has no escapes
+        return Markup(f"<code>{text(raw)}</code>")
     longest = max((len(each) for each in re.findall("`+", raw)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if raw.startswith("`") or raw.endswith("`") else ""
-    # A pipe would end a table's cell even in code.
-    return Markup(f"{fence}{pad}{raw}{pad}{fence}".replace("|", "\\|"))
+    return Markup(f"{fence}{pad}{raw}{pad}{fence}")
 
 
 def evidence(found: Mapping[str, object]) -> str:

@@ -1,6 +1,5 @@
 """What a section is made of; ``origins`` are the records that numbers came from."""
 
-import re
 import shlex
 from typing import NamedTuple, TypeAlias
 
@@ -11,19 +10,6 @@ from lrm_lightning.runs.records import Masking, Record
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
-ATTACK_TITLES = {
-    "clean": "natural",
-    "fgsm": "FGSM",
-    "pgd_ce": "PGD, CE",
-    "pgd_margin": "PGD, margin",
-    "pgd_targeted": "PGD, targeted",
-    "apgd_ce": "APGD-CE",
-    "apgd_t": "APGD-T",
-    "fab_t": "FAB-T",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "worst": "all together",
-}
 
 Origins: TypeAlias = tuple[Origin[Record], ...]
 
@@ -74,6 +60,7 @@ class Verdict(NamedTuple):
 
     title: str
     masking: Masking
+    weakness: str  # why the attacks that it stands on were weak, or nothing
     origins: Origins
 
 
@@ -129,15 +116,3 @@ def percent_range(interval: tuple[float, float]) -> str:
     """An interval of accuracies in [0, 1] as ``[73.1, 74.9]``."""
     low, high = interval
     return f"[{number(100 * low)}, {number(100 * high)}]"
-
-
-def pgd_steps(name: str) -> int | None:
-    """The number of steps in an accuracy's name, such as ``pgd20``; ``None`` if it isn't PGD's."""
-    found = re.fullmatch("pgd([1-9][0-9]{0,5})", name)
-    return int(found[1]) if found else None
-
-
-def attack_title(name: str) -> str:
-    """An attack as the paper writes it: ``pgd20`` is PGD-20."""
-    steps = pgd_steps(name)
-    return f"PGD-{steps}" if steps is not None else ATTACK_TITLES.get(name, name)

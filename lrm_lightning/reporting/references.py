@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrm_lightning.reporting import paper, settings
-from lrm_lightning.reporting.load import Origin, Records, Run, overrides
+from lrm_lightning.reporting.load import Origin, Records, Run, command_line
 from lrm_lightning.reporting.parts import Origins, command
-from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import (
     EvaluationRecord,
     Record,
     RunRecord,
     TransferRecord,
+    one_line,
     printable,
 )
 
@@ -95,7 +96,7 @@ def _reference(number: int, origin: Origin[Record], records: Records) -> Referen
 
 def _of_run(path: Path, record: RunRecord) -> Description:
     title = f"Test at the end of training, {printable(path.parent.name)}"
-    run, given = f"{record.method}, {shown_path(path.parent)}", overrides(path.parent)
+    run, given = f"{record.method}, {shown_path(path.parent)}", command_line(path.parent)
     again = command("train", *given) if given else ""
     return title, run, _seeds([record.seed]), _training(record), again
 
@@ -105,21 +106,25 @@ def _of_evaluation(record: EvaluationRecord, run: Run | None) -> Description:
     label = network.label or network.name
     details = {"checkpoint": network.checkpoint, "weights (SHA-256)": network.weights_sha256}
     details |= _training(run.record) if run is not None else {}
-    given = (f"runs=[{network.run_dir}]", f"suite={record.suite}", *_images(record))
+    given = record.overrides
+    if not given and network.run_dir:  # a record of version 0.1
+        given = [override("runs", [network.run_dir]), f"suite={record.suite}", *_images(record)]
     return (
         f"Suite “{record.suite}” on {label}",
         f"{label}, {network.run_dir or NOT_RECORDED}",
         _seeds([run.record.seed] if run is not None else [], record),
         details,
-        command("evaluate", *given) if network.run_dir else "",
+        command("evaluate", *map(one_line, given)) if given else "",
     )
 
 
 def _of_transfer(path: Path, record: TransferRecord, records: Records) -> Description:
     sides = {"sources": record.sources, "targets": record.targets}
     runs = [records.run_by_id(each.run_id) for side in sides.values() for each in side]
-    given = [f"{key}=[{','.join(each.run_dir for each in side)}]" for key, side in sides.items()]
-    is_known = all(each.run_dir for side in sides.values() for each in side)
+    given = record.overrides
+    if not given and all(each.run_dir for side in sides.values() for each in side):
+        given = [override(key, [each.run_dir for each in side]) for key, side in sides.items()]
+        given += _images(record)
     return (
         f"Black-box matrix, {printable(path.parent.name)}",
         f"{len(record.sources)} sources, {len(record.targets)} targets",
@@ -128,7 +133,7 @@ def _of_transfer(path: Path, record: TransferRecord, records: Records) -> Descri
             key: ", ".join(each.run_dir or each.label or each.name for each in side)
             for key, side in sides.items()
         },
-        command("transfer", *given, *_images(record)) if is_known else "",
+        command("transfer", *map(one_line, given)) if given else "",
     )
 
 

@@ -1,9 +1,9 @@
 """What was set in a run, and what of it tells it from another run, or from the paper's."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrm_lightning.evaluation.metrics import is_number
 from lrm_lightning.reporting import paper
 from lrm_lightning.runs.identity import flat, identifying
 from lrm_lightning.runs.records import printable
@@ -16,6 +16,9 @@ NOT_OF_TRAINING = (
 # Knobs that older records lack, off.
 NEUTRAL = {"method.awp": 0.0, "method.input_noise": 0.0}
 NAMED_AT_MOST = 4
+# Settings of the Trainer that cut a training short, and the values that don't: 1.0 is all batches,
+# 1 is one.
+LIMITS = {"limit_train_batches": ["1.0"], "overfit_batches": ["0", "0.0"], "max_steps": ["-1"]}
 
 
 def training_settings(config: Settings) -> dict[str, Any]:
@@ -30,9 +33,11 @@ def training_settings(config: Settings) -> dict[str, Any]:
 
 
 def paper_row(method: str, settings: Settings) -> paper.Method | None:
-    """The paper's row that a run is; ``None`` if its settings make another defence."""
+    """The paper's row that a run is; ``None`` of another defence, or if it was cut short."""
     row = paper.METHODS.get(method)
     if row is None or not settings:
+        return None
+    if limits(settings):
         return None
     knobs = row.knobs.items()
     fits = all(shown(settings.get(f"method.{key}")) == shown(value) for key, value in knobs)
@@ -70,16 +75,19 @@ def departures(method: str, settings: Settings) -> list[str]:
     return _departures(settings, recipe) + averaged
 
 
-def attack_departures(attack: Settings) -> list[str]:
+def attack_departures(attack: Settings, wanted: Settings = paper.THREAT_MODEL) -> list[str]:
     """In what an attack is not the paper's, such as ``step size 0.015 (paper 0.0078)``."""
-    return _departures(attack, paper.THREAT_MODEL)
+    return _departures(attack, wanted)
 
 
-def is_number(value: object) -> bool:
-    """Whether ``value`` is a finite number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) <= sys.float_info.max
+def limits(settings: Settings) -> list[str]:
+    """What cut a training short of its epochs, such as ``limit_train_batches 1``: a debug run."""
+    found = {key: settings.get(f"trainer.{key}") for key in LIMITS}
+    return [
+        f"{key} {shown(value)}"
+        for key, value in found.items()
+        if value is not None and repr(value) not in LIMITS[key]
+    ]
 
 
 def shown(value: object) -> str:

@@ -5,17 +5,20 @@ Each table is one function from the results on a data set to the parts that it a
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from lrm_lightning.evaluation.metrics import ATTACK_TITLES, attack_title, pgd_steps, weakness
 from lrm_lightning.reporting import paper, parts, settings
 from lrm_lightning.reporting.aggregate import METHOD_TITLES, Group, Results, rows_of_paper, titled
 from lrm_lightning.reporting.load import Records, Transfer
 from lrm_lightning.reporting.parts import Cell, Missing, Origins, Row, Table, Verdict, command
-from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import EvaluationRecord, Network
 
 # Attacks on what PGD left: what they found is in the verdicts' evidence.
 FOLLOWING = ("pgd_square", "transfer_")
 # How the test at the end of training calls what an evaluation calls clean and adversarial.
 LOGGED = {"clean": "clean", "adversarial": "adv"}
+
+NORMS = {"linf": "L-inf", "l2": "L2"}
 
 INTERVALS = (
     "Accuracy in %, in brackets its 95% Wilson interval over the n test images; “±” is the standard"
@@ -49,7 +52,7 @@ def table_1(results: Results) -> list[Table]:
         rows += [_white_box_row(group, names, printed, results) for group in ours]
         if not ours:
             cells = [_cell(None, (), printed.get(name)) for name in names]
-            train = command("train", f"method={method.name}", f"data={results.data.name}")
+            train = command("train", f"method={method.name}", *results.recipe)
             rows.append(Row(method.title, cells, "not trained yet", train))
     notes = [BESIDE, ROWS] if results.comparable else [_no_paper(results)]
     notes = [INTERVALS, *notes]
@@ -76,7 +79,11 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
     paper's doesn't stand beside it.
     """
     tables = []
-    for place, transfer in enumerate(results.transfers):
+    matrices = [each.record for each in results.transfers]
+    told = settings.differences(
+        [record.attack | {"n": record.n, "subset seed": record.subset.seed} for record in matrices]
+    )
+    for place, (transfer, differs) in enumerate(zip(results.transfers, told, strict=True)):
         record = transfer.record
         titles = [_title(network, results.records) for network in record.sources]
         rows = [
@@ -93,10 +100,14 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
             BESIDE if results.comparable else _no_paper(results),
         ]
         notes += [SAME] if any(cell.mark for row in rows for cell in row.cells) else []
+        steps = record.attack.get("steps")
+        weak = weakness(record, f"pgd{steps}")
+        notes += [f"{weak[0].upper()}{weak[1:]}."] if weak else []
         wrong = settings.attack_departures(record.attack) if results.comparable else []
         notes += [f"The attack is not the paper's: {', '.join(wrong)}."] if wrong else []
         slug = f"table-2-{place + 1}" if place else "table-2"
         caption = f"Table 2. Black-box accuracy, {results.data.title}"
+        caption += f" ({settings.summary(differs)})" if differs else ""
         tables.append(Table(slug, caption, "target \\ source", titles, rows, notes))
     transfer = command("transfer", "sources=[RUN,...]", "targets=[RUN,...]")
     return tables or [Missing("No black-box matrix yet", transfer)]
@@ -120,7 +131,7 @@ def logit_variances(results: Results) -> list[Table]:
 def strong_table(results: Results) -> list[Table]:
     """Accuracy under each attack of the strong suite, a row a network."""
     measured = {name for group in results.strong for name in group.names}
-    names = [name for name in parts.ATTACK_TITLES if name in measured]
+    names = [name for name in ATTACK_TITLES if name in measured]
     names += sorted(name for name in measured - set(names) if not name.startswith(FOLLOWING))
     rows = [
         Row(group.title, [_accuracy(group, name) for name in names], _stands_on(group))
@@ -137,8 +148,8 @@ def verdicts(results: Results) -> list[Verdict]:
         for place, record in enumerate(group.evaluations):
             seed = f", seed {group.seeds[place]}" if len(group.origins) > 1 else ""
             if record.masking is not None:
-                origins = (group.origins[place],)
-                found.append(Verdict(group.title + seed, record.masking, origins))
+                origins, weak = (group.origins[place],), weakness(record, "autoattack")
+                found.append(Verdict(group.title + seed, record.masking, weak, origins))
     return found
 
 
@@ -149,23 +160,24 @@ def unevaluated(results: Results, suite: str, what: str) -> list[Missing]:
     missing = [each for each in rows or results.tests if each.training not in done]
     if not missing and (results.tests or done):
         return []
-    folders = ",".join(shown_path(group.origins[0].path.parent) for group in missing) or "RUN"
+    folders = [shown_path(group.origins[0].path.parent) for group in missing]
+    runs = override("runs", folders) if folders else "runs=[RUN]"
     of = f" of {', '.join(group.title for group in titled(missing))}" if done else ""
-    return [Missing(what + of, command("evaluate", f"runs=[{folders}]", f"suite={suite}"))]
+    return [Missing(what + of, command("evaluate", runs, f"suite={suite}"))]
 
 
 def _table(
     results: Results, slug: str, what: str, names: list[str], rows: list[Row], notes: list[str]
 ) -> list[Table]:
     """A table with a column an attack and the data in its caption; nothing if it has no rows."""
-    caption, columns = f"{what}, {results.data.title}", list(map(parts.attack_title, names))
+    caption, columns = f"{what}, {results.data.title}", list(map(attack_title, names))
     return [Table(slug, caption, "training", columns, rows, notes)] if rows else []
 
 
 def _attack_names(groups: Iterable[Group]) -> list[str]:
     """Table 1's attacks, and PGD with more steps where it was measured."""
-    measured = {parts.pgd_steps(name) for group in groups for name in group.names}
-    steps = {*measured, *map(parts.pgd_steps, paper.ATTACKS)} - {None}
+    measured = {pgd_steps(name) for group in groups for name in group.names}
+    steps = {*measured, *map(pgd_steps, paper.ATTACKS)} - {None}
     return ["clean", "fgsm", *(f"pgd{each}" for each in sorted(filter(None, steps)))]
 
 
@@ -179,6 +191,7 @@ def _white_box_row(
         attacked = settings.attack_departures(group.record.attack)
     named = {"trained": ", ".join(trained), "attacked": ", ".join(attacked)}
     extra = [f"{how} with {what}" for how, what in named.items() if what]
+    extra += [f"a debug run: {each}" for each in settings.limits(group.settings)]
     return Row(group.title, cells, _stands_on(group, extra))
 
 
@@ -187,13 +200,14 @@ def _accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
     if name not in group.names:
         return _cell(None, (), printed)
     value, spread = 100 * group.mean(name), group.spread(name)
+    mark = next(filter(None, (weakness(each.record, name) for each in group.origins)), "")
     if spread is None:
         bounds = parts.percent_range(group.interval(name))
-        return _cell(value, group.origins, printed, bounds=bounds)
+        return _cell(value, group.origins, printed, bounds=bounds, mark=mark)
     distinct = len(set(group.seeds)) == len(group.origins)
     bounds = f"{len(group.origins)} {'seeds' if distinct else 'runs'}"
     deviation = f" ± {parts.number(100 * spread)}"
-    return _cell(value, group.origins, printed, deviation=deviation, bounds=bounds)
+    return _cell(value, group.origins, printed, deviation=deviation, bounds=bounds, mark=mark)
 
 
 def _cell(
@@ -219,7 +233,11 @@ def _stands_on(group: Group, extra: Iterable[str] = ()) -> str:
     """On how many images and seeds a row stands, and what else there is to say of it."""
     seeds = [str(seed) for seed in group.seeds if seed is not None]
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""
-    return "; ".join(filter(None, (f"n = {group.record.n:,}", named, group.differs, *extra)))
+    attack = group.record.attack
+    norm, eps = (attack.get(key) for key in ("norm", "eps"))
+    radius = "" if eps is None else f"{NORMS.get(str(norm), '')} eps {settings.shown(eps)}".strip()
+    told = f"n = {group.record.n:,}", radius, named, group.differs, *extra
+    return "; ".join(filter(None, told))
 
 
 def _no_paper(results: Results) -> str:

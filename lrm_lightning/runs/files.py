@@ -1,10 +1,12 @@
 """Small files of which a reader, or a kill, never finds half; one writer at a time."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,32 @@ def file_sha256(path: Path) -> str:
     """SHA-256 in hex of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def matches(pattern: str) -> tuple[list[Path], bool]:
+    """What a path or a glob pattern names, sorted, and whether it is a pattern.
+
+    A path that is there is no pattern, whatever letters are in it.
+    """
+    path = Path(pattern).expanduser()
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path], False
+    return [Path(each) for each in sorted(glob.glob(str(path)))], True
+
+
+def override(key: str, paths: Iterable[str]) -> str:
+    """Hydra's override that sets ``key`` to a list of paths, whatever letters are in them."""
+    plain = re.compile(r"/?[\w.-]+(/[\w.-]+)+", re.ASCII)
+
+    def escaped(found: re.Match[str]) -> str:
+        """Backslashes before a quote, or at the end, are doubled, and the quote gets one."""
+        return 2 * found[1] + (found[2] and "\\'")
+
+    quoted = (
+        each if plain.fullmatch(each) else "'" + re.sub(r"(\\*)('|$)", escaped, each) + "'"
+        for each in paths
+    )
+    return f"{key}=[{','.join(quoted)}]"
 
 
 def duration(seconds: float) -> str:

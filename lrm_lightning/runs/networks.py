@@ -5,8 +5,8 @@ or of a package that the user trusts, or is refused. An import path on the comma
 runs: the user names what he trusts.
 """
 
-import glob
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from torch import nn
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import directory
 from lrm_lightning.runs.directory import CONFIG, EXPORTED, RECORD, checkpoint_path
-from lrm_lightning.runs.files import shown_path
-from lrm_lightning.runs.records import Network
+from lrm_lightning.runs.files import matches, shown_path
+from lrm_lightning.runs.records import Network, one_line
 from lrm_lightning.runs.weights import fill, shortened
 
 # A run directory may come from anybody: without the user's trust in more it names one of these.
@@ -88,9 +88,11 @@ def weights_file(folder: Path, checkpoint: str) -> tuple[Path, str]:
 def load_run(
     folder: Path, checkpoint: str | None = None, trust: Sequence[str] = ()
 ) -> TrainedNetwork:
-    """The network of a run directory or an export; arguments and errors as :func:`load_model`."""
-    saved, module = saved_settings(folder), load_model(folder, checkpoint=checkpoint, trust=trust)
-    record = directory.finished_run(folder)
+    """The network of a finished run or of an export; arguments and errors as :func:`load_model`."""
+    saved, record = saved_settings(folder), directory.finished_run(folder)
+    if record is None and not (folder / EXPORTED).is_file():
+        raise UserError(f"the run {folder} is not finished: it has no {RECORD} yet")
+    module = load_model(folder, checkpoint=checkpoint, trust=trust)
     about = Network(
         name=str((saved["config"].get("method") or {}).get("name", folder.name)),
         label=folder.resolve().name,
@@ -138,28 +140,42 @@ def load_foreign(
     return TrainedNetwork(network, about, Path(out) / name, {})
 
 
-def finished_runs(patterns: Sequence[str] | str, *, key: str = "runs") -> list[Path]:
-    """The finished run directories and exports that ``patterns`` name, each once, in order.
+def load_runs(
+    patterns: Sequence[str] | str,
+    checkpoint: str | None = None,
+    trust: Sequence[str] = (),
+    *,
+    key: str = "runs",
+) -> list[TrainedNetwork]:
+    """The networks of the runs and exports that ``patterns`` name, each once, in order.
 
-    What a glob pattern matches that is no finished run is left out; ``key`` is the user's setting.
+    Of what a glob pattern matches, folders that can't be used are named on stderr and left out.
+
+    Args:
+        patterns: Folders, or glob patterns of them.
+        checkpoint: As in :func:`load_model`.
+        trust: The same.
+        key: The user's setting, for messages.
 
     Raises:
-        UserError: If a directory is no finished run, or a pattern matches none.
+        UserError: If a folder that is named as it is can't be used, or of a pattern none can.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, TrainedNetwork] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        path = Path(str(pattern)).expanduser()
-        if glob.has_magic(str(path)) and not path.exists():
-            matched = [Path(each) for each in sorted(glob.glob(str(path))) if _finished(Path(each))]
-            if not matched:
-                raise UserError(f"{key}: no finished run matches {pattern}")
-        else:
-            saved_settings(path)
-            if not _finished(path):
-                raise UserError(f"{key}: the run {path} is not finished: it has no {RECORD} yet")
-            matched = [path]
-        found.update(dict.fromkeys(matched))
-    return list(found)
+        paths, is_pattern = matches(str(pattern))
+        loaded = {}
+        for path in paths:
+            try:
+                if path.is_dir() or not is_pattern:
+                    loaded[path] = found.get(path) or load_run(path, checkpoint, trust)
+            except UserError as error:
+                if not is_pattern:
+                    raise
+                sys.stderr.write(f"skipped: {one_line(str(error))}\n")
+        if not loaded:
+            raise UserError(f"{key}: no finished run matches {pattern}")
+        found |= loaded
+    return list(found.values())
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
@@ -246,8 +262,3 @@ def _build(settings: dict[str, Any], folder: Path, trust: Sequence[str]) -> nn.M
     if not isinstance(network, nn.Module):
         raise UserError(f"{target} returned a {type(network).__name__}, not a torch.nn.Module")
     return network
-
-
-def _finished(folder: Path) -> bool:
-    trained_here = (folder / CONFIG).is_file() and (folder / RECORD).is_file()
-    return trained_here or (folder / EXPORTED).is_file()

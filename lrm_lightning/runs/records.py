@@ -61,9 +61,14 @@ OLD_SCHEDULES = {
 }
 
 
+def one_line(text: str) -> str:
+    """``text`` on one line, without control or direction characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def printable(text: str) -> str:
-    """``text`` on one line, without control or direction characters, at most 400 letters long."""
-    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """The same, at most 400 letters long."""
+    clean = one_line(text)
     return clean if len(clean) <= LONGEST_TEXT else clean[: LONGEST_TEXT - 1] + "…"
 
 
@@ -173,6 +178,7 @@ class Sign(_Part):
     evidence: Settings = {}
     explanation: Text = ""
     source: Text = ""
+    undecided: Text = ""  # why it could not be looked for, or not on so few images
 
 
 class LossNote(_Part):
@@ -191,6 +197,18 @@ class Masking(_Part):
     verdict: Name
     signs: list[Sign]
     loss: LossNote = LossNote()
+
+    @property
+    def summary(self) -> str:
+        """How many signs fired, of how many that could be looked for, and why not of the others."""
+        could = [sign for sign in self.signs if not sign.undecided]
+        reasons: dict[str, list[str]] = {}
+        for sign in self.signs:
+            if sign.undecided:
+                reasons.setdefault(sign.undecided, []).append(sign.name.replace("_", " "))
+        without = [f"{', '.join(names)} {reason}" for reason, names in reasons.items()]
+        fired = sum(sign.fired for sign in could)
+        return "; ".join([f"{fired} of {len(could)} signs that could be looked for", *without])
 
 
 class AutoAttackNote(_Part):
@@ -245,7 +263,9 @@ class RunRecord(Record):
 
 
 class EvaluationRecord(Record):
-    """``evaluations/<suite>.json``: what a suite found of one network; its verdicts lie beside it.
+    """``evaluations/<suite>-<evaluation_id>.json``: what a suite found of one network.
+
+    Its verdicts lie beside it. Version 0.1 named the file after the suite alone.
 
     Suite ``paper`` has ``curve``, ``logits`` and ``gallery``; suite ``strong`` has ``settings`` of
     each attack, ``autoattack`` and ``masking``.
@@ -255,6 +275,7 @@ class EvaluationRecord(Record):
     suite: Name
     evaluation_id: Text = ""  # hash of what determines the result
     network: Network = Field(alias="model")
+    overrides: list[str] = []  # of evaluate, that make this record alone again
     subset: Subset = Subset()
     batch_size: Count | None = None
     engine: Text = ""  # how PGD was computed
@@ -269,7 +290,7 @@ class EvaluationRecord(Record):
 
 
 class TransferRecord(Record):
-    """``transfer.json``: accuracy of each target on the adversarial images of each source.
+    """``transfer-<evaluation_id>.json``: accuracy of each target on the images of each source.
 
     Matrices have a row a target and an entry a source.
     """
@@ -278,6 +299,7 @@ class TransferRecord(Record):
     evaluation_id: Text = ""  # hash of what determines the result
     sources: list[Network]  # networks that the images were made on
     targets: list[Network]
+    overrides: list[str] = []  # of transfer, that make this record again
     subset: Subset = Subset()
     engine: Text = ""  # how PGD was computed
     accuracy: list[list[Share]]

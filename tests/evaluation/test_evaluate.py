@@ -25,10 +25,12 @@ PAPER = ("suite=paper", "n_images=30", "suite.steps=6", "suite.table=[2,6]", "su
 
 
 def read(folder, suite):
-    """Record and verdicts of a suite."""
-    record = json.loads((folder / "evaluations" / f"{suite}.json").read_text())
-    with np.load(folder / "evaluations" / f"{suite}.npz") as arrays:
-        return record, dict(arrays)
+    """Record and verdicts of the newest evaluation by a suite."""
+    *_, path = sorted(
+        (folder / "evaluations").glob(f"{suite}-*.json"), key=lambda each: each.stat().st_mtime_ns
+    )
+    with np.load(path.with_suffix(".npz")) as arrays:
+        return json.loads(path.read_text()), dict(arrays)
 
 
 def assert_same(one, other):
@@ -81,8 +83,8 @@ def test_a_fraction_is_recorded_as_number_and_as_typed(evaluated, make_run, caps
 
 def test_what_is_recorded_is_not_done_again(evaluated, make_run, monkeypatch, capsys):
     folder = make_run()
-    path = folder / "evaluations" / "paper.json"
     (first,) = evaluated(f"runs=[{folder}]", *PAPER)
+    path = folder / "evaluations" / f"paper-{first.evaluation_id}.json"
     before = path.stat().st_mtime_ns
     (again,) = evaluated(f"runs=[{folder}]", *PAPER)
     assert "already evaluated" in capsys.readouterr().out
@@ -97,7 +99,7 @@ def test_what_is_recorded_is_not_done_again(evaluated, make_run, monkeypatch, ca
     (anew,) = evaluated(f"runs=[{folder}]", *PAPER, "rerun=true")
     assert "already evaluated" not in capsys.readouterr().out
     assert anew.metrics == first.metrics
-    (folder / "evaluations" / "paper.npz").unlink()
+    path.with_suffix(".npz").unlink()
     assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
     path.write_text("{")
     assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
@@ -150,7 +152,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(processes, m
         process.kill()
         process.join()
         assert process.exitcode == -9  # else it had ended before
-        assert not (folder / "evaluations" / "strong.json").exists()
+        assert not list((folder / "evaluations").glob("*.json"))
     processes.run(*arguments)
     assert_same(undisturbed, read(folder, "strong"))
     assert not pieces.exists()

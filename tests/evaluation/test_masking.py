@@ -56,6 +56,37 @@ def test_transfer_without_sources_says_so():
     sign = masking.transfer(flags(200), {})
     assert not sign.fired
     assert "not looked for" in sign.explanation
+    assert sign.undecided == "not tried: no sources"
+
+
+def test_a_search_that_could_not_show_the_sign_says_so():
+    search = Search(held=np.ones((1, N), bool), needed=np.full(N, NEVER))
+    assert masking.restarts(search).undecided == "not tried: one start"
+    assert masking.steps(search, most=20).undecided == "not tried: 20 steps are at most 20"
+    assert masking.steps(search, most=21).undecided == ""
+
+
+@pytest.mark.parametrize(("n", "enough"), [(20, False), (380, False), (381, True), (500, True)])
+def test_too_few_images_decide_nothing(n, enough):
+    """The interval of 0 of n ends below 1% from n > 99 z^2 = 380.3 on."""
+    sign = masking.black_box(flags(0, n), flags(0, n))
+    assert (sign.undecided == "") == enough
+    assert masking.black_box(flags(n, n), flags(0, n)).undecided == ""  # what fires is seen
+    told = masking.verdict([sign], masking.mistaken_loss(flags(0, n), flags(0, n)))
+    assert told.verdict == ("not masked" if enough else "undecided")
+
+
+def test_the_summary_counts_what_could_be_looked_for():
+    held = flags(10, 500)
+    signs = [masking.black_box(held, held), masking.transfer(held, {})]
+    signs.append(masking.large_eps(flags(0, 500), flags(50, 500), eps=0.5))
+    told = masking.verdict(signs, masking.mistaken_loss(held, held))
+    assert told.verdict == "not masked"
+    assert told.summary == (
+        "0 of 1 signs that could be looked for; transfer not tried: no sources;"
+        " large eps undecided: even 0 of 50 images leave up to 7.1% open,"
+        " and more than 2% is a sign"
+    )
 
 
 def searched(needed, restarts=()):
@@ -169,9 +200,10 @@ def test_undefended_network_is_not_masked(make_bench, undefended):
     assert accuracy["pgd_ce"] < 0.1
 
 
-def test_adversarially_trained_network_is_not_masked(make_bench, robust):
+def test_adversarially_trained_network_shows_no_sign(make_bench, robust):
     told, fired, accuracy, signs = verdict(robust, make_bench())
-    assert (told, fired) == ("not masked", set()), signs
+    # It classifies half of the 80 images correctly: too few for any sign.
+    assert (told, fired) == ("undecided", set()), signs
     assert accuracy["worst"] > 0.3
 
 

@@ -8,7 +8,9 @@ from unittest.mock import patch
 import pytest
 from rich.console import Console
 
+from lrm_lightning.attacks.autoattack import STANDARD
 from lrm_lightning.evaluation import tables
+from lrm_lightning.evaluation.metrics import STANDARD_ATTACKS, weakness
 from lrm_lightning.evaluation.tables import print_evaluations, print_matrix, print_runs
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord
 
@@ -42,6 +44,39 @@ def test_what_is_missing_is_a_dash():
     text = printed(print_runs, [("", record, Path("/runs/a"))])
     assert text.splitlines()[3].split() == ["pgd", "50.0", "-", "-", "/runs/a"]
     assert " run " not in text  # no label, no column for it
+
+
+def test_of_pgd_the_most_steps_are_shown():
+    record = RECORD.model_copy(update={"metrics": {"clean": 0.5, "pgd5": 0.4, "pgd50": 0.25}})
+    lines = printed(print_runs, [("", record, Path("/runs/a"))]).splitlines()
+    assert " ".join(lines[1].split()) == "method clean % FGSM % PGD-50 % directory"
+    assert "25.0" in lines[3]
+
+
+@pytest.mark.parametrize(("step_size", "stars"), [(0.0014, 1), (0.0015, 0)])
+def test_a_search_shorter_than_eps_is_starred(step_size, stars):
+    attack = {"eps": 0.03, "step_size": step_size}
+    text = printed(
+        print_runs, [("", RECORD.model_copy(update={"attack": attack}), Path("/runs/a"))]
+    )
+    assert text.count("100.0*") == stars
+    reason = "* weak search: 20 steps of 0.0014 are shorter than eps = 0.03; the accuracy may be"
+    assert text.count(reason) == stars
+
+
+def test_a_reduced_autoattack_says_so():
+    settings = {
+        "autoattack": {"iterations": 2, "queries": 5000, "attacks": list(STANDARD_ATTACKS[:3])}
+    }
+    masking = {"verdict": "not masked", "signs": []}
+    record = evaluation("a", {"clean": 0.5, "autoattack": 0.25}, settings=settings, masking=masking)
+    lines = printed(print_evaluations, [record]).splitlines()
+    assert lines[3].split() == ["a", "50.0", "25.0*"]
+    reason = "reduced AutoAttack: 2 of 100 iterations, without square"
+    assert f"* {reason}; the accuracy may be too high" in lines
+    assert f"  {reason}" in lines
+    standard = {"autoattack": {"iterations": 100, "queries": 5000, "attacks": list(STANDARD)}}
+    assert weakness(record.model_copy(update={"settings": standard}), "autoattack") == ""
 
 
 def test_unofficial_data_are_named_once():
@@ -103,7 +138,7 @@ def test_a_verdict_comes_with_the_signs_that_fired_and_what_else_was_noticed():
     record = evaluation("a", {"clean": 0.5}, masking=masking, autoattack=autoattack)
     text = printed(print_evaluations, [record])
     for line in (
-        "a: gradient masked",
+        "a: gradient masked, 1 of 2 signs that could be looked for",
         "  steps: accuracy fell",
         "  PGD on the margin broke 3",
         "  AutoAttack warns: the model's output is random",

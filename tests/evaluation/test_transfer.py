@@ -87,13 +87,14 @@ def test_matrix_is_recorded(processes, make_run):
     printed = processes.run(
         "lrm_lightning.transfer", f"sources=[{one}]", f"targets=[{one},{other}]", "out=kept", *SMALL
     )
-    record = json.loads((processes.folder / "kept" / "transfer.json").read_text())
+    (path,) = (processes.folder / "kept").glob("transfer-*.json")
+    record = json.loads(path.read_text())
     assert (record["schema"], record["kind"]) == (1, "blackbox")
     assert [each["label"] for each in record["sources"]] == ["a-1"]
     assert [each["label"] for each in record["targets"]] == ["a-1", "b-2"]
     assert record["same_network"] == [[True], [False]]
     assert (record["n"], record["attack"]["steps"], record["attack"]["eps"]) == (30, 2, 0.1)
-    with np.load(processes.folder / "kept" / "transfer.npz") as arrays:
+    with np.load(path.with_suffix(".npz")) as arrays:
         correct = arrays["correct"]
         assert len(arrays["index"]) == 30
     assert correct.shape == (2, 1, 30)

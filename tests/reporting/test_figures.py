@@ -181,20 +181,23 @@ def test_files_are_valid_and_the_same_every_time(records, read, tmp_path):
 def test_an_inlined_svg_names_nothing_outside_itself():
     svg = (
         '<?xml version="1.0"?><!DOCTYPE svg PUBLIC "x" "http://x"><svg width="9pt" '
-        'viewBox="0 0 9 9" xmlns="http://www.w3.org/2000/svg">'
+        'viewBox="0 0 9 9" xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">'
         "<metadata>http://purl.org</metadata><!-- name -->"
         '<defs>\n<style type="text/css">*{stroke-linecap: butt}</style>\n</defs>'
         '<g id="a" style="fill: #1f2933; clip-path: url(#c)"><use xlink:href="#b"/></g></svg>'
     )
     assert inline(svg, "p") == (
-        '<svg viewBox="0 0 9 9" aria-hidden="true">'
-        '<g id="p-a" style="fill: var(--ink); clip-path: url(#p-c)"><use href="#p-b"/></g></svg>'
+        '<svg viewBox="0 0 9 9" aria-hidden="true"><defs>\n</defs>'
+        '<g id="p-a" style="fill: var(--ink); clip-path: url(#p-c)"><use href="#p-b" /></g></svg>'
     )
 
 
 def test_a_slug_that_begins_with_a_digit_is_inlined():
     svg = '<svg viewBox="0 0 9 9"><g id="a"/></svg>'
-    assert inline(svg, "27-x") == '<svg viewBox="0 0 9 9" aria-hidden="true"><g id="27-x-a"/></svg>'
+    assert (
+        inline(svg, "27-x") == '<svg viewBox="0 0 9 9" aria-hidden="true"><g id="27-x-a" /></svg>'
+    )
 
 
 def test_a_figure_names_a_section_that_there_is(records, monkeypatch):

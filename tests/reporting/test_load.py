@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.reporting.load import load, overrides, training_curves
+from lrm_lightning.reporting.load import command_line, load, training_curves
 
 
 def found(records):
@@ -35,7 +35,7 @@ def test_all_kinds_are_found_wherever_they_lie(records):
     assert everything.skipped == []
     for origin in everything.evaluations:
         assert everything.run_of(origin).path == one / "record.json"
-    assert overrides(one) == ["method=pgd", "seed=0"]
+    assert command_line(one) == ["method=pgd", "seed=0"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", "[" * 100_000, '{"schema": 1}'])
@@ -67,7 +67,7 @@ def test_a_wrong_field_is_named_and_the_file_left_out(records):
 def test_control_and_direction_characters_do_not_survive(records):
     path = records.run("a\x1b[31m\u202eb\nc")
     assert found(records).runs[0].record.method == "a [31m b c"
-    assert overrides(path) == []  # this YAML is none
+    assert command_line(path) == []  # this YAML is none
 
 
 def test_bytes_that_nobody_vouches_for_are_not_official(records):

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrm_lightning.evaluation.metrics import attack_title
 from lrm_lightning.reporting import page, paper
 from lrm_lightning.reporting.document import Chapter, Document, Section, compose
 from lrm_lightning.reporting.load import load
-from lrm_lightning.reporting.parts import Table, attack_title, number, signed
+from lrm_lightning.reporting.parts import Table, number, signed
 from lrm_lightning.reporting.references import References
 from lrm_lightning.reporting.tables import (
     logit_variances,
@@ -32,10 +33,10 @@ not trained yet: run `python -m lrm_lightning.train method=regular data=cifar10`
 not trained yet: run `python -m lrm_lightning.train method=label_smoothing data=cifar10` |
 | PGD | 60.0 \\[50.2, 69.1\\] (paper 75.8, −15.8) [^1] | 50.5 \\[40.9, 60.1\\] (paper 50.5, ±0.0) [^1] \
 | 52.0 \\[42.3, 61.5\\] (paper 51.0, +1.0) [^1] | 40.0 \\[30.9, 49.8\\] (paper 46.1, −6.1) [^1] \
-| 0.0 \\[0.0, 3.7\\] (paper 45.3, −45.3) [^1] | n = 100; seed 0; trained with 7 epochs (paper 101) |
+| 0.0 \\[0.0, 3.7\\] (paper 45.3, −45.3) [^1] | n = 100; L-inf eps 0.03; seed 0; trained with 7 epochs (paper 101) |
 | ALP | 72.0 ± 2.8 2 seeds (paper 74.0, −2.0) [^2][^3] | 50.0 ± 0.0 2 seeds (paper 52.6, −2.6) [^2][^3] \
 | 50.0 ± 0.0 2 seeds (paper 53.6, −3.6) [^2][^3] | 50.0 ± 0.0 2 seeds (paper 49.1, +0.9) [^2][^3] \
-| 50.0 ± 0.0 2 seeds (paper 48.5, +1.5) [^2][^3] | n = 10,000; seeds 0, 1 |
+| 50.0 ± 0.0 2 seeds (paper 48.5, +1.5) [^2][^3] | n = 10,000; L-inf eps 0.03; seeds 0, 1 |
 | LRM | – (paper 68.5) | – (paper 52.8) | – (paper 53.8) | – (paper 51.4) | – (paper 51.0) | \
 not trained yet: run `python -m lrm_lightning.train method=lrm data=cifar10` |
 
@@ -159,7 +160,9 @@ def test_the_strong_evaluation_and_its_verdicts(records, read):
     assert table.columns[-2:] == ["all together", "new_attack"]
     assert table.rows[0].cells[table.columns.index("Square")].value == "12.3"
     masked, honest = (markdown(results, each) for each in verdicts(results))
-    assert masked.startswith("**Label smoothing: masked** [^1]\n\n- black box: yes. Square, which")
+    assert masked.startswith(
+        "**Label smoothing: masked** [^1]\n\n1 of 2 signs that could be looked for\n\n- black box: yes. Square, which"
+    )
     assert (
         "(31 of 500 images, 95% interval \\[4.4, 8.7\\] %; a sign if all of it is above 1 %;"
         in masked
@@ -253,6 +256,8 @@ def test_a_negative_zero_has_no_sign():
         ("<b>&", "&lt;b&gt;&amp;"),
         ("*x* _y_ `z`", "\\*x\\* \\_y\\_ \\`z\\`"),
         ("[a](b)", "\\[a\\](b)"),
+        ("$x$", "\\$x\\$"),
+        ("a\n\n# b", "a \\# b"),
     ],
 )
 def test_markdown_shows_names_as_they_are(raw, shown):
@@ -262,6 +267,8 @@ def test_markdown_shows_names_as_they_are(raw, shown):
 def test_code_cannot_be_left_early():
     assert page.code("a`b``c") == "```a`b``c```"
     assert page.code("`a`") == "`` `a` ``"
+    assert page.code("a\n\n<b>") == "`a <b>`"
+    assert page.code("a\\|<b>") == "<code>a\\\\\\|&lt;b&gt;</code>"
 
 
 @pytest.mark.parametrize(

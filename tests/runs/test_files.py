@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import duration, write_arrays, write_json, write_text
+from lrm_lightning.runs.files import duration, override, write_arrays, write_json, write_text
 
 
 def _names(folder):
@@ -120,3 +123,13 @@ def test_json_is_strict(tmp_path):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1), min_size=1
+    )
+)
+def test_any_path_can_stand_in_an_override(paths):
+    (parsed,) = OverridesParser.create().parse_overrides([override("runs", paths)])
+    assert [str(each) for each in parsed.value()] == paths

@@ -16,10 +16,10 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.models import ResNet
 from lrm_lightning.runs.directory import RunDir
 from lrm_lightning.runs.networks import (
-    finished_runs,
     load_foreign,
     load_model,
     load_run,
+    load_runs,
     weights_sha256,
 )
 
@@ -274,22 +274,41 @@ def test_hash_is_of_the_numbers_not_of_their_layout():
     assert weights_sha256(network) != before
 
 
-def test_patterns(make_run, tmp_path):
+def test_patterns(make_run, tmp_path, capsys):
     one, two = make_run("a-1"), make_run("b-2")
     unfinished = make_run("c-3", finished=False)
+    foreign = make_run("d-4")
+    _edit(foreign, _target_="mine.Network")
     (tmp_path / "runs" / "transfer.json").write_text("{}")
-    assert finished_runs([str(tmp_path / "runs" / "*")]) == [one, two]
-    assert finished_runs([str(two), str(tmp_path / "runs" / "*")]) == [two, one]
-    assert finished_runs(str(one)) == [one]
-    assert finished_runs([]) == []
-    brackets = make_run("d-[4]")  # a path that exists is no pattern
-    assert finished_runs([str(brackets)]) == [brackets]
-    with pytest.raises(UserError, match=r"no run in .*nowhere: config.yaml is missing"):
-        finished_runs([str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match=r"sources: no finished run matches .*nothing/\*"):
-        finished_runs([str(tmp_path / "nothing" / "*")], key="sources")
-    with pytest.raises(UserError, match=r"the run .*c-3 is not finished"):
-        finished_runs([str(unfinished)])
+    pattern = str(tmp_path / "runs" / "*")
+
+    def found(*patterns):
+        return [each.folder for each in load_runs(patterns)]
+
+    assert found(pattern) == [one, two]
+    skipped = capsys.readouterr().err.splitlines()
+    assert len(skipped) == 2
+    assert skipped[0].startswith(f"skipped: the run {unfinished} is not finished")
+    assert skipped[1].startswith(f"skipped: {foreign} names the network mine.Network")
+    assert found(str(two), pattern) == [two, one]
+    assert found(str(one)) == [one]
+    assert found() == []
+    for pattern, message in (
+        ("nowhere", r"no run in .*nowhere: config.yaml is missing"),
+        ("nothing/*", r"sources: no finished run matches .*nothing/\*"),
+        ("runs/c-*", r"sources: no finished run matches .*runs/c-\*"),
+        ("runs/c-3", r"the run .*c-3 is not finished"),
+        ("runs/d-4", r"names the network mine\.Network"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_runs([str(tmp_path / pattern)], key="sources")
+
+
+def test_a_path_that_is_there_is_no_pattern(make_run):
+    one = make_run("[s=0]")
+    make_run("s")
+    assert [each.folder for each in load_runs([str(one)])] == [one]
+    assert [each.folder.name for each in load_runs([str(one.parent / "[s]")])] == ["s"]
 
 
 MODULE = """

@@ -25,7 +25,7 @@ MODEL = {"name": "pgd"}
 def _kind(path):
     if path.name == "record.json":
         return RunRecord
-    return TransferRecord if path.name == "transfer.json" else EvaluationRecord
+    return TransferRecord if path.name.startswith("transfer") else EvaluationRecord
 
 
 def _changed(content, key, value):

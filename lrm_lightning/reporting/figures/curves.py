@@ -3,10 +3,11 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from lrm_lightning.evaluation.metrics import attack_title, pgd_steps
 from lrm_lightning.reporting.aggregate import Group, Results, titled
 from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.load import Points, training_curves
-from lrm_lightning.reporting.parts import Missing, Plot, attack_title, command, number, pgd_steps
+from lrm_lightning.reporting.parts import Missing, Plot, command, number
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import Curve
 
@@ -42,7 +43,7 @@ def step_curve(results: Results) -> list[Plot]:
             if 200 in printed:
                 axes.annotate(
                     f"paper: {printed[200]}", (200, printed[200]), textcoords="offset points",
-                    xytext=(-4, 7), ha="right", color=color, fontsize=8,
+                    xytext=(-3, 5), ha="right", color=color, fontsize=6,
                 )  # fmt: skip
         ends = (f"{number(100 * accuracy[end])}% at {steps[end]}" for end in (0, -1))
         seen.append(f"{group.title}: {' steps, '.join(ends)}")
@@ -84,7 +85,7 @@ def training_plots(results: Results) -> list[Plot] | list[Missing]:
             ]
             if drawn:
                 plots.append(_training_plot(f"training-{kind}{suffix}", what, drawn, results))
-    train = command("train", "-m", "method=alp,pgd,lrm", f"data={results.data.name}")
+    train = command("train", "-m", "method=alp,pgd,lrm", *results.recipe)
     what = "No training curves: no run directory with a metrics.csv is among the records"
     return plots or [Missing(what, train)]
 
@@ -100,7 +101,7 @@ def _training_plot(
     for group, points in drawn:
         color, line, _ = style.look_of(group, groups)
         epochs, values = np.transpose(points)
-        look = {"marker": "o" if len(epochs) <= 12 else "", "markersize": 3}
+        look = {"marker": "o" if len(epochs) <= 12 else "", "markersize": 2}
         style.draw(axes, epochs, scale * values, group.title, color=color, linestyle=line, **look)
         last = number(scale * values[-1], 2 if is_loss else 1)
         seen.append(f"{group.title}: {last} at the end")

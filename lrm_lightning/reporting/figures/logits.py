@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from lrm_lightning.evaluation.metrics import attack_title, is_number
 from lrm_lightning.reporting import paper
-from lrm_lightning.reporting.aggregate import Group, Results, canonical, titled
+from lrm_lightning.reporting.aggregate import (
+    Group,
+    Results,
+    canonical,
+    rows_of_paper,
+    titled,
+    worth,
+)
 from lrm_lightning.reporting.figures import style
-from lrm_lightning.reporting.parts import Missing, Plot, attack_title, command, number
-from lrm_lightning.reporting.settings import is_number
-from lrm_lightning.runs.files import shown_path
+from lrm_lightning.reporting.parts import Missing, Plot, command, number
+from lrm_lightning.runs.files import override, shown_path
 
 # Adversarial dashed, in print as on the screen.
 KINDS = {"clean": "-", "adversarial": (0, (3, 1.3))}
@@ -35,7 +42,7 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
     """Logits of PGD and ALP, natural and adversarial, if both were evaluated."""
     found = {
         group.row.name: group
-        for group in reversed(results.paper)  # of several configurations the first
+        for group in reversed(rows_of_paper(results.paper))  # of several configurations the first
         if group.row is not None and group.evaluations[0].logits
     }
     if not {"pgd", "alp"} <= found.keys():
@@ -48,21 +55,20 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
 def figure_2_right(results: Results) -> list[Plot | Missing]:
     """Logits of label smoothing with s = 0.75, if that was evaluated."""
     strength = paper.SMOOTHING_OF_FIGURE_2
-    for group in filter(_is_figure_2, results.paper):
+    for group in sorted(filter(_is_figure_2, results.paper), key=worth, reverse=True):
         if group.evaluations[0].logits:
             caption = f"Fig. 2 right. Logits of label smoothing with s = {strength}"
             return [_plot("fig-2-right", caption, [group], results)]
     what = f"No Fig. 2 right yet, it needs the logits of label smoothing with s = {strength}"
     for group in filter(_is_figure_2, results.tests):
         folder = shown_path(group.origins[0].path.parent)
-        return [Missing(what, command("evaluate", f"runs=[{folder}]", "suite=paper"))]
-    train = ("method=label_smoothing", f"method.smoothing={strength}", f"data={results.data.name}")
-    return [Missing(what, command("train", *train))]
+        return [Missing(what, command("evaluate", override("runs", [folder]), "suite=paper"))]
+    train = ("method=label_smoothing", f"method.smoothing={strength}")
+    return [Missing(what, command("train", *train, *results.recipe))]
 
 
 def _is_figure_2(group: Group) -> bool:
-    is_strength = group.settings.get("method.smoothing") == paper.SMOOTHING_OF_FIGURE_2
-    return group.method == "label_smoothing" and is_strength
+    return group.row is paper.METHODS["label_smoothing"]
 
 
 def _plot(slug: str, caption: str, groups: list[Group], results: Results) -> Plot:
@@ -105,7 +111,7 @@ def figure_1_right(results: Results) -> list[Plot | Missing]:
     sweeps = [each for name in ("pgd", "alp") for each in found if each[1][0].method == name]
     if not sweeps:
         what = "No Fig. 1 right yet, it needs PGD or ALP trained with several squeezing strengths"
-        return [Missing(what, command("train", *SWEEP, "figure1", f"data={results.data.name}"))]
+        return [Missing(what, command("train", *SWEEP, "figure1", *results.recipe))]
     axes = style.new_axes("squeezing strength β", "accuracy, %")
     seen = ["Accuracy against squeezing strength"]
     for place, (title, sweep) in enumerate(sweeps):
@@ -130,7 +136,7 @@ def figure_2_left(results: Results) -> list[Plot | Missing]:
     sweeps.sort(key=lambda sweep: sweep[1][0].method != "label_smoothing")
     if not sweeps:
         what = "No Fig. 2 left yet, it needs several strengths of smoothing"
-        return [Missing(what, command("train", *SWEEP, "smoothing", f"data={results.data.name}"))]
+        return [Missing(what, command("train", *SWEEP, "smoothing", *results.recipe))]
     plots = []
     for place, (title, sweep) in enumerate(sweeps):
         axes = style.new_axes("smoothing strength s", "accuracy, %")
@@ -160,7 +166,7 @@ def _line(
     strengths = [_strength(group, key) for group in measured]
     means = [100 * group.mean(name) for group in measured]
     style.draw(axes, strengths, means, label, **look)
-    bars = {"fmt": "none", "elinewidth": 0.8, "capsize": 2, "ecolor": look["color"]}
+    bars = {"fmt": "none", "elinewidth": 0.6, "capsize": 1.5, "ecolor": look["color"]}
     errors = np.transpose([_error(group, name) for group in measured])
     axes.errorbar(strengths, means, yerr=errors, **bars)
     points = zip(strengths, means, strict=True)
@@ -183,10 +189,11 @@ def _strength(group: Group, key: str) -> float:
 def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
     """Groups that differ in a setting alone, by its rising value; at least two values.
 
-    The same runs may have been measured by a suite and by their own tests: the way that has more
-    of them is taken, of equal ones the suite's. Each sweep has its title.
+    Each threat model has its own. The same runs may have been measured by a suite and by their own
+    tests: the way that has more of them is taken, of equal ones the suite's. Each sweep has its
+    title.
     """
-    best: dict[str, list[Group]] = {}
+    best: dict[tuple[str, str], list[Group]] = {}
     for groups in (results.paper, results.tests):
         together: dict[tuple[str, str], list[Group]] = {}
         for group in groups:
@@ -194,7 +201,8 @@ def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
                 rest = canonical([group.method, group.settings | {key: None}])
                 together.setdefault((rest, group.measurement), []).append(group)
         for (rest, _), sweep in together.items():
-            if len(sweep) > max(1, len(best.get(rest, []))):
-                best[rest] = sorted(sweep, key=lambda group: _strength(group, key))
+            of = rest, sweep[0].threat
+            if len(sweep) > max(1, len(best.get(of, []))):
+                best[of] = sorted(sweep, key=lambda group: _strength(group, key))
     firsts = titled([sweep[0] for sweep in best.values()], ignoring=(SQUEEZING, SMOOTHING))
     return [(each.title, sweep) for each, sweep in zip(firsts, best.values(), strict=True)]

@@ -1,13 +1,13 @@
 """How figures look, and how they become PDF, SVG and a part of a page."""
 
 import io
-import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ from lrm_lightning.reporting.parts import Origins, Plot
 from lrm_lightning.runs.files import replacing, write_text
 
 SHEET = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
-LABEL_WIDTH, LINE_HEIGHT = 62, 0.16  # letters across a figure, inches a line of the legend
+LABEL_WIDTH, LINE_HEIGHT = 54, 0.12  # letters across a figure, inches a line of the legend
 INK, FAINT, GRID = "#1f2933", "#5b6672", "#dde2e7"
 # One colour a method, told apart by the colour-blind and in grey by line style and marker too.
 COLORS = {
@@ -41,6 +41,8 @@ CSS_VARIABLES = {
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SERIES = "series-"
+# Namespaces, as ElementTree writes them before a name.
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def draw(axes: Axes, x: ArrayLike, y: ArrayLike, label: str, **look: Any) -> Non
 
 def draw_papers(axes: Axes, points: Mapping[Any, float], color: str, marker: str) -> None:
     """Draw the paper's numbers, ``x`` to ``y``, as hollow marks."""
-    look = {"markerfacecolor": "none", "markeredgewidth": 1.1, "clip_on": False}
+    look = {"markerfacecolor": "none", "markeredgewidth": 0.8, "clip_on": False}
     axes.plot(list(points), list(points.values()), marker, color=color, **look)
 
 
@@ -146,16 +148,27 @@ def inline(svg: str, slug: str) -> str:
     Without prolog, metadata and comments; ids get the slug before them, for those of several
     figures are alike; colours become variables of the page.
     """
-    svg = svg[svg.index("<svg") :]
-    # Its style sheet's rule for * would hold for the whole page, which has it for figures.
-    sheet = r"<defs>\s*<style.*?</style>\s*</defs>"
-    unwanted = f"<!--.*?-->|<metadata>.*?</metadata>|<title>.*?</title>|{sheet}"
-    svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', lambda found: f"{found[1]}{slug}-", svg)
-    svg = svg.replace("xlink:href", "href")
-    box = re.search(r'viewBox="[\d. ]*"', svg)
-    assert box is not None
-    svg = f'<svg {box[0]} aria-hidden="true">' + svg[svg.index(">") + 1 :]
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            # The style sheet's rule for * would hold for the whole page, which has it for figures.
+            if child.tag in (f"{SVG}metadata", f"{SVG}title", f"{SVG}style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(SVG)
+        given = {key.removeprefix(XLINK): value for key, value in element.attrib.items()}
+        element.attrib.clear()
+        element.attrib |= {key: _inlined(key, value, slug) for key, value in given.items()}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "aria-hidden": "true"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _inlined(key: str, value: str, slug: str) -> str:
+    """An attribute's value with the slug in what refers to an id, and variables for colours."""
+    if key == "id":
+        return f"{slug}-{value}"
+    if key == "href":
+        return value.replace("#", f"#{slug}-", 1)
     for color, variable in CSS_VARIABLES.items():
-        svg = svg.replace(color, f"var({variable})")
-    return svg.strip()
+        value = value.replace(color, f"var({variable})")
+    return value.replace("url(#", f"url(#{slug}-")

@@ -1,0 +1,80 @@
+"""The accuracies in records: what their attacks are called, and which attacks were weak ones."""
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from lrm_lightning.runs.records import EvaluationRecord, Record
+
+ATTACK_TITLES = {
+    "clean": "natural",
+    "fgsm": "FGSM",
+    "pgd_ce": "PGD, CE",
+    "pgd_margin": "PGD, margin",
+    "pgd_targeted": "PGD, targeted",
+    "apgd_ce": "APGD-CE",
+    "apgd_t": "APGD-T",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+    "worst": "all together",
+}
+# What AutoAttack's standard version does, and the accuracies that stand on it.
+STANDARD_BUDGET = {"iterations": 100, "queries": 5000}
+STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+OF_AUTOATTACK = ("apgd_ce", "apgd_t", "fab_t", "square", "autoattack", "worst")
+
+
+def pgd_steps(name: str) -> int | None:
+    """The number of steps in an accuracy's name, such as ``pgd20``; ``None`` if it isn't PGD's."""
+    found = re.fullmatch("pgd([1-9][0-9]{0,5})", name)
+    return int(found[1]) if found else None
+
+
+def attack_title(name: str) -> str:
+    """An attack as the paper writes it: ``pgd20`` is PGD-20."""
+    steps = pgd_steps(name)
+    return f"PGD-{steps}" if steps is not None else ATTACK_TITLES.get(name, name)
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
+
+
+def weakness(record: Record, name: str) -> str:
+    """Why the accuracy under the attack ``name`` may be too high, in a few words; empty if not.
+
+    A search by PGD is weak if its steps together are shorter than eps, so that it can't reach the
+    edge of the threat model. AutoAttack is weak if it does less than its standard version.
+    """
+    steps = pgd_steps(name)
+    suite = record.settings if isinstance(record, EvaluationRecord) else {}
+    if name in OF_AUTOATTACK:
+        found = suite.get("autoattack")
+        return _reduced(found) if isinstance(found, dict) else ""
+    found = suite.get(name) if steps is None else {**record.attack, "steps": steps}
+    return _short(found) if isinstance(found, dict) else ""
+
+
+def _reduced(autoattack: Mapping[str, Any]) -> str:
+    less = [
+        f"{autoattack[key]:g} of {most} {key}"
+        for key, most in STANDARD_BUDGET.items()
+        if is_number(autoattack.get(key)) and autoattack[key] < most
+    ]
+    attacks = autoattack.get("attacks")
+    if isinstance(attacks, list):
+        left_out = [each for each in STANDARD_ATTACKS if each not in attacks]
+        less += [f"without {', '.join(left_out)}"] if left_out else []
+    return f"reduced AutoAttack: {', '.join(less)}" if less else ""
+
+
+def _short(search: Mapping[str, Any]) -> str:
+    steps, step_size, eps = (search.get(key) for key in ("steps", "step_size", "eps"))
+    if not all(map(is_number, (steps, step_size, eps))) or steps * step_size >= eps * (1 - 1e-9):
+        return ""
+    return f"weak search: {steps:g} steps of {step_size:g} are shorter than eps = {eps:g}"
