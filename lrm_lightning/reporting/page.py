@@ -39,7 +39,7 @@ def write(document: Document, out: Path) -> Path:
             write_text(out / TABLES / f"{part.slug}.csv", tabular.comma_separated(part))
     # Numbers of references are those of the Markdown, which has every part but the pictures.
     write_text(out / TEXT, markdown(document))
-    page = _environment().get_template("page.html.j2")
+    page = _environment(finalize=visible).get_template("page.html.j2")
     write_text(out / PAGE, page.render(document=document, svgs=svgs, paper=paper))
     return out / PAGE
 
@@ -48,6 +48,11 @@ def markdown(document: Document) -> str:
     """The report as Markdown, with links to the figures."""
     page = _environment(finalize=text).get_template("report.md.j2")
     return page.render(document=document, paper=paper, figures=FIGURES).rstrip() + "\n"
+
+
+def visible(raw: object) -> object:
+    """A text without control and direction characters, which paths may have; others as they are."""
+    return one_line(raw) if type(raw) is str else raw
 
 
 def text(raw: object) -> Markup:
