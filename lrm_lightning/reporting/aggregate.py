@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
@@ -147,11 +148,12 @@ def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]
         trained = settings.differences([group.settings for group in same])
         measured = settings.differences([group.measured for group in same])
         differing |= zip(map(id, same), zip(trained, measured, strict=True), strict=True)
-    titles = []
+    titles, trainings = [], Counter(group.training for group in groups)
     for group in groups:
         trained, measured = differing[id(group)]
         trained = {key: value for key, value in trained.items() if key not in ignoring}
-        measured = {key: value for key, value in measured.items() if value is not None}
+        said = ("n", "subset seed") if trainings[group.training] == 1 else ()  # beside the title
+        measured = {k: each for k, each in measured.items() if each is not None and k not in said}
         title = METHOD_TITLES.get(group.method, group.method) if group.runs else group.named
         named, beside = [settings.summary(trained)], ""
         if len(trained) > SHORT:

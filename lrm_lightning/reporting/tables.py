@@ -25,7 +25,7 @@ INTERVALS = (
     " deviation over seeds."
 )
 ROWS = (
-    "A row is a run with the method's settings in conf/method, so label smoothing's s is 0.5; what"
+    "A row is a run with the method's settings in conf/method, so label smoothing's s is 0.75; what"
     " else is not as in the paper stands beside it."
 )
 BESIDE = "Beside it the paper's number and ours minus the paper's, in percentage points."

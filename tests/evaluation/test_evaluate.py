@@ -45,7 +45,7 @@ def assert_same(one, other):
 
 def test_paper_suite_leaves_a_record(processes, make_run):
     folder = make_run("regular-0a1b2c3d")
-    printed = processes.run(COMMAND, f"runs=[{folder}]", *PAPER)
+    printed = processes.run(COMMAND, f"runs=[{folder.parent}/*]", *PAPER, "rerun=true")
     record, arrays = read(folder, "paper")
     assert (record["schema"], record["kind"], record["suite"]) == (1, "whitebox", "paper")
     assert record["model"]["label"] == "regular-0a1b2c3d"
@@ -58,6 +58,8 @@ def test_paper_suite_leaves_a_record(processes, make_run):
         assert arrays[name].mean() == accuracy
         assert record["intervals"][name] == list(wilson_interval(int(arrays[name].sum()), 30))
         assert f"{100 * accuracy:.1f}" in printed
+    assert record["overrides"] == ["runs=[runs/regular-0a1b2c3d]", *PAPER]
+    assert "already evaluated" in processes.run(COMMAND, *record["overrides"])
     assert record["attack"]["eps"] == 0.1
     assert record["attack"]["step_size"] == pytest.approx(0.026)
     assert record["curve"]["steps"] == list(range(7))
@@ -92,16 +94,21 @@ def test_what_is_recorded_is_not_done_again(evaluated, make_run, monkeypatch, ca
     assert again == first
     (other,) = evaluated(f"runs=[{folder}]", *PAPER, "seed=1")
     assert other.subset.seed == 1
-    assert read(folder, "paper")[0]["evaluation_id"] != first.evaluation_id
+    assert read(folder, "paper")[0]["evaluation_id"] == other.evaluation_id != first.evaluation_id
     (third,) = evaluated(f"runs=[{folder}]", *PAPER)
-    assert third.metrics == first.metrics
-    capsys.readouterr()
+    assert "already evaluated" in capsys.readouterr().out  # the second is another file
+    assert third == first
     (anew,) = evaluated(f"runs=[{folder}]", *PAPER, "rerun=true")
     assert "already evaluated" not in capsys.readouterr().out
     assert anew.metrics == first.metrics
     path.with_suffix(".npz").unlink()
     assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
-    path.write_text("{")
+    for suffix in (".json", ".npz"):  # as version 0.1 named them
+        path.with_suffix(suffix).rename(path.with_name(f"paper{suffix}"))
+    capsys.readouterr()
+    assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
+    assert "already evaluated" in capsys.readouterr().out
+    path.with_name("paper.json").write_text("{")
     assert evaluated(f"runs=[{folder}]", *PAPER)[0].metrics == first.metrics
     assert path.with_suffix(".npz").exists()
 

@@ -43,7 +43,7 @@ not trained yet: run `python -m lrm_lightning.train method=lrm data=cifar10` |
 Accuracy in %, in brackets its 95% Wilson interval over the n test images; “±” is the standard \
 deviation over seeds.
 Beside it the paper's number and ours minus the paper's, in percentage points.
-A row is a run with the method's settings in conf/method, so label smoothing's s is 0.5; what else \
+A row is a run with the method's settings in conf/method, so label smoothing's s is 0.75; what else \
 is not as in the paper stands beside it.
 """
 
