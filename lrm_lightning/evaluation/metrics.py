@@ -23,6 +23,8 @@ ATTACK_TITLES = {
 # What AutoAttack's standard version does, and the accuracies that stand on it.
 STANDARD_BUDGET = {"iterations": 100, "queries": 5000}
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+# Attacks on what PGD on both losses left; what they found belongs to the verdict.
+FOLLOWING = ("pgd_square", "transfer_")
 OF_AUTOATTACK = ("apgd_ce", "apgd_t", "fab_t", "square", "autoattack", "worst")
 
 

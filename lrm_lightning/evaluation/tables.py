@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrm_lightning.evaluation.metrics import attack_title, pgd_steps, weakness
+from lrm_lightning.evaluation.metrics import FOLLOWING, attack_title, pgd_steps, weakness
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import EvaluationRecord, Record, RunRecord, TransferRecord
 
 TEXTS = ("run", "data", "state", "directory")  # columns of text beside the first
+NUMBER = len("100.0")  # the widest share in %
 
 
 def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
@@ -42,9 +43,14 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
 
 
 def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
-    """Print one row a network and one column an attack of a suite, then verdicts on masking."""
+    """Print one row a network and one column an attack of a suite, then verdicts on masking.
+
+    What is left after PGD and then other networks' images, or Square, is told with the verdicts: a
+    column a source would leave no room for the numbers.
+    """
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
+    metrics = [name for name in metrics if not name.startswith(FOLLOWING)]
     cells = [
         [
             each.network.label,
@@ -54,7 +60,7 @@ def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
     ]
     notes = [*_weaknesses(records, metrics), *(line for each in records for line in _verdict(each))]
     notes += [_note(record) for record in records]
-    print_table(["accuracy %", *metrics], cells, notes)
+    print_table(["accuracy %", *map(attack_title, metrics)], cells, notes)
 
 
 def print_matrix(record: TransferRecord) -> None:
@@ -73,10 +79,12 @@ def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
 ) -> None:
     """Print a table, in a file or a pipe as wide as it needs, then each note once."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, heading in enumerate(headings):
         text = place == 0 or heading in TEXTS
-        table.add_column(Text(heading), justify="left" if text else "right", overflow="fold")
+        # A name may be folded, a number not.
+        look = {"justify": "left"} if text else {"justify": "right", "min_width": NUMBER}
+        table.add_column(Text(heading), overflow="fold", **look)
     for row in rows:
         table.add_row(*map(Text, row))  # not str: rich would take a list in a label for markup
     console = Console()
@@ -119,6 +127,13 @@ def _verdict(record: EvaluationRecord) -> list[str]:
     if masking is None:
         return []
     lines = [f"{record.network.label}: gradient {masking.verdict}, {masking.summary}"]
+    left = {
+        name.removeprefix("transfer_").replace("pgd_square", "Square"): percent(share)
+        for name, share in record.metrics.items()
+        if name.startswith(FOLLOWING)
+    }
+    told = ", ".join(f"{share} by {name}" for name, share in left.items())
+    lines += [f"  left after PGD and then other attacks: {told}"] * bool(left)
     lines += [f"  {sign.name}: {sign.explanation}" for sign in masking.signs if sign.fired]
     lines += [f"  {masking.loss.explanation}"] * bool(masking.loss.count)
     lines += [f"  {weakness(record, 'autoattack')}"] * bool(weakness(record, "autoattack"))

@@ -5,7 +5,13 @@ Each table is one function from the results on a data set to the parts that it a
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lrm_lightning.evaluation.metrics import ATTACK_TITLES, attack_title, pgd_steps, weakness
+from lrm_lightning.evaluation.metrics import (
+    ATTACK_TITLES,
+    FOLLOWING,
+    attack_title,
+    pgd_steps,
+    weakness,
+)
 from lrm_lightning.reporting import paper, parts, settings
 from lrm_lightning.reporting.aggregate import METHOD_TITLES, Group, Results, rows_of_paper, titled
 from lrm_lightning.reporting.load import Records, Transfer
@@ -13,8 +19,6 @@ from lrm_lightning.reporting.parts import Cell, Missing, Origins, Row, Table, Ve
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import EvaluationRecord, Network
 
-# Attacks on what PGD left: what they found is in the verdicts' evidence.
-FOLLOWING = ("pgd_square", "transfer_")
 # How the test at the end of training calls what an evaluation calls clean and adversarial.
 LOGGED = {"clean": "clean", "adversarial": "adv"}
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lrm_lightning.attacks.autoattack import STANDARD
 from lrm_lightning.evaluation import tables
-from lrm_lightning.evaluation.metrics import STANDARD_ATTACKS, weakness
+from lrm_lightning.evaluation.metrics import ATTACK_TITLES, STANDARD_ATTACKS, weakness
 from lrm_lightning.evaluation.tables import print_evaluations, print_matrix, print_runs
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord
 
@@ -117,16 +117,27 @@ def evaluation(label, metrics, **fields):
 def test_networks_are_rows_and_attacks_columns():
     records = [
         evaluation("a", {"clean": 0.5, "worst": 0.25}),
-        evaluation("b", {"clean": 1.0, "transfer_a": 0.75, "worst": 0.0}),
+        evaluation("b", {"clean": 1.0, "mine": 0.75, "worst": 0.0}),
     ]
     lines = printed(print_evaluations, records).splitlines()
-    assert lines[1].split() == ["accuracy", "%", "clean", "transfer_a", "worst"]
+    assert lines[1].split() == ["accuracy", "%", "natural", "mine", "all", "together"]
     assert [line.split() for line in lines[3:5]] == [
         ["a", "50.0", "-", "25.0"],
         ["b", "100.0", "75.0", "0.0"],
     ]
     # the interval of one half, 40.4 to 59.6
     assert lines[-1] == "100 test images of CIFAR-10, subset seed 3; 95% within 9.6 points"
+
+
+def test_many_attacks_and_sources_leave_the_numbers_whole():
+    shares = {name: 1.0 for name in ATTACK_TITLES if name != "fgsm"}
+    sources = {f"transfer_label_smoothing-{k}": 0.5 for k in range(4)}
+    masking = {"verdict": "not masked", "signs": []}
+    records = [evaluation("pgd-1a2b3c4d", shares | sources, masking=masking)]
+    look = {"width": 80, "force_terminal": True, "color_system": None}
+    text = printed(print_evaluations, records, **look)
+    assert text.count("100.0") == len(shares)
+    assert text.count("50.0 by label_smoothing-") == len(sources)
 
 
 def test_a_verdict_comes_with_the_signs_that_fired_and_what_else_was_noticed():
