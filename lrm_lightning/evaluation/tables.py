@@ -83,8 +83,8 @@ def print_table(
     for place, heading in enumerate(headings):
         text = place == 0 or heading in TEXTS
         # A name may be folded, a number not.
-        look = {"justify": "left"} if text else {"justify": "right", "min_width": NUMBER}
-        table.add_column(Text(heading), overflow="fold", **look)
+        side, width = ("left", None) if text else ("right", NUMBER)
+        table.add_column(Text(heading), justify=side, min_width=width, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not str: rich would take a list in a label for markup
     console = Console()
