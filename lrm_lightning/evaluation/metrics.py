@@ -76,7 +76,10 @@ def _reduced(autoattack: Mapping[str, Any]) -> str:
 
 
 def _short(search: Mapping[str, Any]) -> str:
-    steps, step_size, eps = (search.get(key) for key in ("steps", "step_size", "eps"))
-    if not all(map(is_number, (steps, step_size, eps))) or steps * step_size >= eps * (1 - 1e-9):
+    given: list[Any] = [search.get(key) for key in ("steps", "step_size", "eps")]
+    if not all(map(is_number, given)):
+        return ""
+    steps, step_size, eps = given
+    if steps * step_size >= eps * (1 - 1e-9):
         return ""
     return f"weak search: {steps:g} steps of {step_size:g} are shorter than eps = {eps:g}"
