@@ -5,7 +5,7 @@ from typing import Any
 
 from lrm_lightning.evaluation.metrics import is_number
 from lrm_lightning.reporting import paper
-from lrm_lightning.runs.identity import flat, identifying
+from lrm_lightning.runs.identity import flat, identifying, numeric
 from lrm_lightning.runs.records import printable
 
 Settings = Mapping[str, Any]
@@ -26,7 +26,7 @@ def training_settings(config: Settings) -> dict[str, Any]:
     ignored = tuple(f"{each}." for each in NOT_OF_TRAINING)
     found = {
         key: value
-        for key, value in flat(identifying(config)).items()
+        for key, value in flat(numeric(identifying(config))).items()
         if value != {} and not f"{key}.".startswith(ignored)
     }
     return NEUTRAL | found if found else {}

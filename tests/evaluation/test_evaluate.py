@@ -69,7 +69,7 @@ def test_paper_suite_leaves_a_record(processes, make_run):
     assert {"versions", "git", "hardware", "wall_s", "written"} <= set(record)
     assert record["versions"]["pyautoattack"] == "0.2.0"
     left = {path.name for path in processes.folder.iterdir()}
-    assert left == {"runs", "0.out", "0.err"}  # no folders of Hydra's
+    assert left == {"runs", "0.out", "0.err", "1.out", "1.err"}  # no folders of Hydra's
     assert not list((folder / "evaluations").glob("*progress*"))
 
 
