@@ -17,7 +17,7 @@ from torch import nn
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import EXPORTED, EXPORTED_WEIGHTS, finished_run
-from lrm_lightning.runs.files import replacing, write_json
+from lrm_lightning.runs.files import file_sha256, replacing, write_sealed_json
 from lrm_lightning.runs.networks import load_model, saved_settings
 
 FORMAT = 1
@@ -67,7 +67,8 @@ def export_model(
             safetensors.torch.save_file(state, partial, metadata={"format": "pt"})
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot write to {out}: {error}; choose another folder") from error
-    write_json(out / EXPORTED, described)
+    files = {EXPORTED_WEIGHTS: file_sha256(out / EXPORTED_WEIGHTS)}
+    write_sealed_json(out / EXPORTED, described | {"files": files})
     return out
 
 

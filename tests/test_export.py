@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from lrm_lightning.errors import UserError
@@ -70,6 +71,12 @@ def test_damaged_export(exported):
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged"):
         load_model(out)
+    state = safetensors.torch.load(content)
+    weights.write_bytes(safetensors.torch.save(state | {"linear.bias": state["linear.bias"] + 1}))
+    with pytest.raises(
+        UserError, match=r"model\.safetensors has changed since .*; export it again"
+    ):
+        load_model(out)
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing; export it again"):
         load_model(out)
@@ -82,6 +89,7 @@ def test_export_that_names_foreign_code_is_refused(exported):
     _, out = exported
     described = json.loads((out / "model.json").read_text())
     described["network"] = {"_target_": "os.system", "command": "true"}
+    del described["sha256"]
     (out / "model.json").write_text(json.dumps(described))
     with pytest.raises(
         UserError, match=r"names the network os\.system, which is not this package's"

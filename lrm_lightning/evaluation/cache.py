@@ -2,8 +2,6 @@
 
 import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import duration, write_arrays
+from lrm_lightning.runs.files import duration, read_arrays, write_arrays
 from lrm_lightning.runs.identity import hashed
+from lrm_lightning.runs.integrity import opened, sealed
 
-SECONDS = "wall_s"
+SECONDS, WHERE = "wall_s", "where"  # how long a piece took, and whose folder and name it has
 EVERY_S = 10.0
 
 Piece = dict[str, np.ndarray]
@@ -49,7 +48,7 @@ class Cache:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
                     raise UserError(f"cannot write {path}: {error.strerror}") from error
-                write_arrays(path, piece | {SECONDS: seconds})
+                write_arrays(path, sealed(piece | {SECONDS: seconds, WHERE: _where(path)}))
         else:
             seconds = piece.pop(SECONDS)
         self.wall_s += float(seconds)
@@ -64,12 +63,16 @@ class Cache:
 
 
 def _read(path: Path) -> Piece | None:
-    """The piece at ``path``; ``None`` if there is none, or a crash of the machine damaged it."""
+    """The piece at ``path``; ``None`` if there is none, or what is there is another or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            return dict(saved)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        piece = opened(read_arrays(path))
+    except (OSError, ValueError):
         return None
+    return piece if piece.pop(WHERE, None) == _where(path) else None
+
+
+def _where(path: Path) -> np.ndarray:
+    return np.array(f"{path.parent.name}/{path.name}")
 
 
 class Progress:

@@ -19,10 +19,10 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, Images, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.runs import provenance, records
-from lrm_lightning.runs.files import override, write_arrays
+from lrm_lightning.runs.files import file_sha256, override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
 from lrm_lightning.runs.networks import TrainedNetwork, load_runs, trusted
-from lrm_lightning.runs.records import EvaluationRecord, TransferRecord
+from lrm_lightning.runs.records import EvaluationRecord, TransferRecord, printable
 
 # Where the data are; what else a DataModule takes concerns training.
 WHERE = ("root", "require_official", "download")
@@ -146,8 +146,9 @@ class Session:
             fields |= {"data": data.provenance(), "n": len(images.y)}
             fields |= {"fractions": self.fractions} if self.fractions else {}
             fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
-            record = kind(**fields)
-            write_arrays(path.with_suffix(".npz"), {"index": images.index} | arrays)
+            verdicts = path.with_suffix(".npz")
+            write_arrays(verdicts, {"index": images.index} | arrays)
+            record = kind(**fields, files={verdicts.name: file_sha256(verdicts)})
             # Last: its presence says that the evaluation is finished.
             records.write_record(path, record)
         cache.remove()
@@ -189,7 +190,9 @@ def data_settings(
     if name not in shipped:
         choose = f"choose one of: {', '.join(sorted(shipped))}"
         if name == own.get("name"):
-            choose += f"; or trust its class {target} with trust=[{target.partition('.')[0]}]"
+            package, target = printable(target.partition(".")[0])[:40], printable(target)[:120]
+            choose += f"; or trust its class {target} with trust=[{package}]"
+        name = printable(name)[:80]
         choose += f"; or give one of your own with +data={name} hydra.searchpath=[...]"
         raise UserError(f"data.name={name} is unknown; {choose}")
     settings = dict(OmegaConf.load(shipped[name]))
@@ -238,7 +241,7 @@ def choose_device(name: str) -> torch.device:
 def _finished(path: Path, kind: type[R], evaluation_id: str) -> R | None:
     try:
         record = records.read_record(path, kind)
+        records.read_verdicts(path.with_suffix(".npz"), record)
     except (FileNotFoundError, UserError):  # damaged: it is made anew
         return None
-    same = record.evaluation_id == evaluation_id and path.with_suffix(".npz").exists()
-    return record if same else None
+    return record if record.evaluation_id == evaluation_id else None

@@ -2,21 +2,17 @@
 
 import base64
 import io
-import zipfile
-import zlib
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
 from lrm_lightning.reporting.aggregate import Results
 from lrm_lightning.reporting.parts import Example, Gallery, Missing, command
-from lrm_lightning.runs.records import CLASS_NAMES, printable
+from lrm_lightning.runs.records import CLASS_NAMES, printable, read_verdicts
 
 AMPLIFICATION = 10
 ARRAYS = ("index", "y", "clean", "adversarial", "x", "x_adv")
-# What numpy raises on a file that is damaged, or not what it should be.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def galleries(results: Results) -> list[Gallery | Missing]:
@@ -28,10 +24,11 @@ def galleries(results: Results) -> list[Gallery | Missing]:
     for group in results.paper:
         path = group.origins[0].path.with_suffix(".npz")
         try:
-            examples = _examples(path, results.data.name)
+            arrays = read_verdicts(path, group.origins[0].record)
+            examples = _examples(arrays, results.data.name)
         except FileNotFoundError:
             continue
-        except UNREADABLE:
+        except (KeyError, ValueError):
             results.records.skipped.append(printable(f"{path}: no readable gallery"))
             continue
         seed = f", seed {group.seeds[0]}" if len(group.origins) > 1 else ""
@@ -40,10 +37,8 @@ def galleries(results: Results) -> list[Gallery | Missing]:
     return found or [missing]
 
 
-def _examples(path: Path, data: str) -> list[Example]:
-    # Without pickles, a foreign file can hold numbers only.
-    with np.load(path, allow_pickle=False) as arrays:
-        *labels, x, x_adv = (arrays[f"gallery_{name}"] for name in ARRAYS)
+def _examples(arrays: Mapping[str, np.ndarray], data: str) -> list[Example]:
+    *labels, x, x_adv = (arrays[f"gallery_{name}"] for name in ARRAYS)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape != x_adv.shape:
         raise ValueError("gallery_x must be bytes of 1 or 3 channels, shaped as gallery_x_adv")
     if any(each.shape != (len(x),) or each.dtype.kind not in "iu" for each in labels):

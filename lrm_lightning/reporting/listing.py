@@ -28,6 +28,7 @@ from lrm_lightning.runs.directory import (
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.identity import flat, identifying
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, printable, read_record
+from lrm_lightning.runs.settings import read_settings
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
 
@@ -59,7 +60,11 @@ class Listed:
         """The epoch it is in, from 1, and its latest robust validation accuracy, in [0, 1]."""
         if self.record is not None:
             return self.record.epochs or 0, self.record.score
-        curves = training_curves(self.folder)
+        try:
+            curves = training_curves(self.folder)
+        except UserError as error:
+            sys.stderr.write(f"skipped: {error}\n")
+            curves = {}
         pgd = {int(key[11:]): curves[key] for key in curves if re.match(r"val/acc/pgd\d+$", key)}
         epoch = max((points[-1][0] for points in curves.values()), default=0)
         return int(epoch), pgd[max(pgd)][-1][1] if pgd else None
@@ -161,12 +166,10 @@ def _read(folder: Path) -> Listed:
     if record is not None:
         return Listed(folder, record.config, identifying(record.config), record)
     try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        return Listed(folder, dict(saved["config"]), dict(saved["identity"]), None)
+        saved = read_settings(folder / CONFIG)
     except FileNotFoundError as error:
         raise UserError(f"no run in {folder}: {CONFIG} is missing; give a run directory") from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / CONFIG} is damaged or no run's") from error
+    return Listed(folder, saved["config"], saved.get("identity", {}), None)
 
 
 def _accuracies(run: Listed) -> dict[str, str]:

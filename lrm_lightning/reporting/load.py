@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -15,15 +16,17 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import yaml
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.directory import EVALUATIONS, METRICS, RECORD, TRANSFER
+from lrm_lightning.runs.directory import EVALUATIONS, METRICS, RECORD, TRANSFER, finished_run
 from lrm_lightning.runs.files import matches
 from lrm_lightning.runs.records import (
     EvaluationRecord,
     Record,
     RunRecord,
     TransferRecord,
+    check_file,
     printable,
     read_record,
+    read_verdicts,
 )
 
 # Large or foreign folders of a run directory without records.
@@ -35,6 +38,7 @@ NOT_REPEATED = re.compile(
 # Version 0.1 wrote transfer.json; now its name ends with the hash of its settings.
 TRANSFERS = re.compile(rf"{Path(TRANSFER).stem}(-[0-9a-f]{{8}})?\.json")
 
+R = TypeVar("R", EvaluationRecord, TransferRecord)
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 Points: TypeAlias = list[tuple[float, float]]
 
@@ -86,11 +90,11 @@ def load(folders: Sequence[str]) -> Records:
     for path in sorted({path for pattern in folders for path in _files(pattern)}):
         try:
             if path.parent.name == EVALUATIONS:
-                records.evaluations.append(Origin(path, read_record(path, EvaluationRecord)))
+                records.evaluations.append(Origin(path, _measured(path, EvaluationRecord)))
             elif path.name != RECORD:
-                records.transfers.append(Origin(path, read_record(path, TransferRecord)))
-            else:
-                records.runs.append(Origin(path, read_record(path, RunRecord)))
+                records.transfers.append(Origin(path, _measured(path, TransferRecord)))
+            elif (record := finished_run(path.parent)) is not None:
+                records.runs.append(Origin(path, record))
         except FileNotFoundError:  # a link to nowhere
             continue
         except UserError as error:
@@ -100,23 +104,31 @@ def load(folders: Sequence[str]) -> Records:
     return records
 
 
-def training_curves(run_dir: Path) -> dict[str, Points]:
+def training_curves(run_dir: Path, record: RunRecord | None = None) -> dict[str, Points]:
     """Every metric in a run's ``metrics.csv`` as ``(epoch, mean value)`` by rising epoch.
 
-    Epochs are counted from 1: what is logged in the first stands at 1. Empty if there is no
-    readable file.
+    Epochs are counted from 1: what is logged in the first stands at 1. Empty if there is no file.
+    The ``record`` is a finished run's.
+
+    Raises:
+        UserError: If the file can't be read, or is not as the run left it.
     """
     curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    path = run_dir / METRICS
     try:
-        with (run_dir / METRICS).open(newline="", encoding="utf-8") as lines:
+        if record is not None:
+            check_file(path, record)
+        with path.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 epoch = row.pop("epoch", None)
                 for name, text in row.items():
                     # Most cells are empty: a row is what one hook logged.
                     if epoch and text and name != "step" and math.isfinite(float(text)):
                         curves[name][float(epoch) + 1].append(float(text))
-    except (OSError, ValueError, TypeError, csv.Error):
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     return {
         name: sorted((epoch, fmean(values)) for epoch, values in points.items())
         for name, points in curves.items()
@@ -152,6 +164,14 @@ def _options(hydra: Mapping[str, Any]) -> list[str]:
     return words + [each for each in hydra["overrides"]["hydra"] if not NOT_REPEATED.match(each)]
 
 
+def _measured(path: Path, kind: type[R]) -> R:
+    """The record at ``path``, with whose numbers the verdicts beside it agree if they are there."""
+    record = read_record(path, kind)
+    with suppress(FileNotFoundError):
+        read_verdicts(path.with_suffix(".npz"), record)
+    return record
+
+
 def walk(pattern: str) -> Iterator[tuple[Path, list[str]]]:
     """Each folder at or below a folder or a glob pattern of them, and the names of its files."""
     folders = [each for each in matches(pattern)[0] if each.is_dir()]
@@ -180,11 +200,16 @@ def _without_copies(runs: Sequence[Run]) -> list[Run]:
 
 
 def _is_current(evaluation: Evaluation, records: Records) -> bool:
-    """Whether the run in whose folder an evaluation lies was not trained again since."""
+    """Whether an evaluation is of the run in whose folder it lies, which wasn't trained since."""
     run, folder = records.run_of(evaluation), evaluation.path.parents[1]
-    written = evaluation.record.written
-    if run is None or run.path.parent != folder or not written or written >= run.record.written:
+    if run is None or run.path.parent != folder:
         return True
-    why = "of before the run was trained again; evaluate it again"
-    records.skipped.append(printable(f"{evaluation.path}: {why}"))
+    written, run_id = evaluation.record.written, evaluation.record.network.run_id
+    if run_id and run.record.run_id not in ("", run_id):
+        why = f"of another run, {run_id}"
+    elif written and written < run.record.written:
+        why = "of before the run was trained again"
+    else:
+        return True
+    records.skipped.append(printable(f"{evaluation.path}: {why}; evaluate it again"))
     return False

@@ -5,20 +5,19 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import write_text
-from lrm_lightning.runs.identity import flat
-from lrm_lightning.runs.records import RunRecord, read_record
+from lrm_lightning.runs.identity import flat, hashed
+from lrm_lightning.runs.records import RunRecord, printable, read_record, read_verdicts
+from lrm_lightning.runs.settings import read_settings, write_settings
 
 RECORD, CORRECT = "record.json", "correct.npz"  # of a finished run, and its verdict an image
 CONFIG, CHECKPOINTS, METRICS = "config.yaml", "checkpoints", "metrics.csv"
 LAST, INTERRUPTED, BEST = "last", "interrupted", "best"  # the checkpoints
+PREVIOUS = "previous"  # what was the last before; gone when the run is finished
 EVALUATIONS, TRANSFER = "evaluations", "transfer.json"  # what evaluate and transfer leave
 EXPORTED, EXPORTED_WEIGHTS = "model.json", "model.safetensors"  # what export leaves
 STATUS = "status.json"  # the latest progress, for whoever started the run
@@ -34,13 +33,30 @@ def checkpoint_path(folder: Path, name: str) -> Path:
 
 
 def finished_run(folder: Path) -> RunRecord | None:
-    """The record of a finished run, ``None`` of an unfinished one; raises if it is damaged."""
+    """The record of a finished run, ``None`` of an unfinished one.
+
+    Raises:
+        UserError: If it or its verdicts are damaged, or of another run than the directory.
+    """
+    path = folder / RECORD
     try:
-        return read_record(folder / RECORD, RunRecord)
+        record = read_record(path, RunRecord)
+        with suppress(FileNotFoundError):  # somebody may have kept the numbers alone
+            read_verdicts(folder / CORRECT, record)
     except FileNotFoundError:
         return None
     except UserError as error:
-        raise UserError(f"{error}; it may be damaged: delete it and start the run again") from error
+        raise UserError(f"{error}; it may be damaged: delete {path} and run it again") from error
+    with suppress(FileNotFoundError):
+        saved = read_settings(folder / CONFIG)
+        ours = saved.get("run_id"), saved["config"].get("method", {}).get("name")
+        theirs = record.run_id, record.method
+        if any(one not in (None, other) for one, other in zip(ours, theirs, strict=True)):
+            what = f"{record.method} {record.run_id}, while the directory is of"
+            raise UserError(
+                f"{path} is of the run {what} {printable(f'{ours[1]} {ours[0]}')}; delete it"
+            )
+    return record
 
 
 def is_training(folder: Path) -> bool:
@@ -69,7 +85,7 @@ class RunDir:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self.checkpoints = path / CHECKPOINTS
-        self._identity = identity
+        self._identity, self.run_id = identity, hashed(identity)[:8]
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -80,21 +96,20 @@ class RunDir:
         self._refuse_another_run()
 
     def _refuse_another_run(self) -> None:
-        path = self.path / CONFIG
-        if not path.exists():
-            return
         try:
-            found = flat(yaml.safe_load(path.read_text(encoding="utf-8"))["identity"])
-        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged; delete {self.path} or choose another run directory"
-            ) from error
+            found = flat(read_settings(self.path / CONFIG).get("identity", {}))
+        except FileNotFoundError:
+            return
+        except UserError as error:
+            mend = f"delete {self.path} or choose another run directory"
+            raise UserError(f"{error}; {mend}") from error
         ours = flat(self._identity)
         if found != ours:
             keys = sorted(k for k in found.keys() | ours.keys() if found.get(k) != ours.get(k))
             raise UserError(
                 f"run directory {self.path} holds a run of another configuration"
-                f" (differs in {', '.join(keys[:4])}); choose another with hydra.run.dir=..."
+                f" (differs in {printable(', '.join(keys[:4]))}); choose another with"
+                " hydra.run.dir=..."
             )
 
     @contextmanager
@@ -125,6 +140,8 @@ class RunDir:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
+            for left in self.checkpoints.glob("*.partial"):  # by a killed process
+                left.unlink(missing_ok=True)
             yield
 
     def clear(self) -> None:
@@ -145,11 +162,11 @@ class RunDir:
 
     def write_config(self, config: dict[str, Any], network: dict[str, Any]) -> None:
         """Keep the resolved configuration, the run's identity, and how to build its network."""
-        content = {"network": network, "identity": self._identity, "config": config}
-        write_text(self.path / CONFIG, yaml.safe_dump(content, sort_keys=False))
+        content = {"run_id": self.run_id, "network": network, "identity": self._identity}
+        write_settings(self.path / CONFIG, content | {"config": config})
 
     def resumable(self) -> list[Path]:
         """Checkpoints to go on from, the newest first."""
-        found = [checkpoint_path(self.path, name) for name in (LAST, INTERRUPTED)]
+        found = [checkpoint_path(self.path, name) for name in (LAST, INTERRUPTED, PREVIOUS)]
         existing = [path for path in found if path.exists()]
         return sorted(existing, key=lambda path: path.stat().st_mtime_ns, reverse=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.integrity import sealed
 
 
 def shown_path(path: Path) -> str:
@@ -67,13 +68,18 @@ def duration(seconds: float) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to, which takes its place in one step at the context's end.
 
+    It is on the disk before: neither a kill nor a power failure leaves half of it.
+
     Raises:
         UserError: If it can't be written (no permission, disk full).
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        _sync(partial)
         partial.replace(path)
+        with suppress(OSError):  # some file systems sync no folders
+            _sync(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; free space or choose another directory"
@@ -81,6 +87,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,10 +108,34 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
+    """As :func:`write_json`, with the content's own hash; numbers are those that JSON can say."""
+    write_json(path, sealed(json.loads(json.dumps(content, allow_nan=False))))
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Replace ``path``, an ``.npz``, by ``arrays`` in one step; raises as :func:`replacing`."""
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What :func:`write_arrays` wrote; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it can't be read or is no such file.
+    """
+    try:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as saved:
+            arrays = dict(saved)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # any damage: numpy and zipfile raise a dozen types
+        raise ValueError(f"it is damaged: {' '.join(str(error).split())[:120]}") from error
+    if not all(isinstance(each, np.ndarray) for each in arrays.values()):
+        raise ValueError("it holds more than arrays")
+    return arrays
 
 
 @contextmanager

@@ -5,7 +5,6 @@ or of a package that the user trusts, or is refused. An import path on the comma
 runs: the user names what he trusts.
 """
 
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import directory
 from lrm_lightning.runs.directory import CONFIG, EXPORTED, RECORD, checkpoint_path
-from lrm_lightning.runs.files import matches, shown_path
-from lrm_lightning.runs.records import Network, one_line
+from lrm_lightning.runs.files import file_sha256, matches, shown_path
+from lrm_lightning.runs.integrity import content_sha256
+from lrm_lightning.runs.records import Network, one_line, printable
+from lrm_lightning.runs.settings import read_settings
 from lrm_lightning.runs.weights import fill, shortened
 
 # A run directory may come from anybody: without the user's trust in more it names one of these.
@@ -68,7 +68,8 @@ def load_model(
     folder = Path(run_dir)
     saved = saved_settings(folder)
     network = _build(saved["network"], folder, trust) if network is None else network
-    fill(network, *weights_file(folder, checkpoint or saved["select"]))
+    path, prefix = weights_file(folder, checkpoint or saved["select"])
+    fill(network, path, prefix, saved["run_id"])
     # torch's stub forgets that memory_format suffices
     return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -82,6 +83,9 @@ def weights_file(folder: Path, checkpoint: str) -> tuple[Path, str]:
         prefix, mend = PREFIX, "the run has not finished its first epoch"
     if not path.exists():
         raise UserError(f"checkpoint {path} is missing; {mend}")
+    files = saved_settings(folder)["files"]
+    if files and files.get(path.name) != file_sha256(path):
+        raise UserError(f"{path} has changed since it was exported; {mend}")
     return path, prefix
 
 
@@ -183,33 +187,31 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 
     ``network`` says how to build it, ``select`` which checkpoint was tested, ``config`` is the
     resolved configuration, ``identity`` what of it determines the result (of an export the same),
-    ``run_id`` the run's, of an export.
+    ``run_id`` the run's, ``files`` the SHA-256 of an export's weights.
     """
     path = folder / (EXPORTED if (folder / EXPORTED).exists() else CONFIG)
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))  # reads JSON too
-        return {
-            "network": dict(saved["network"]),
-            "select": saved["config"]["checkpoint"]["select"],
-            "config": dict(saved["config"]),
-            "identity": dict(saved.get("identity", saved["config"])),
-            "run_id": str(saved.get("training", {}).get("run_id", "")),
-        }
+        saved = read_settings(path)
     except FileNotFoundError as error:
         missing = f"{path.name} is missing; give a run directory"
         raise UserError(f"no run in {folder}: {missing}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged; train the run again") from error
+    except UserError as error:
+        again = "export it" if path.name == EXPORTED else "train the run"
+        raise UserError(f"{error}; {again} again") from error
+    config = saved["config"]
+    return {
+        "network": dict(saved["network"]),
+        "select": config["checkpoint"]["select"],
+        "config": config,
+        "identity": saved.get("identity", config),
+        "run_id": str(saved.get("run_id") or saved.get("training", {}).get("run_id", "")),
+        "files": saved.get("files", {}),
+    }
 
 
 def weights_sha256(network: nn.Module) -> str:
     """SHA-256 in hex over a network's state: names, types, shapes and numbers, however stored."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)} ".encode())
-        digest.update(array.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return content_sha256(network.state_dict())
 
 
 def trusted(target: str, trust: Sequence[str]) -> Callable[..., Any] | None:
@@ -250,9 +252,9 @@ def _build(settings: dict[str, Any], folder: Path, trust: Sequence[str]) -> nn.M
         found = found if isinstance(found, type) and issubclass(found, nn.Module) else None
     if found is None:
         raise UserError(
-            f"{folder} names the network {target}, which is not this package's; where you trust its"
-            f" code give trust=[{target.partition('.')[0]}], or build it yourself and pass it as"
-            " load_model(..., network=...)"
+            f"{folder} names the network {printable(target)}, which is not this package's; where you"
+            f" trust its code give trust=[{printable(target.partition('.')[0])}], or build it"
+            " yourself and pass it as load_model(..., network=...)"
         )
     try:
         # Not hydra's instantiate: it would call any _target_ inside the arguments too.

@@ -5,10 +5,12 @@ numbers are finite, texts are one printable line. Fields that this version does 
 ignored, and configurations of older versions are given in today's keys.
 """
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,7 +22,8 @@ from pydantic import (
 )
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import write_json
+from lrm_lightning.runs.files import file_sha256, read_arrays, write_sealed_json
+from lrm_lightning.runs.integrity import opened
 
 SCHEMA = 1
 LONGEST_TEXT = 400
@@ -241,6 +244,7 @@ class Record(_Part):
     versions: Settings = {}  # of Python and of each package that the numbers depend on
     git: Git = Git()
     hardware: Settings = {}
+    files: dict[Name, Text] = {}  # SHA-256 in hex of files beside the record
 
 
 class RunRecord(Record):
@@ -315,13 +319,13 @@ class TransferRecord(Record):
         return self
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", RunRecord, EvaluationRecord, TransferRecord)
 
 
 def write_record(path: Path, record: Record) -> None:
     """Replace ``path`` by the record in one step; fields that were not given are left out."""
     content = record.model_dump(mode="json", exclude_unset=True)
-    write_json(path, {"schema": SCHEMA} | content)
+    write_sealed_json(path, {"schema": SCHEMA} | content)
 
 
 def read_record(path: Path, kind: type[R]) -> R:
@@ -333,16 +337,62 @@ def read_record(path: Path, kind: type[R]) -> R:
 
     Raises:
         FileNotFoundError: If there is no file.
-        UserError: If it can't be read, or is not such a record; one line that names the field.
+        UserError: If it can't be read, is not such a record, or has changed since it was written;
+            one line that names the field.
     """
     try:
-        return kind.model_validate_json(path.read_bytes(), strict=True)
+        content = path.read_bytes()
+        record = kind.model_validate_json(content, strict=True)
+        opened(json.loads(content))
     except FileNotFoundError:
         raise
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        problem = printable(f"{where}: {first['msg']}" if where else first["msg"])
-        raise UserError(f"{path} is no {kind.__name__} of this version ({problem})") from error
+    except ValueError as error:
+        why = explained(error) if isinstance(error, ValidationError) else printable(str(error))
+        raise UserError(f"{path} is no {kind.__name__} of this version ({why})") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    return record
+
+
+def explained(error: ValidationError) -> str:
+    """The first field that is wrong, and why, on one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return printable(f"{where}: {first['msg']}" if where else first["msg"])
+
+
+def check_file(path: Path, record: Record) -> None:
+    """Whether a file beside a record is the one that the record was written with.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        UserError: If it is another; records of older versions can't tell.
+    """
+    found = file_sha256(path)
+    if record.files and record.files.get(path.name) != found:
+        raise UserError(f"{path} has changed since its record was written")
+
+
+def read_verdicts(
+    path: Path, record: RunRecord | EvaluationRecord | TransferRecord
+) -> dict[str, np.ndarray]:
+    """Arrays of the ``.npz`` beside a record: those that its accuracies were counted from.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        UserError: If it is damaged or another record's.
+    """
+    check_file(path, record)
+    try:
+        arrays = read_arrays(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    matrix = isinstance(record, TransferRecord)
+    for name, shares in ({"correct": record.accuracy} if matrix else record.metrics).items():
+        correct = arrays.get(name)
+        if correct is None:  # records of older versions may have none
+            continue
+        fits = correct.dtype == bool and correct.shape == (*np.shape(shares), record.n)
+        if not (fits and np.allclose(correct.mean(axis=-1), shares, rtol=0, atol=1e-9)):
+            raise UserError(f"{path}: its verdicts on {name} are not those of the record")
+    return arrays

@@ -4,22 +4,27 @@ Nothing in a file is executed.
 """
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.directory import LAST, PREVIOUS
+from lrm_lightning.runs.integrity import opened
 from lrm_lightning.runs.records import printable
 
 # Keys under which checkpoints have the state dict, one within another where there are several.
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 SHOWN = 4  # names in a message
+WHOSE = "whose"  # in a run's checkpoints: see checkpoint_owner
 
 
-def fill(network: nn.Module, path: Path, prefix: str = "") -> None:
+def fill(network: nn.Module, path: Path, prefix: str = "", run_id: str = "") -> None:
     """Load the tensors of a file whose names begin with ``prefix``.
 
     Names may all have one more prefix, such as ``module.``, if without it they are the network's.
@@ -29,12 +34,13 @@ def fill(network: nn.Module, path: Path, prefix: str = "") -> None:
         path: ``*.safetensors``, or what ``torch.save`` wrote: a state dict, alone or in a
             dictionary under one of :data:`NESTED`.
         prefix: How the names begin that are meant; they are known without it.
+        run_id: Of the run that it must be a checkpoint of, if it must be one.
 
     Raises:
         UserError: If the file is damaged, holds more than plain values or does not fit.
     """
     own = network.state_dict()
-    found = _tensors(path)
+    found = _tensors(path, run_id)
     state = {key[len(prefix) :]: each for key, each in found.items() if key.startswith(prefix)}
     state = _without_prefix(state, own)
     try:
@@ -51,11 +57,43 @@ def shortened(error: BaseException) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def checkpoint_owner(path: Path, run_id: str) -> str:
+    """What a checkpoint says of the run and the file that it was written for."""
+    return f"{run_id}/{LAST if path.stem == PREVIOUS else path.stem}"
+
+
+def read_checkpoint(path: Path, run_id: str = "") -> Any:  # noqa: ANN401
+    """What ``torch.save`` wrote, its tensors on the CPU; nothing in it is executed.
+
+    It must be as it was written, without NaN and, if ``run_id`` is given, that run's. torch itself
+    heeds no checksum.
+
+    Raises:
+        ValueError: If it is not.
+        Exception: If it can't be read: torch raises half a dozen types.
+    """
+    if zipfile.is_zipfile(path):  # torch.save had other formats once
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise ValueError("its bytes have changed since they were written")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict):
+        return saved
+    saved = opened(saved)
+    whose = checkpoint_owner(path, run_id)
+    if run_id and saved.get(WHOSE, whose) != whose:  # older versions wrote none
+        raise ValueError(f"it is another checkpoint, {saved[WHOSE]}")
+    tensors = dict(saved.get("state_dict", saved)).values()
+    if any(isinstance(each, Tensor) and each.isnan().any() for each in tensors):
+        raise ValueError("it holds weights that are NaN")
+    return saved
+
+
+def _tensors(path: Path, run_id: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = read_checkpoint(path, run_id)
         while inner := [saved[key] for key in NESTED if isinstance(saved.get(key), Mapping)]:
             saved = inner[0]
         state = dict(saved)

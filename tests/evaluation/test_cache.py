@@ -1,5 +1,8 @@
 """Pieces are computed once, whatever happens in between; progress and its estimate."""
 
+import io
+import shutil
+
 import numpy as np
 import pytest
 
@@ -65,6 +68,35 @@ def test_damaged_piece_is_computed_again(tmp_path, damage):
     }
     path.write_bytes(changed.get(damage, damage))
     assert len(Cache(tmp_path).once("x", lambda: piece(4))["a"]) == 4
+
+
+def test_another_piece_is_not_taken(tmp_path):
+    """Of another name or identity, of another shape, without its time, or no archive at all."""
+    Cache(tmp_path).once("x", lambda: piece(5))
+    (path,) = files(tmp_path)
+    whole = dict(np.load(path))
+    Cache(tmp_path).once("y", lambda: piece(6))
+    (other,) = set(files(tmp_path)) - {path}
+    moved = tmp_path / "elsewhere" / path.name
+    moved.parent.mkdir()
+    shutil.copy(path, moved)
+    for damaged in (
+        lambda: shutil.copy(other, path),
+        lambda: np.savez(path, **whole | {"a": whole["a"][:2]}),
+        lambda: np.savez(path, **whole | {"b": ~whole["b"]}),
+        lambda: np.savez(path, **{name: whole[name] for name in whole if name != "wall_s"}),
+        lambda: path.write_bytes(_npy(whole["a"])),
+    ):
+        damaged()
+        assert Cache(tmp_path).once("x", lambda: piece(4))["a"].tolist() == [0, 1, 2, 3]
+    assert cache._read(path) is not None
+    assert cache._read(moved) is None
+
+
+def _npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def test_nothing_is_left_of_a_piece_that_failed(tmp_path):

@@ -20,7 +20,7 @@ from lrm_lightning.runs.networks import load_model
 
 COMMAND = "lrm_lightning.evaluate"
 # Differ from one execution to the next, or say where it was executed.
-OF_THE_EXECUTION = ("wall_s", "written")
+OF_THE_EXECUTION = ("wall_s", "written", "sha256")
 PAPER = ("suite=paper", "n_images=30", "suite.steps=6", "suite.table=[2,6]", "suite.logits_at=3")
 
 

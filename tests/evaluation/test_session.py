@@ -66,6 +66,11 @@ def test_a_class_that_a_file_names_is_not_used():
     assert data_settings(trained, given) == {"_target_": "lrm_lightning.data.DigitsDataModule"}
     with pytest.raises(UserError, match=r"data\.name=stripes is unknown"):
         data_settings({"data": {"_target_": "os.mkdir", "name": "stripes"}}, given)
+    for name in ("../../digits", "digits\0", "a\nb" * 9999):
+        with pytest.raises(UserError) as error:
+            data_settings({"data": {"name": name}}, given)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 600
 
 
 def test_wrong_place_of_the_data():

@@ -67,7 +67,6 @@ def test_classes_without_a_name_are_numbered(records):
         {"x_adv": np.zeros((3, 3, 8, 9), np.float32)},
         {"y": np.zeros(2, int)},
         {"clean": np.array(["a", "b", "c"])},
-        {"index": np.array([{}, {}, {}])},  # a pickle, which must not be opened
     ],
 )
 def test_a_foreign_file_is_one_line(records, changed):
@@ -76,11 +75,16 @@ def test_a_foreign_file_is_one_line(records, changed):
     assert shown(records) == ([], [f"{path}: no readable gallery"])
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"not an archive"])
-def test_a_damaged_file_is_one_line(records, content):
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"not an archive", "pickle"])
+def test_a_record_whose_verdicts_are_damaged_is_left_out(records, content):
     path = records.paper(records.run("pgd")).with_suffix(".npz")
-    path.write_bytes(content)
-    assert shown(records) == ([], [f"{path}: no readable gallery"])
+    if content == "pickle":  # it must not be opened
+        records.gallery(path, index=np.array([{}, {}, {}]))
+    else:
+        path.write_bytes(content)
+    found, (line,) = shown(records)
+    assert found == []
+    assert line.startswith(f"{path}: it is damaged: ")
 
 
 def test_a_missing_file_is_no_gallery(records):

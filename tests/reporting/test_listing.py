@@ -18,6 +18,7 @@ def _unfinished(records, name="lrm", *, epochs=30, seed=0):
         "method": {"name": name},
         "data": {"name": "digits"},
         "trainer": {"max_epochs": epochs},
+        "checkpoint": {"select": "last"},
         "seed": seed,
     }
     folder = records.folder / "digits" / f"{name}-{epochs:08d}"

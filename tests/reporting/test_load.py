@@ -1,5 +1,6 @@
 """Finding and reading records, the damaged and foreign among them, and training curves."""
 
+import hashlib
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.reporting.load import command_line, load, training_curves
+from lrm_lightning.runs.records import RunRecord
 
 
 def found(records):
@@ -110,9 +112,12 @@ def test_folders_may_be_patterns_and_overlap_and_must_be_there(records, tmp_path
         load([str(tmp_path / "nowhere")])
 
 
-def curves(folder, text):
-    (folder / "metrics.csv").write_text(text)
-    return training_curves(folder)
+def curves(folder, content, **record):
+    (folder / "metrics.csv").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
+    content = {"method": "pgd", "data": {"name": "digits"}, "n": 4, "metrics": {}}
+    return training_curves(folder, RunRecord(**content, **record))
 
 
 def test_rows_of_one_epoch_come_together_counted_from_one(tmp_path):
@@ -127,12 +132,22 @@ def test_rows_of_one_epoch_come_together_counted_from_one(tmp_path):
     }
 
 
-@pytest.mark.parametrize("text", ["", "step\n", "a,b\n1,2\n", "step,epoch,x\n1,one,2\n1,0,nan\n"])
-def test_what_is_no_number_is_left_out(tmp_path, text):
+@pytest.mark.parametrize("text", ["", "step\n", "a,b\n1,2\n", "step,epoch,x\n1,0,nan\n"])
+def test_what_is_no_finite_number_is_left_out(tmp_path, text):
     assert curves(tmp_path, text) == {}
 
 
-def test_no_file_and_bytes_of_something_else_are_no_curves(tmp_path):
-    assert training_curves(tmp_path) == {}
-    (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe\x00\x01")
+@pytest.mark.parametrize("content", [b"\xff\xfe\0\1", b"step,epoch,x\n1,one,2\n"])
+def test_damaged_curves_are_one_line(tmp_path, content):
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged: ") as error:
+        curves(tmp_path, content)
+    assert "\n" not in str(error.value)
+
+
+def test_curves_that_the_run_did_not_leave_are_refused(tmp_path):
+    files = {"metrics.csv": hashlib.sha256(b"step,epoch,x\n1,0,2\n").hexdigest()}
+    assert curves(tmp_path, "step,epoch,x\n1,0,2\n", files=files) == {"x": [(1.0, 2.0)]}
+    with pytest.raises(UserError, match="changed since"):
+        curves(tmp_path, "step,epoch,x\n1,0,3\n", files=files)
+    (tmp_path / "metrics.csv").unlink()
     assert training_curves(tmp_path) == {}

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import yaml
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import LOCK, RunDir, finished_run
+from lrm_lightning.runs.files import file_sha256, write_arrays
+from lrm_lightning.runs.identity import hashed
 from lrm_lightning.runs.records import RunRecord, write_record
 
 IDENTITY = {"seed": 0, "method": {"name": "alp", "alpha": 0.0}, "optimizer": {"milestones": [1, 2]}}
@@ -34,6 +37,8 @@ def test_fresh(tmp_path):
 def test_config_is_kept_and_recognised(tmp_path):
     RunDir(tmp_path, IDENTITY).write_config(CONFIG, NETWORK)
     kept = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert kept.pop("run_id") == hashed(IDENTITY)[:8]
+    assert len(kept.pop("sha256")) == 64
     assert kept == {"network": NETWORK, "identity": IDENTITY, "config": CONFIG}
     RunDir(tmp_path, {key: IDENTITY[key] for key in reversed(IDENTITY)})
 
@@ -59,6 +64,46 @@ def test_another_configuration_is_refused(other, keys, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"run_id": "00000000"}, "is of the run alp 00000000, while the directory is of alp "),
+        ({"method": "pgd"}, "is of the run pgd "),
+    ],
+)
+def test_a_record_of_another_run_is_refused(fields, message, tmp_path):
+    run = RunDir(tmp_path, IDENTITY)
+    run.write_config(CONFIG | {"method": {"name": "alp"}}, NETWORK)
+    own = FINISHED.model_copy(update={"run_id": run.run_id})
+    write_record(tmp_path / "record.json", own)
+    assert finished_run(tmp_path) == own
+    write_record(tmp_path / "record.json", own.model_copy(update=fields))
+    with pytest.raises(UserError, match=message):
+        finished_run(tmp_path)
+
+
+def test_verdicts_that_are_not_the_records_are_refused(tmp_path):
+    """Of a record that holds their hash, and of an older one that only holds the accuracies."""
+    correct = {"clean": np.array([True, False, True, False])}
+    write_arrays(tmp_path / "correct.npz", correct)
+    files = {"correct.npz": file_sha256(tmp_path / "correct.npz")}
+    records = FINISHED, FINISHED.model_copy(update={"files": files})
+    for changed, lines in (
+        (correct, ("", "")),
+        ({"clean": ~correct["clean"]}, ("", "has changed since")),
+        ({"clean": correct["clean"] | True}, ("are not those of the record", "has changed since")),
+        ({"clean": correct["clean"][:2]}, ("are not those of the record", "has changed since")),
+    ):
+        write_arrays(tmp_path / "correct.npz", changed)
+        for record, line in zip(records, lines, strict=True):
+            write_record(tmp_path / "record.json", record)
+            if line:
+                with pytest.raises(UserError, match=line):
+                    finished_run(tmp_path)
+            else:
+                assert finished_run(tmp_path) == record
+
+
 CODE = b"identity: !!python/object/apply:os.mkdir ['made']\n"
 
 
@@ -70,13 +115,16 @@ def test_damaged_config(content, tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError) as error:
         RunDir(tmp_path, IDENTITY)
-    assert str(error.value).startswith(f"{tmp_path / 'config.yaml'} is damaged; delete {tmp_path}")
+    assert str(error.value).startswith(f"{tmp_path / 'config.yaml'} is damaged (")
+    assert f"; delete {tmp_path}" in str(error.value)
     assert not (tmp_path / "made").exists()  # nothing in the file is executed
 
 
 def test_damaged_record(tmp_path):
     (tmp_path / "record.json").write_text("{half")
-    with pytest.raises(UserError, match=rf"{tmp_path}/record\.json .*damaged: delete it and start"):
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/record\.json .*damaged: delete .* and run it again"
+    ):
         finished_run(tmp_path)
 
 
@@ -98,7 +146,7 @@ def test_directory_without_permission(tmp_path):
 
 def test_resumable_gives_the_newest_first(tmp_path):
     run = RunDir(tmp_path, IDENTITY)
-    names = ("last.ckpt", "interrupted.ckpt", "best.ckpt")
+    names = ("last.ckpt", "interrupted.ckpt", "previous.ckpt", "best.ckpt")
     for order in (names, names[::-1]):
         for second, name in enumerate(order):
             (run.checkpoints / name).write_bytes(b"")
@@ -174,7 +222,10 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     finally:
         first.kill()
         first.communicate()
+    half = tmp_path / "checkpoints" / "last.ckpt.7.partial"
+    half.write_bytes(b"PK")
     with RunDir(tmp_path, {}).locked():  # what a killed process has left is no obstacle
+        assert not half.exists()
         assert (tmp_path / LOCK).read_text() == f"process {os.getpid()} on {platform.node()}"
     with RunDir(tmp_path, {}).locked():
         pass

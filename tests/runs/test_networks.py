@@ -8,7 +8,6 @@ import sys
 import pytest
 import safetensors.torch
 import torch
-import yaml
 from torch import nn
 
 import lrm_lightning
@@ -22,6 +21,7 @@ from lrm_lightning.runs.networks import (
     load_runs,
     weights_sha256,
 )
+from lrm_lightning.runs.settings import read_settings, write_settings
 
 SETTINGS = {
     "_target_": "lrm_lightning.models.ResNet",
@@ -59,10 +59,9 @@ def run(tmp_path):
 
 
 def _edit(run, **network):
-    path = run / "config.yaml"
-    saved = yaml.safe_load(path.read_text())
+    saved = read_settings(run / "config.yaml")
     saved["network"] |= network
-    path.write_text(yaml.safe_dump(saved))
+    write_settings(run / "config.yaml", saved)
 
 
 def _logits(network):
@@ -88,9 +87,9 @@ def test_same_logits_in_eval_mode(checkpoint, seed, run):
 
 
 def test_the_weights_that_were_tested_are_the_default(run):
-    saved = yaml.safe_load((run / "config.yaml").read_text())
+    saved = read_settings(run / "config.yaml")
     saved["config"]["checkpoint"]["select"] = "best"
-    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    write_settings(run / "config.yaml", saved)
     torch.testing.assert_close(_logits(load_model(str(run))), _logits(_network(1).eval()))
 
 
@@ -141,7 +140,7 @@ def test_untrusted_call_is_not_made(run, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(os, "system", lambda *args, **kwargs: calls.append((args, kwargs)))
     path = run / "config.yaml"
-    whole = yaml.safe_load(path.read_text())
+    whole = read_settings(path)
     call = {"_target_": "os.system", "_args_": ["touch here"], "command": "touch here"}
     for network in (
         call,
@@ -149,7 +148,7 @@ def test_untrusted_call_is_not_made(run, tmp_path, monkeypatch):
         SETTINGS | {"depth": call},
         SETTINGS | {"widths": [call] * 4},
     ):
-        path.write_text(yaml.safe_dump(whole | {"network": network}))
+        write_settings(path, whole | {"network": network})
         _refused(run)
     assert calls == []
 

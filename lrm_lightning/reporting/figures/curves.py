@@ -3,13 +3,14 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import attack_title, pgd_steps
 from lrm_lightning.reporting.aggregate import Group, Results, titled
 from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.load import Points, training_curves
 from lrm_lightning.reporting.parts import Missing, Plot, command, number
 from lrm_lightning.runs.intervals import wilson_interval
-from lrm_lightning.runs.records import Curve
+from lrm_lightning.runs.records import Curve, printable
 
 TICKS = (0, 5, 10, 20, 50, 100, 150, 200)
 # More lines in one figure can't be told apart.
@@ -63,9 +64,16 @@ def step_curve(results: Results) -> list[Plot]:
 def training_plots(results: Results) -> list[Plot] | list[Missing]:
     """Validation accuracies, natural and robust, and training loss, at most eight runs a plot.
 
-    Of several seeds the lowest is drawn.
+    Of several seeds the lowest is drawn. A file that can't be read is added to what the records
+    ``skipped``.
     """
-    logged = {each.network: training_curves(each.origins[0].path.parent) for each in results.tests}
+    logged: dict[str, dict[str, Points]] = {}
+    for each in results.tests:
+        run, logged[each.network] = each.runs[0], {}
+        try:
+            logged[each.network] = training_curves(run.path.parent, run.record)
+        except UserError as error:
+            results.records.skipped.append(printable(str(error)))
     groups = titled([each for each in results.tests if logged[each.network]])
     plots = []
     for start in range(0, len(groups), LINES_AT_MOST):
