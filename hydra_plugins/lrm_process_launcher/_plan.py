@@ -85,7 +85,8 @@ def plan(
                 plain = numeric(OmegaConf.to_container(config))
                 job = Job(number, tuple(overrides), directory, plain)
                 job.twin = _twin(job, jobs)
-                if job.record is not None and not OmegaConf.select(config, "rerun"):
+                record, rerun = job.record, OmegaConf.select(config, "rerun")
+                if record is not None and not rerun and not _may_have_other_data(record, config):
                     job.state = State.EARLIER
                 elif job.twin is None:
                     validate = validate or _prepare(settings)
@@ -96,6 +97,13 @@ def plan(
             line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
             problems.append(f"job {number} ({' '.join(overrides)}): {line}")
     return jobs, problems
+
+
+def _may_have_other_data(record: RunRecord, config: DictConfig) -> bool:
+    """Whether only the run itself can tell if it had the data that there is now: it reads them."""
+    if OmegaConf.select(config, "data.root") is None:
+        return False
+    return not record.data.official or OmegaConf.select(config, "data.require_official") is False
 
 
 def _prepare(settings: ProcessLauncherConf) -> Callable[[DictConfig], object]:

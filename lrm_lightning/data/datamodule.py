@@ -28,9 +28,9 @@ class ImageDataModule(LightningDataModule, ABC):
                 return ImageSplit(images, labels), ImageSplit(test_images, test_labels)
 
     The file names the class as ``_target_``, repeats ``name``, and gives the settings below and
-    those of a constructor of its own. Files that have to be fetched are fetched in
-    ``prepare_data``. Whatever device and process the attached trainer has, the loaders serve;
-    without a trainer that is one process on the CPU.
+    those of a constructor of its own. Files that have to be fetched are fetched in :meth:`fetch`.
+    Whatever device and process the attached trainer has, the loaders serve; without a trainer that
+    is one process on the CPU.
 
     Args:
         val_size: Images held out of the training set for validation; 0 trains on all of them.
@@ -80,9 +80,17 @@ class ImageDataModule(LightningDataModule, ABC):
         self.fingerprint = ""  # SHA-256 in hex over images and labels of training and test set
         self._splits: dict[str, ImageSplit] = {}
 
+    def fetch(self) -> None:
+        """Put onto this machine what :meth:`load` reads, unless it is there; once a machine."""
+
     @abstractmethod
     def load(self) -> tuple[ImageSplit, ImageSplit]:
         """Read training and test set into memory, on the CPU; a damaged file is a UserError."""
+
+    def prepare_data(self) -> None:
+        """Fetch the data; once they are in memory, nothing depends on files any more."""
+        if not self._splits:
+            self.fetch()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data and hold out the validation set, once, whatever the ``stage``."""
@@ -128,6 +136,19 @@ class ImageDataModule(LightningDataModule, ABC):
             "note": self.note,
             **{f"n_{name}": len(split.labels) for name, split in self._splits.items()},
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the data."""
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a training on other data than these, which have been read."""
+        if state_dict["fingerprint"] not in ("", self.fingerprint):
+            raise UserError(
+                f"these are not the {self.name} data that the run was trained on (SHA-256"
+                f" {self.fingerprint[:8]}, not {state_dict['fingerprint'][:8]}): give it those,"
+                " another hydra.run.dir=..., or rerun=true to train it again on these"
+            )
 
     @property
     def steps_per_epoch(self) -> int:

@@ -57,7 +57,7 @@ class OfficialDataModule(ImageDataModule):
     def is_there(self) -> bool:
         """Whether nothing has to be fetched."""
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         """Fetch what is not there.
 
         A file counts only once its MD5 is right, and an archive's folder appears only once it is

@@ -78,6 +78,8 @@ def test_a_second_call_runs_only_what_is_missing(app):
     assert "3 jobs: 2 done, 1 done earlier" in output
     assert len(re.findall(r" runs/[abc]\s", output)) == 3
     assert app.file("b", "job.log").read_text().count("-m quick_job") == 2
+    app.run("name=a", "+data.root=elsewhere")  # it may have other data now
+    assert app.calls("a") == [2]
 
 
 def test_a_rerun_that_fails_is_not_taken_for_the_earlier_run(app):
