@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from lrm_lightning.errors import UserError
@@ -16,19 +17,17 @@ from lrm_lightning.runs.files import write_text
 
 # Lightning asks to save at every logged step; a long run would rewrite its file for nothing.
 SECONDS_BETWEEN_SAVES = 10.0
+METRICS = "metrics"  # in checkpoints
 
 
 class MetricsCSV(Logger):
     """Writes ``metrics.csv``: a row a step, a column a metric.
 
-    Lightning's own CSVLogger deletes the file when a run is resumed. This one keeps it, and what is
-    logged again after a resume replaces what the interrupted run had logged at those steps.
+    Lightning's own CSVLogger deletes the file when a run is resumed. This one goes on where
+    :class:`MetricsInCheckpoints` tells it to, whatever has become of the file.
 
     Args:
-        path: The file.
-
-    Raises:
-        UserError: If there is such a file and it can't be read.
+        path: The file; replaced when something is logged.
     """
 
     name, version = "csv", ""  # type: ignore[assignment] (Lightning has properties)
@@ -38,16 +37,33 @@ class MetricsCSV(Logger):
         self._path = path
         self._rows: dict[int, dict[str, str]] = {}
         self._saved_at = 0.0
-        if not path.exists():
-            return
+
+    @property
+    def text(self) -> str:
+        """What has been logged, as CSV; empty if nothing has."""
+        if not self._rows:
+            return ""
+        columns = sorted({key for row in self._rows.values() for key in row})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
+        return text.getvalue()
+
+    def go_on(self, text: str | None) -> None:
+        """Have logged what ``text`` says; ``None``: what the file says.
+
+        Raises:
+            UserError: If it can't be read.
+        """
         try:
-            with path.open(newline="", encoding="utf-8") as lines:
-                for row in csv.DictReader(lines):
-                    step = int(row.pop("step"))
-                    self.log_metrics({key: float(each) for key, each in row.items() if each}, step)
+            text = self._path.read_text(encoding="utf-8") if text is None else text
+            for row in csv.DictReader(io.StringIO(text)):
+                step = int(row.pop("step"))
+                self.log_metrics({key: float(each) for key, each in row.items() if each}, step)
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise UserError(
-                f"{path} is damaged ({error}); delete it and start the run again"
+                f"{self._path} is damaged ({error}); start the run again with rerun=true"
             ) from error
 
     @rank_zero_only
@@ -66,23 +82,27 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if not self._rows:
-            return
-        columns = sorted({key for row in self._rows.values() for key in row})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
-        write_text(self._path, text.getvalue())
-        self._saved_at = time.monotonic()
+        if self._rows:
+            write_text(self._path, self.text)
+            self._saved_at = time.monotonic()
 
 
-class SavedBeforeCheckpoints(Callback):
-    """Writes the metrics before every checkpoint: a run that resumes there logs none again."""
+class MetricsInCheckpoints(Callback):
+    """Keeps what a :class:`MetricsCSV` has logged in every checkpoint, and goes on with that.
+
+    What was logged later is logged again; a file that is older, cut or damaged does no harm.
+    """
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
-                logger.finalize("")
+                checkpoint[METRICS] = logger.text
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV) and trainer.state.fn == TrainerFn.FITTING:
+                logger.go_on(checkpoint.get(METRICS))  # version 0.1 kept none

@@ -1,13 +1,16 @@
 """Checkpoints that a run can go on from exactly."""
 
-import shutil
+import io
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -19,14 +22,19 @@ from lrm_lightning.runs.directory import (
     BEST,
     INTERRUPTED,
     LAST,
+    PREVIOUS,
     RunDir,
     checkpoint_path,
     finished_run,
 )
 from lrm_lightning.runs.files import replacing
 from lrm_lightning.runs.identity import flat, identity
+from lrm_lightning.runs.integrity import sealed
 from lrm_lightning.runs.networks import saved_settings
+from lrm_lightning.runs.weights import WHOSE, checkpoint_owner, read_checkpoint
 from lrm_lightning.training.interruption import ranks_talk
+
+NEEDED = {"state_dict", "loops", "optimizer_states", "lr_schedulers", "callbacks"}
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -81,27 +89,61 @@ def _batches_are_over(trainer: L.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
-def newest_usable(checkpoints: Iterable[Path], defense: L.LightningModule) -> str | None:
+class RunCheckpointIO(TorchCheckpointIO):
+    """Files that are whole, of this run and as they were written; anything else is refused.
+
+    Lightning's own moves a file into place by copying it where temporary files lie on another file
+    system, and a kill meanwhile leaves half of it. This one writes beside the target, and keeps the
+    last checkpoint but one of an epoch's end.
+
+    Args:
+        run_id: Written into each checkpoint.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        path, content = Path(path), io.BytesIO()
+        whose = {WHOSE: checkpoint_owner(path, self._run_id)}
+        torch.save(sealed(checkpoint | whose), content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_bytes(content.getbuffer())
+            if path.stem == LAST:
+                with suppress(OSError):  # there is none yet, or the file system has no links
+                    path.with_stem(PREVIOUS).unlink(missing_ok=True)
+                    os.link(path, path.with_stem(PREVIOUS))
+
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, Any]:
+        """The checkpoint at ``path``; :class:`UserError` if it is damaged or another run's."""
+        try:
+            saved = read_checkpoint(Path(path), self._run_id)
+            missing = NEEDED - saved.keys()
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        except Exception as error:  # any damage: torch raises half a dozen types
+            why = " ".join(str(error).split())[:120]
+            raise UserError(f"damaged checkpoint {path}: {why}") from error
+        return saved
+
+
+def newest_usable(
+    checkpoints: Iterable[Path], files: RunCheckpointIO, defense: L.LightningModule
+) -> str | None:
     """The first checkpoint that ``defense`` can go on from; for each one skipped it prints why."""
+    shapes = {name: value.shape for name, value in defense.state_dict().items()}
     for path in checkpoints:
-        problem = _problem(path, defense)
-        if problem is None:
+        try:
+            state = files.load_checkpoint(path)["state_dict"]
+            if {name: value.shape for name, value in state.items()} != shapes:
+                raise UserError(f"checkpoint {path}: it is of another network")
+        except UserError as error:
+            rank_zero_only(print)(f"skipping {error}")
+        else:
             return str(path)
-        rank_zero_only(print)(f"skipping {problem}")
-    return None
-
-
-def _problem(checkpoint: Path, defense: L.LightningModule) -> str | None:
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        missing = {"loops", "optimizer_states", "lr_schedulers", "callbacks"} - saved.keys()
-        if missing:
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        found = {name: value.shape for name, value in saved["state_dict"].items()}
-    except Exception as error:  # any damage: torch raises half a dozen types
-        return f"damaged checkpoint {checkpoint}: {' '.join(str(error).split())[:120]}"
-    if found != {name: value.shape for name, value in defense.state_dict().items()}:
-        return f"checkpoint {checkpoint}: it is of another network"
     return None
 
 
@@ -121,12 +163,12 @@ def extend(origin: Path, cfg: DictConfig, run_dir: RunDir, defense: Defense) -> 
         UserError: If ``origin`` holds no finished run, or one that differs in more than its length
             and its schedule, or one that is as long.
     """
-    theirs, ours = flat(saved_settings(origin)["identity"]), flat(identity(cfg))
+    before, now = flat(saved_settings(origin)["identity"]), flat(identity(cfg))
     may_differ = ("extend", "trainer.max_epochs", "scheduler.")
     differing = sorted(
         key
-        for key in theirs.keys() | ours.keys()
-        if theirs.get(key) != ours.get(key) and not key.startswith(may_differ)
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and not key.startswith(may_differ)
     )
     if differing:
         raise UserError(
@@ -141,14 +183,13 @@ def extend(origin: Path, cfg: DictConfig, run_dir: RunDir, defense: Defense) -> 
         raise UserError(
             f"extend={origin}: it has {record.epochs} epochs; give a larger trainer.max_epochs"
         )
-    saved = torch.load(last, map_location="cpu", weights_only=True)
+    theirs, ours = (RunCheckpointIO(each) for each in (record.run_id, run_dir.run_id))
+    saved = theirs.load_checkpoint(last)
     reschedule(saved, defense, epochs=epochs, steps_per_epoch=record.global_step // record.epochs)
     best = checkpoint_path(origin, BEST)
     if best.exists():
-        with replacing(checkpoint_path(run_dir.path, BEST)) as partial:
-            shutil.copy(best, partial)
-    with replacing(checkpoint_path(run_dir.path, LAST)) as partial:
-        torch.save(saved | {"stopped": False}, partial)
+        ours.save_checkpoint(theirs.load_checkpoint(best), checkpoint_path(run_dir.path, BEST))
+    ours.save_checkpoint(saved | {"stopped": False}, checkpoint_path(run_dir.path, LAST))
 
 
 def reschedule(

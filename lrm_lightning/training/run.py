@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import ImageDataModule
+from lrm_lightning.data.official import OfficialDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import print_runs
 from lrm_lightning.methods import Defense, PGDTraining
@@ -20,20 +21,27 @@ from lrm_lightning.runs import identity, provenance
 from lrm_lightning.runs.directory import (
     BEST,
     CORRECT,
+    METRICS,
+    PREVIOUS,
     RECORD,
     RunDir,
     checkpoint_path,
     finished_run,
 )
-from lrm_lightning.runs.files import write_arrays
+from lrm_lightning.runs.files import file_sha256, write_arrays
 from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.records import RunRecord, write_record
 from lrm_lightning.tracking.loggers import open_loggers, upload_rest
-from lrm_lightning.tracking.metrics_csv import SavedBeforeCheckpoints
+from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia
 from lrm_lightning.training import build
 from lrm_lightning.training.batch_norm_sync import BatchNormSync
-from lrm_lightning.training.checkpoints import extend, newest_usable, run_checkpoints
+from lrm_lightning.training.checkpoints import (
+    RunCheckpointIO,
+    extend,
+    newest_usable,
+    run_checkpoints,
+)
 from lrm_lightning.training.failures import in_one_line
 from lrm_lightning.training.initial_weights import InitialWeights
 from lrm_lightning.training.interruption import Interruption
@@ -64,6 +72,7 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
     record = None if cfg.rerun else finished_run(path)
     if record is not None:
         start.load_state_dict(record.init_from)
+        _refuse_other_data(cfg, record)
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
         print_runs([("", record, path)])
         upload_rest(cfg, path, record.val_metrics | record.test_metrics)
@@ -92,20 +101,27 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
                 if cfg.extend is not None and not run_dir.resumable():
                     # Every process does it, as no other may have done it by now.
                     extend(Path(str(cfg.extend)), cfg, run_dir, defense)
-                checkpoint = newest_usable(run_dir.resumable(), defense)
+                files = trainer.strategy.checkpoint_io
+                assert isinstance(files, RunCheckpointIO)
+                checkpoint = newest_usable(run_dir.resumable(), files, defense)
                 if checkpoint is None:
                     start.load(network)
                 trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
                 count_last_epoch(trainer)
-                # The network as it is by now, or its best weights.
-                best = checkpoint_path(path, BEST) if cfg.checkpoint.select == "best" else None
+                best = None  # the network as it is by now
+                if cfg.checkpoint.select == BEST:
+                    best = newest_usable([checkpoint_path(path, BEST)], files, defense)
+                    if best is None:
+                        raise UserError(f"{path} has lost its best weights; add rerun=true")
                 trainer.test(
                     defense, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
                 )
             record = record_of(cfg, trainer, defense, datamodule, attacker, progress, start)
             if trainer.is_global_zero:
                 write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
-                write_record(path / RECORD, record)
+                hashes = {name: file_sha256(path / name) for name in (CORRECT, METRICS)}
+                write_record(path / RECORD, record.model_copy(update={"files": hashes}))
+                checkpoint_path(path, PREVIOUS).unlink(missing_ok=True)
                 print_runs([("", record, path)])
     return record.score
 
@@ -120,6 +136,17 @@ def _say_what_falls_short(cfg: DictConfig, defense: Defense, attacker: RobustAcc
     for name, (attack, steps) in searches.items():
         if line := attack.falls_short(steps):
             print(f"warning: {name}: {line}")  # noqa: T201
+
+
+def _refuse_other_data(cfg: DictConfig, record: RunRecord) -> None:
+    """Read the data, if it may be other data than a finished run's: only the bytes tell."""
+    datamodule = build.build_datamodule(cfg)
+    checked = isinstance(datamodule, OfficialDataModule) and cfg.data.get("require_official", True)
+    if record.data.official and checked:
+        return
+    datamodule.prepare_data()
+    datamodule.setup()
+    datamodule.load_state_dict({"fingerprint": record.data.fingerprint})
 
 
 def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -> L.Trainer:
@@ -139,7 +166,7 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
         every_minutes=cfg.checkpoint.every_minutes,
         best_by=cfg.checkpoint.monitor if cfg.checkpoint.select == "best" else None,
     )
-    own = build.build_callbacks(cfg)
+    own, files = build.build_callbacks(cfg), RunCheckpointIO(run_dir.run_id)
     # Synchronised batch norm records the same on every rank: rank 0 need not send it at each step.
     same_buffers = cfg.trainer.sync_batchnorm and cfg.trainer.strategy == "ddp"
     trainer = build.build_trainer(
@@ -149,9 +176,9 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
         **({"strategy": DDPStrategy(broadcast_buffers=False)} if same_buffers else {}),
         # Lightning's own flag insists on torch's version, which is for GPUs alone.
         sync_batchnorm=False,
-        plugins=[BatchNormSync()] if cfg.trainer.sync_batchnorm else [],
+        plugins=[files, BatchNormSync()] if cfg.trainer.sync_batchnorm else [files],
         logger=False,
-        callbacks=[*callbacks, *own, SavedBeforeCheckpoints(), *checkpoints],
+        callbacks=[*callbacks, *own, MetricsInCheckpoints(), *checkpoints],
         default_root_dir=str(run_dir.path),
         inference_mode=False,
         use_distributed_sampler=False,

@@ -2,12 +2,14 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.tracking import metrics_csv as module
-from lrm_lightning.tracking.metrics_csv import MetricsCSV
+from lrm_lightning.tracking.metrics_csv import MetricsCSV, MetricsInCheckpoints
 
 
 def _read(path):
@@ -26,7 +28,8 @@ def test_a_row_a_step_and_a_column_a_metric(tmp_path):
     )
 
 
-def test_resumed_run_keeps_old_rows_and_replaces_those_logged_again(tmp_path):
+@pytest.mark.parametrize("way", ["checkpoint", "file"])
+def test_resumed_run_keeps_old_rows_and_replaces_those_logged_again(tmp_path, way):
     path = tmp_path / "metrics.csv"
     first = MetricsCSV(path)
     for step in range(4):
@@ -34,6 +37,7 @@ def test_resumed_run_keeps_old_rows_and_replaces_those_logged_again(tmp_path):
     first.finalize("failed")
 
     second = MetricsCSV(path)
+    second.go_on(first.text if way == "checkpoint" else None)
     second.log_metrics({"train/loss": 20.0, "val/loss": 7.0}, step=2)
     second.log_metrics({"lr": 0.1}, step=9)
     second.finalize("success")
@@ -62,6 +66,7 @@ def test_nan_and_infinity_come_back(tmp_path):
     logger.log_metrics({"a": math.nan, "b": math.inf}, step=0)
     logger.finalize("success")
     again = MetricsCSV(path)
+    again.go_on(logger.text)
     again.log_metrics({"c": 1.0}, step=1)
     again.finalize("success")
     row, _ = _read(path)
@@ -72,13 +77,13 @@ def test_nan_and_infinity_come_back(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [b"\xff\xfe\x00", b"loss\n0.5\n"]
-    + [b"step,loss\n%s\n" % row for row in (b"one,0.5", b"1,half", b"1,0.5,7", b",0.5")],
+    + [b"step,loss\n%s\n" % row for row in (b"one,0.5", b"1,half", b"1,0.5,7", b",0.5", b"1,\0")],
 )
 def test_a_damaged_file_is_one_line(content, tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(.+\); delete it and") as error:
-        MetricsCSV(path)
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(.+\); start the run") as error:
+        MetricsCSV(path).go_on(None)
     assert "\n" not in str(error.value)
 
 
@@ -97,3 +102,25 @@ def test_saves_are_far_apart_but_the_last_is_never_left_out(tmp_path, monkeypatc
     logger.log_metrics({"a": 1.0}, step=9)
     logger.finalize("success")
     assert len(_read(path)) == 4
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"step,a\n0,half\n", b"\0" * 99])
+def test_a_checkpoint_has_the_rows_whatever_became_of_the_file(tmp_path, damage):
+    path, callback, checkpoint = tmp_path / "metrics.csv", MetricsInCheckpoints(), {}
+    first = MetricsCSV(path)
+    for step in range(4):
+        first.log_metrics({"a": float(step)}, step=step)
+    callback.on_save_checkpoint(_trainer(first, TrainerFn.FITTING), None, checkpoint)
+    first.log_metrics({"a": 9.0}, step=9)  # is logged again
+    first.finalize("")
+    path.unlink() if damage is None else path.write_bytes(damage)
+    tested, resumed = MetricsCSV(path), MetricsCSV(path)
+    callback.on_load_checkpoint(_trainer(tested, TrainerFn.TESTING), None, checkpoint)
+    assert tested.text == ""  # the best weights' checkpoint may be an old one
+    callback.on_load_checkpoint(_trainer(resumed, TrainerFn.FITTING), None, checkpoint)
+    resumed.finalize("")
+    assert [row["a"] for row in _read(path)] == ["0.0", "1.0", "2.0", "3.0"]
+
+
+def _trainer(logger, function):
+    return SimpleNamespace(loggers=[logger], state=SimpleNamespace(fn=function))
