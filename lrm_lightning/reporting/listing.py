@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
 from lrm_lightning.reporting.load import command_line, training_curves, walk

@@ -252,8 +252,8 @@ def _build(settings: dict[str, Any], folder: Path, trust: Sequence[str]) -> nn.M
         found = found if isinstance(found, type) and issubclass(found, nn.Module) else None
     if found is None:
         raise UserError(
-            f"{folder} names the network {printable(target)}, which is not this package's; where you"
-            f" trust its code give trust=[{printable(target.partition('.')[0])}], or build it"
+            f"{folder} names the network {printable(target)}, which is not this package's; where"
+            f" you trust its code give trust=[{printable(target.partition('.')[0])}], or build it"
             " yourself and pass it as load_model(..., network=...)"
         )
     try:
