@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_object
 from omegaconf import OmegaConf
 
+from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch
 from lrm_lightning.data.batch import Draws
 from lrm_lightning.methods import Defense, Regular
@@ -226,7 +227,25 @@ def test_recipe_of_the_paper():
     assert cfg.robust_accuracy.test_steps == [5, 10, 20]
 
 
-@pytest.mark.parametrize("experiment", ["cpu", "demo", "paper", "short"])
+def test_recipe_of_the_field():
+    cfg = _compose("experiment=robustbench")
+    assert build.build_attack(cfg) == PGDAttack(eps=8 / 255, step_size=2 / 255, steps=10)
+    assert build.build_robust_accuracy(cfg).attack.step_size == 2 / 255
+    network = torch.nn.Conv2d(3, 10, 32)
+    defense = build.build_defense(cfg, network, 10)
+    optimizer = defense.make_optimizer()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0]
+    assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (128, 200)
+    schedule = defense.make_scheduler(optimizer, epochs=200, steps_per_epoch=1)
+    rates = []
+    for _ in range(200):
+        rates += schedule.get_last_lr()[:1]
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.1] * 100 + [0.01] * 50 + [0.001] * 50)
+
+
+@pytest.mark.parametrize("experiment", ["cpu", "demo", "paper", "robustbench", "short"])
 def test_another_norm_replaces_radius_and_steps_of_an_experiment(experiment):
     cfg = _compose(f"experiment={experiment}", "attack=l2")
     assert cfg.attack == _compose("attack=l2").attack
