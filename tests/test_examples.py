@@ -1,8 +1,10 @@
 """The examples do what they say."""
 
 import importlib.util
+import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -52,3 +54,28 @@ def test_network_from_elsewhere(tmp_path, monkeypatch):
         assert torch.equal(logits, trained(batch.x))
     assert (logits.argmax(dim=1) == batch.y).float().mean() > 0.8
     assert loaded.about.label == "small_cnn"
+
+
+def test_the_notebook_trains_attacks_and_draws():
+    plt.switch_backend("Agg")
+    plt.close("all")
+    cells = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]), shown)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                shown |= {"epochs": 1, "limit_train_batches": 2, "n_images": 20}
+    x = shown["batch"].x
+    first, second = (each.state_dict() for each in shown["networks"].values())
+    assert not torch.equal(first["linear.weight"], second["linear.weight"])
+    for name, network in shown["networks"].items():
+        path = shown["found"][name]
+        with torch.no_grad():
+            assert torch.equal(network(x).argmax(dim=1), path.logits.argmax(dim=1))
+        assert (path.iterates[50].x_adv - x).abs().max() <= 0.1 + 1e-6
+    curves, images = (plt.figure(number).axes for number in plt.get_fignums())
+    assert [len(line.get_xdata()) for line in curves[0].lines] == [7, 7]
+    assert len(images) == 16
+    plt.close("all")
