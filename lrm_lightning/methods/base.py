@@ -94,6 +94,7 @@ class Defense(L.LightningModule, ABC):
         self.mixing = mixing
         self.mixing_alpha = mixing_alpha
         self.input_noise = input_noise
+        self._accuracies: dict[str, Tensor] = {}
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -116,6 +117,14 @@ class Defense(L.LightningModule, ABC):
             return {}
         squeezed = torch.stack([logit_squeezing(each) for each in logits]).sum()
         return {"squeezing": self.squeeze_weight * squeezed}
+
+    def keep_accuracy(self, kind: str, logits: Tensor, targets: Tensor) -> None:
+        """Keep the accuracy of a training batch, to be logged as ``train/acc/<kind>``.
+
+        Of ``targets``, ``(B, C)`` like the logits, the most probable class is the right one.
+        """
+        correct = logits.detach().argmax(dim=1) == targets.argmax(dim=1)
+        self._accuracies[f"train/acc/{kind}"] = correct.float().mean()
 
     def noisy(self, batch: Batch) -> Batch:
         """The batch with :attr:`input_noise`, of which each process draws its rows."""
@@ -160,6 +169,8 @@ class Defense(L.LightningModule, ABC):
         logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, batch_size=len(batch.x), sync_dist=False)
         self.log("train/loss", loss.detach(), batch_size=len(batch.x), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(self._accuracies, batch_size=len(batch.x))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

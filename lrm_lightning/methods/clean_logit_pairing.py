@@ -45,7 +45,9 @@ class CleanLogitPairing(Defense):
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         logits = self(batch.x)
-        terms = {"clean": soft_cross_entropy(logits, self.training_targets(batch))}
+        targets = self.training_targets(batch)
+        self.keep_accuracy("clean", logits, targets)
+        terms = {"clean": soft_cross_entropy(logits, targets)}
         pairs = len(logits) // 2
         if self.pairing_weight and pairs:
             first, second = logits[: 2 * pairs : 2], logits[1 : 2 * pairs : 2]

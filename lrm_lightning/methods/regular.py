@@ -26,5 +26,7 @@ class Regular(Defense):
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         logits = self(batch.x)
-        classification = soft_cross_entropy(logits, self.training_targets(batch))
+        targets = self.training_targets(batch)
+        self.keep_accuracy("clean", logits, targets)
+        classification = soft_cross_entropy(logits, targets)
         return {"clean": classification, **self.squeezing_terms(logits)}

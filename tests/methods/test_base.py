@@ -80,6 +80,38 @@ def test_loss_is_the_sum_of_the_logged_terms(make, network, batch):
         assert logged["train/loss"] == pytest.approx(sum(terms), rel=1e-6)
 
 
+def test_rate_and_accuracy_of_every_step_are_logged(make, network):
+    class Batches(L.Callback):
+        """The accuracy on the images that the network was given, before it learnt from them."""
+
+        def on_train_batch_start(self, trainer, defense, batch, batch_idx):
+            with torch.no_grad():
+                right = defense.network(batch.x).argmax(dim=1) == batch.y
+            expected.append(
+                (right.float().mean().item(), trainer.optimizers[0].param_groups[0]["lr"])
+            )
+
+    expected, watch = [], Watch()
+    defense = make(Regular, network.float(), smoothing=0.3)
+    trainer = _trainer(watch, max_epochs=2, limit_train_batches=2)
+    trainer.callbacks.insert(0, Batches())
+    trainer.fit(defense, datamodule=Tiny())
+    accuracies, rates = zip(*expected, strict=True)
+    assert [each["train/acc/clean"] for each in watch.logged] == pytest.approx(accuracies)
+    assert [each["train/lr"] for each in watch.logged] == pytest.approx(rates)
+    assert len(set(accuracies)) > 1
+
+
+@pytest.mark.parametrize("awp", [0.0, 0.01])
+def test_accuracy_on_attacked_images_is_logged(make, network, awp):
+    watch = Watch()
+    attack = PGDAttack(steps=1)
+    defense = make(PGDTraining, network.float(), alpha=0.5, attack=attack, awp=awp)
+    _trainer(watch, max_epochs=1, limit_train_batches=1).fit(defense, datamodule=Tiny())
+    (logged,) = watch.logged
+    assert 0 <= logged["train/acc/adv"] <= logged["train/acc/clean"] <= 1
+
+
 def test_clean_loss_of_validation_and_test(make, network):
     defense = make(Regular, network.float(), smoothing=0.3)  # evaluation has no smoothing
     data = Tiny(eval_batch_size=3)
