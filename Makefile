@@ -56,7 +56,8 @@ install: $(VENV)/.installed  ## Virtual environment with the package
 install-dev: $(VENV)/.installed-dev  ## The same with what tests and lint need
 
 demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digits, minutes, no download
-	$(RUN) -m method=alp,pgd,lrm experiment=demo $(ARGS)
+	$(RUN) -m method=alp,pgd,lrm experiment=demo runs_dir=$(RUNS)/demo $(ARGS)
+	$(REPORT) runs_dir=$(RUNS)/demo out=report/demo
 
 test: $(VENV)/.installed-dev  ## Every test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)

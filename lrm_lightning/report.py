@@ -54,6 +54,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"out={cfg.out!r} and runs_dir={cfg.runs_dir!r} must name folders")
     written = report(folders, Path(cfg.out))
     print(f"wrote {shown_path(written)}, report.md, figures/ and tables/ beside it")  # noqa: T201
+    print(f"open {written.absolute().as_uri()}")  # noqa: T201  (a terminal makes a link of it)
 
 
 if __name__ == "__main__":

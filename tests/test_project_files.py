@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from hydra.utils import get_object
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -40,3 +41,13 @@ def test_the_citation_has_what_its_format_demands():
         assert {"type", "title", "authors"} <= reference.keys()
         assert [author["family-names"] for author in reference["authors"]] == ["Summers", "Dinneen"]
     assert PROJECT["urls"]["Paper"] == cited["references"][1]["url"]
+
+
+def test_every_command_is_a_program_too():
+    for program, target in PROJECT["scripts"].items():
+        module, function = target.split(":")
+        assert module.removesuffix(".__main__") == program.replace("lrm-", "lrm_lightning.")
+        assert callable(get_object(f"{module}.{function}"))
+    source = (ROOT / "lrm_lightning").glob("*.py")
+    commands = {f"lrm-{path.stem}" for path in source if "@cli.command(" in path.read_text()}
+    assert PROJECT["scripts"].keys() == commands | {"lrm-runs"}

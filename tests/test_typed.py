@@ -43,9 +43,9 @@ ODD = (
 )
 
 
-def composed(*overrides):
+def composed(*overrides, name="config"):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose(name, list(overrides))
 
 
 def keys():
@@ -161,6 +161,18 @@ def test_other_commands_name_it_too(command, argument, monkeypatch, capsys):
         command.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(rf"error: {re.escape(argument)}.* must be (text|a text|a mapping)", line)
+
+
+@pytest.mark.parametrize("command", [train, evaluate, transfer, export, report])
+def test_help_lists_the_groups_of_a_training_for_a_training_alone(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        command.main()
+    printed = capsys.readouterr().out
+    assert ("scheduler: cosine" in printed) == (command is train)
+    assert ("key=value" in printed) == (command is not train)
+    for key in composed(name=command.__name__.rpartition(".")[2]) if command is not train else ():
+        assert f"{key}:" in printed
 
 
 def test_what_is_right_passes(typed):

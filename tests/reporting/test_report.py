@@ -36,7 +36,9 @@ def test_it_writes_a_page_markdown_and_figures_and_nothing_else(records, run, tm
     records.run("pgd", curves=False)
     code, out, err = run("runs_dir=runs", "out=there/report")
     assert (code, err) == (0, "")
-    assert out == "wrote there/report/index.html, report.md, figures/ and tables/ beside it\n"
+    wrote, where = out.splitlines()
+    assert wrote == "wrote there/report/index.html, report.md, figures/ and tables/ beside it"
+    assert where == f"open file://{tmp_path}/there/report/index.html"
     assert sorted(os.listdir(tmp_path / "there/report")) == [
         *("figures", "index.html", "report.md", "tables"),
     ]
