@@ -101,5 +101,17 @@ def test_links_and_paths_lead_somewhere(path):
         assert (ROOT / target).exists(), target
 
 
+def test_the_speed_in_the_readme_is_that_of_the_table():
+    ((_, rows),) = _tables(ROOT / "docs/speed.md")
+    ratios = {"training steps": [], "evaluations": []}
+    for title, row in rows.items():
+        kind = "training steps" if "training step" in title else "evaluations"
+        ratios[kind] += [value for heading, value in row.items() if heading != "ours"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for kind, found in ratios.items():
+        low, high = min(found, key=float), max(found, key=float)
+        assert re.search(rf"{kind} (are )?{low} to {high} times", text)
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
