@@ -163,13 +163,15 @@ class Defense(L.LightningModule, ABC):
         trainer: Any = self.trainer  # its logger connector adds the attribute
         trainer.log_every_n_steps = min(trainer.log_every_n_steps, batches)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.loss_terms(self.noisy(batch))
         loss = torch.stack(list(terms.values())).sum()
         logged = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, batch_size=len(batch.x), sync_dist=False)
         self.log("train/loss", loss.detach(), batch_size=len(batch.x), prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict(self._accuracies, batch_size=len(batch.x))
         return loss
 
