@@ -118,7 +118,7 @@ TYPED = (
 def typed(tmp_path, monkeypatch, capsys):
     """``typed(*arguments)``: exit code and errors of the command, which trains nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "train", lambda cfg, path: build.validate(cfg))
+    monkeypatch.setattr(run, "train", lambda cfg, path, **_: build.validate(cfg))
     (tmp_path / "tab.yaml").write_text("data:\n\tname: digits\n")
 
     def command(*arguments):

@@ -65,6 +65,7 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     if not (low >= 0 and high <= 1):
         raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
     with attack_mode(network), torch.no_grad():
+        x = x.clone() if x.is_inference() else x  # such a tensor has no version
         version = x._version
         logits = network(x)
     if x._version != version:

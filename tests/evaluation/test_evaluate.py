@@ -134,7 +134,7 @@ def test_autoattack_is_the_official_code_bit_for_bit(evaluated, make_run, quick,
     pixels = hashlib.sha256(x_adv.numpy().tobytes()).hexdigest()
     assert record["autoattack"]["x_adv_sha256"] == pixels
     assert record["settings"]["autoattack"]["version"] == "reduced"
-    assert record["masking"]["verdict"] in ("masked", "not masked")
+    assert record["masking"]["verdict"] in ("masked", "not masked", "undecided")
     assert 0 < arrays["autoattack"].sum() < arrays["clean"].sum()
 
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_started_from(start, weights, tmp_path):
             [f"init_from={path}", "model.depth=2"],
             "does not fit the network: unexpected keys module",
         ),
-        (["init_from=[1]"], r"init_from=\[1\] must be a run, an export or a file"),
+        (["init_from=[1]"], r"init_from=\[1\] must be text"),
     )
     for number, (overrides, message) in enumerate(cases):
         with pytest.raises(UserError, match=message):

@@ -4,11 +4,6 @@ import shutil
 import signal
 
 import pytest
-import torch
-
-from lrm_lightning.methods import Regular
-from lrm_lightning.runs.networks import load_model
-from lrm_lightning.training.checkpoints import newest_usable
 
 
 def test_ctrl_c_ends_the_run_after_the_batch(command, undisturbed, finished, at_step):
@@ -82,28 +77,3 @@ def test_a_run_without_a_usable_checkpoint_begins_anew(
     (copy_of_undisturbed / "checkpoints/last.ckpt").write_bytes(b"not a checkpoint")
     assert "resumed" not in command.run("method=lrm").output
     finished("lrm").assert_same_result(undisturbed)
-
-
-def _truncated(path, saved):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _without_training_state(path, saved):
-    torch.save({"state_dict": saved["state_dict"]}, path)
-
-
-def _of_another_network(path, saved):
-    saved["state_dict"]["network.linear.bias"] = torch.zeros(7)
-    torch.save(saved, path)
-
-
-@pytest.mark.parametrize("damage", [_truncated, _without_training_state, _of_another_network])
-def test_why_a_checkpoint_is_skipped_is_one_line(damage, copy_of_undisturbed, undisturbed, capsys):
-    defense = Regular(load_model(undisturbed.path))
-    bad, good = (run / "checkpoints/last.ckpt" for run in (copy_of_undisturbed, undisturbed.path))
-    damage(bad, torch.load(bad, weights_only=True))
-    assert newest_usable([bad, good], defense) == str(good)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("skipping ")
-    assert str(bad) in line
-    assert newest_usable([bad], defense) is None
