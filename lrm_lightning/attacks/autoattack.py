@@ -9,7 +9,7 @@ finds.
 
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -63,6 +63,7 @@ def autoattack(
     batch_size: int = 250,
     iterations: int | None = None,
     queries: int | None = None,
+    attacks: Sequence[str] = STANDARD,
     once: Once = lambda name, compute: compute(),
     done: Callable[[str, int, int], None] = lambda attack, images, of: None,
 ) -> Ensemble:
@@ -79,6 +80,7 @@ def autoattack(
         batch_size: Images attacked at a time. They share random numbers: it is part of the result.
         iterations: Steps of APGD and FAB instead of the standard's 100: for quick checks only.
         queries: Queries of Square instead of the standard's 5000: for quick checks only.
+        attacks: Those of ``STANDARD`` to run, in order.
         once: ``once(name, compute)`` returns ``compute()``, or what it returned before a kill.
         done: Told ``(attack, images, of)``: no images as an attack begins, then each batch's.
 
@@ -101,7 +103,7 @@ def autoattack(
     correct, flags = {"clean": robust.copy()}, set[str]()
     ball, limits = {"eps": eps, "norm": norm}, {"iterations": iterations, "queries": queries}
     attacked = partial(attack_batch, model, seed=seed, classes=classes, **ball, **limits)
-    for attack in STANDARD:
+    for attack in attacks:
         (left,) = robust.nonzero()
         done(attack, 0, len(left))
         for number, begin in enumerate(range(0, len(left), batch_size)):

@@ -63,6 +63,7 @@ class Bench:
     # By name: other networks, whose examples a suite may try, and attacks besides the suite's own.
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
     extra_attacks: Mapping[str, Attack] = field(default_factory=dict)
+    surrogate: nn.Module | None = None  # a stand-in, whose gradient a suite may attack with
 
     def starts(self, attack: Attack, places: np.ndarray, *key: int | str) -> Tensor | None:
         """Where the searches of ``attack`` begin: the images at ``places`` plus their own noise.

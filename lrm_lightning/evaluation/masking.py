@@ -13,6 +13,10 @@ accuracy under gradient attacks cannot be taken for robustness.
 | restarts | images that withstand the first search but not a later one | all | 2% |
 | large eps | images that withstand PGD at a radius where no image is recognisable | correct | 2% |
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
+| straight through | images that withstand PGD but not PGD with a stand-in's gradient | all | 1% |
+
+Where no gradient flows at all, PGD is impossible: it breaks no image, and it vanishes at each. The
+signs that need it were not looked for.
 
 A sign that did not fire says nothing if it could not: no sources were given, no search went on
 after 20 steps, or a single one was made. Nor if the images are too few: if even 0 of n has an
@@ -52,6 +56,7 @@ SIGNS = {
     "steps": (0.02, f"{ENGSTROM}; {CARLINI}"),
     "restarts": (0.02, MOSBACH),
     "large_eps": (0.02, f"{ATHALYE}, section 3.1; {CARLINI}"),
+    "straight_through": (0.01, f"{ATHALYE}, section 4.1"),
     "gradient": (0.05, f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}"),
 }
 FEW_STEPS = 20
@@ -86,6 +91,18 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
         told = f"examples made on {len(each)} other network(s) broke {broken} of the"
         told += f" {int(held.sum())} images that PGD left correct"
     return _sign("transfer", broken, len(held), told, why_not, by_source=each)
+
+
+def straight_through(held: np.ndarray, left: np.ndarray) -> Sign:
+    """The sign, from the images that PGD, ``held``, and PGD with a stand-in's gradient left."""
+    broken = int((held & ~left).sum())
+    told = f"PGD with the gradient of a stand-in broke {broken} of the {int(held.sum())} images"
+    return _sign("straight_through", broken, len(held), f"{told} that the network's own left")
+
+
+def untried(name: str, why_not: str) -> Sign:
+    """The sign ``name``, which could not be looked for."""
+    return _sign(name, 0, 0, f"not looked for: {why_not}", f"not tried: {why_not}")
 
 
 def steps(search: Search, *, most: int) -> Sign:
@@ -123,6 +140,13 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
     told = f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified"
     more = {"vanished": gone, "median_cosine": float(np.median(cosine)) if of else None}
     return _sign("gradient", bad, of, f"{told} images", **more)
+
+
+def no_gradient(of: int) -> Sign:
+    """The gradient's sign at ``of`` correct images, if none flows from the logits to the pixels."""
+    told = "no gradient flows from the logits to the pixels: PGD, APGD and FAB are impossible, so"
+    told += " that what is left says little about robustness"
+    return _sign("gradient", of, of, told, vanished=of, median_cosine=None)
 
 
 def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:

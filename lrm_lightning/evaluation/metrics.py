@@ -13,6 +13,7 @@ ATTACK_TITLES = {
     "pgd_ce": "PGD, CE",
     "pgd_margin": "PGD, margin",
     "pgd_targeted": "PGD, targeted",
+    "bpda": "PGD, straight-through",
     "apgd_ce": "APGD-CE",
     "apgd_t": "APGD-T",
     "fab_t": "FAB-T",

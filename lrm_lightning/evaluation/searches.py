@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.attacks.autoattack import STANDARD, Ensemble, attack_batch
+from lrm_lightning.attacks.autoattack import Ensemble, attack_batch
 from lrm_lightning.attacks.context import attack_mode
 from lrm_lightning.attacks.pgd import NEVER
 from lrm_lightning.evaluation.bench import Bench, correct_on
@@ -72,6 +72,16 @@ def likely_targets(logits: np.ndarray, labels: np.ndarray, count: int) -> np.nda
     return np.argsort(-wrong, axis=1, kind="stable")[:, : min(count, logits.shape[1] - 1)]
 
 
+def has_gradient(network: nn.Module, x: Tensor) -> bool:
+    """Whether a gradient flows from the logits to the pixels ``x``, be it zero."""
+    with attack_mode(network):
+        leaf = x.detach().requires_grad_()
+        logits = network(leaf)
+        if not logits.requires_grad:
+            return False
+        return torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
+
+
 def gradient_health(
     network: nn.Module, bench: Bench, correct: np.ndarray, *, nearness: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -105,10 +115,7 @@ def _gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with attack_mode(network):
         leaf = x.detach().requires_grad_()
         loss = F.cross_entropy(network(leaf), y, reduction="sum")
-        found = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else [None]
-    gradient = found[0]
-    if gradient is None:
-        raise ValueError("no gradient flows from the model's logits to x: is its input detached?")
+        (gradient,) = torch.autograd.grad(loss, leaf)
     if not gradient.isfinite().all():
         raise ValueError("the model's gradients are NaN or infinite")
     return gradient.flatten(1)
@@ -123,7 +130,7 @@ def square_after_pgd(
     settings are AutoAttack's, with the number of classes. Square is of Andriushchenko et al. 2020,
     arXiv:1912.00049.
     """
-    before, after = ensemble.correct[STANDARD[-2]], ensemble.correct[STANDARD[-1]]
+    before, after = list(ensemble.correct.values())[-2:]
 
     def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
         return ~attack_batch(network, x, y, "square", **settings)["broken"]

@@ -1,7 +1,7 @@
 """The strong evaluation: what is left of a robust accuracy when an attacker is serious about it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,12 +11,16 @@ from torch import nn
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.wrappers import StraightThrough
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking, searches
 from lrm_lightning.evaluation.bench import Bench, Outcome
 from lrm_lightning.evaluation.metrics import STANDARD_BUDGET
+from lrm_lightning.runs.records import LossNote
 
 TRANSFER_STEPS = 10
+# The searches that differ in their loss alone.
+BY_LOSS = ("pgd_ce", "pgd_margin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,9 @@ class StrongSuite:
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. AutoAttack's metrics are its own: each attack sees what the former left,
     so ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square,
-    or another network's examples, leave of what PGD on both losses left, for the verdict.
+    or another network's examples, leave of what PGD on both losses left, for the verdict; ``bpda``
+    is PGD on both losses with the gradient of :attr:`Bench.surrogate`. On a network from whose
+    logits no gradient flows to the pixels, Square, transfer and ``bpda`` are all.
 
     The settings are explained in ``conf/suite/strong.yaml``.
 
@@ -68,57 +74,80 @@ class StrongSuite:
             lambda places, x, y: {"logits": predict(network, x).cpu().numpy()},
         )["logits"]
         clean = logits.argmax(axis=1) == labels
-        vanished, cosine = searches.gradient_health(network, bench, clean, nearness=self.nearness)
-        attacks = self._attacks(bench)
-        far, pgd_ce, pgd_margin = (
-            searches.search(network, bench, stage, attacks[stage], clean)
-            for stage in ("large_eps", "pgd_ce", "pgd_margin")
+        attacks, flows = self._attacks(bench), searches.has_gradient(network, bench.images.x[:1])
+        aims, found = searches.likely_targets(logits, labels, self.targets), {}
+        for stage, attack in attacks.items() if flows else ():
+            targets = aims if attack.targeted else None
+            found[stage] = searches.search(network, bench, stage, attack, clean, targets)
+        searched = {name: each.held[-1] for name, each in found.items() if name != "large_eps"}
+        held = np.logical_and.reduce(
+            [clean, *(found[stage].held[-1] for stage in BY_LOSS if flows)]
         )
-        aims, stage = searches.likely_targets(logits, labels, self.targets), "pgd_targeted"
-        targeted = searches.search(network, bench, stage, attacks[stage], clean, aims)
         official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
         official |= {"seed": bench.seed, "queries": self.square_queries}
         how: dict[str, Any] = {"batch_size": bench.batch_size, "once": bench.cache.once}
         how |= {"iterations": self.autoattack_iterations, "done": bench.progress}
+        how |= {"attacks": STANDARD if flows else STANDARD[-1:]}
         ensemble = autoattack(network, bench.images.x, bench.images.y, **official, **how)
-        held = pgd_ce.held[-1] & pgd_margin.held[-1]
+        by_autoattack = {name.replace("-", "_"): left for name, left in ensemble.correct.items()}
         official["classes"] = logits.shape[1]
         square = searches.square_after_pgd(network, bench, held, ensemble, official)
         transferred = searches.transfer_after_pgd(network, bench, held, steps=TRANSFER_STEPS)
         correct = {
             "clean": clean,
-            "pgd_ce": pgd_ce.held[-1],
-            "pgd_margin": pgd_margin.held[-1],
-            "pgd_targeted": targeted.held[-1],
-            **{name.replace("-", "_"): ensemble.correct[name] for name in STANDARD},
-            "autoattack": ensemble.correct[STANDARD[-1]],
-            "pgd_square": square,
+            **searched,
+            **by_autoattack,
+            **(
+                {"autoattack": ensemble.correct[STANDARD[-1]], "pgd_square": square}
+                if flows
+                else {}
+            ),
             **{f"transfer_{name}": left for name, left in transferred.items()},
             **bench.left_by_extras(network, clean),
         }
+        if bench.surrogate is not None:
+            through = StraightThrough(network, bench.surrogate)
+            correct["bpda"] = clean
+            for name in BY_LOSS:  # the second loss attacks what the first one left
+                left = correct["bpda"]
+                bpda = searches.search(through, bench, f"bpda {name}", attacks[name], left)
+                correct["bpda"] = bpda.held[-1]
         correct["worst"] = np.logical_and.reduce(list(correct.values()))
         signs = [
             masking.black_box(held, square),
             masking.transfer(held, transferred),
-            masking.steps(pgd_ce, most=self.pgd_steps),
-            masking.restarts(pgd_ce),
-            masking.large_eps(far.held[-1], clean, eps=attacks["large_eps"].eps),
-            masking.gradient(vanished, cosine),
         ]
-        loss = masking.mistaken_loss(pgd_ce.held[-1], pgd_margin.held[-1])
+        if bench.surrogate is not None:
+            signs.append(masking.straight_through(held, correct["bpda"]))
+        if flows:
+            first, far = found["pgd_ce"], found["large_eps"].held[-1]
+            health = searches.gradient_health(network, bench, clean, nearness=self.nearness)
+            signs += [
+                masking.steps(first, most=self.pgd_steps),
+                masking.restarts(first),
+                masking.large_eps(far, clean, eps=attacks["large_eps"].eps),
+                masking.gradient(*health),
+            ]
+            loss = masking.mistaken_loss(searched["pgd_ce"], searched["pgd_margin"])
+        else:
+            untried = ("steps", "restarts", "large_eps")
+            signs += [masking.untried(name, "no gradient") for name in untried]
+            signs += [masking.no_gradient(int(clean.sum()))]
+            loss = LossNote()
         sha256 = hashlib.sha256(ensemble.x_adv.cpu().contiguous().numpy().tobytes())
         threat = ("norm", "eps", "step_size", "random_start")
         details = {
             "attack": {key: getattr(bench.threat, key) for key in threat},
-            "settings": self._settings(bench, attacks),
+            "settings": self._settings(bench, attacks, list(how["attacks"])),
             "autoattack": {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()},
             "masking": masking.verdict(signs, loss),
         }
-        arrays = {
-            "autoattack_y_adv": ensemble.y_adv,
-            "pgd_ce_steps": pgd_ce.needed,
-            "pgd_margin_steps": pgd_margin.needed,
-        }
+        if not flows:
+            impossible = [*(name for name in attacks if name != "large_eps"), *STANDARD[:-1]]
+            why = "no gradient flows from the logits to the pixels"
+            details["impossible"] = {name.replace("-", "_"): why for name in impossible}
+        arrays = {f"{name}_steps": found[name].needed for name in BY_LOSS if flows}
+        arrays["autoattack_y_adv"] = ensemble.y_adv
         return Outcome(correct, details, arrays)
 
     def _attacks(self, bench: Bench) -> dict[str, PGDAttack]:
@@ -134,7 +163,9 @@ class StrongSuite:
             "large_eps": replace(threat, eps=far, step_size=2.5 * far / steps, steps=steps),
         }
 
-    def _settings(self, bench: Bench, attacks: Mapping[str, PGDAttack]) -> dict[str, Any]:
+    def _settings(
+        self, bench: Bench, attacks: Mapping[str, PGDAttack], standard: Sequence[str]
+    ) -> dict[str, Any]:
         budget = {
             "iterations": self.autoattack_iterations or STANDARD_BUDGET["iterations"],
             "queries": self.square_queries or STANDARD_BUDGET["queries"],
@@ -144,7 +175,7 @@ class StrongSuite:
             **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
             "autoattack": {
                 "version": "reduced" if is_less else "standard",
-                "attacks": list(STANDARD),
+                "attacks": standard,
                 **budget,
             },
             "gradient": {"nearness": self.nearness},

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from lrm_lightning.attacks import Attack
+from lrm_lightning.attacks.context import predict
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, described
 from lrm_lightning.evaluation.paper import PaperSuite
@@ -14,12 +15,14 @@ from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.directory import EVALUATIONS
 from lrm_lightning.runs.intervals import accuracies
-from lrm_lightning.runs.networks import TrainedNetwork, load_foreign
+from lrm_lightning.runs.networks import TrainedNetwork, imported, load_foreign, weights_sha256
 from lrm_lightning.runs.records import EvaluationRecord
 
 SUITES = {"paper": PaperSuite, "strong": StrongSuite}
 # Names of what the suites leave in records and in files of verdicts.
-TAKEN = re.compile(r"(clean|fgsm|worst|square|index)$|(pgd|apgd|fab|autoattack|transfer|gallery)_?")
+TAKEN = re.compile(
+    r"(clean|fgsm|worst|square|index)$|(pgd|apgd|fab|autoattack|bpda|transfer|gallery)_?"
+)
 
 
 def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[EvaluationRecord]:
@@ -67,6 +70,10 @@ def _evaluate(
             )
     pieces = {"suite": suite.name, "settings": asdict(suite)}
     pieces |= {"weights": about.weights_sha256, "threat": threat.as_dict()}
+    surrogate, target = None, session.given["surrogate"]
+    if target is not None and suite.name == "strong":
+        surrogate = imported("surrogate", target, network.module).eval()
+        pieces["surrogate"] = [target, weights_sha256(surrogate)]
     # A source or an attack more or less leaves the pieces of the other attacks as they are.
     others = _others(sources, network)
     extra = {name: described(attack) for name, attack in extra_attacks.items()}
@@ -76,9 +83,17 @@ def _evaluate(
     def make(bench: Bench) -> Found:
         say_if_short(threat, suite.step_counts)
         modules = {name: each.module.to(session.device) for name, each in others.items()}
-        bench = replace(bench, sources=modules, extra_attacks=extra_attacks)
+        given = {"sources": modules, "extra_attacks": extra_attacks}
+        if surrogate is not None:
+            given["surrogate"] = surrogate.to(session.device)
+            two = bench.images.x[:2]
+            with as_user_error(f"surrogate={target}: ", (Exception,)):  # it is anybody's code
+                predict(surrogate, two, classes=predict(network.module, two).shape[1])
+        bench = replace(bench, **given)
         with as_user_error(f"{about.label}: ", (ValueError,)):
             correct, details, arrays = suite.run(network.module, bench)
+        if surrogate is not None:
+            details["settings"]["bpda"] = {"surrogate": target}
         if extra:
             details["settings"] = details.get("settings", {}) | extra
         kind = {"kind": "whitebox", "suite": suite.name, "batch_size": bench.batch_size}

@@ -108,6 +108,25 @@ def load_run(
     return TrainedNetwork(module, about, folder, saved["config"])
 
 
+def imported(key: str, target: str, *arguments: object) -> nn.Module:
+    """What ``package.module:function``, the setting ``key``, returns for these arguments.
+
+    Raises:
+        UserError: If it can't be imported or called, or returns no module.
+    """
+    module, _, function = target.partition(":")
+    if not (module and function):
+        raise UserError(f"{key}={target} must be an import path, package.module:function")
+    try:
+        network = getattr(import_module(module), function)(*arguments)
+    except Exception as error:  # it is anybody's code
+        raise UserError(f"{key}={target}: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise UserError(f"{key}={target} returned a {kind}, not a torch.nn.Module")
+    return network
+
+
 def load_foreign(
     target: str, *, weights: str | None, name: str | None, out: str | Path
 ) -> TrainedNetwork:
@@ -120,19 +139,10 @@ def load_foreign(
     Raises:
         UserError: If it can't be imported, called or filled.
     """
-    module, _, function = target.partition(":")
-    if not (module and function):
-        raise UserError(f"network={target} must be an import path, package.module:function")
-    name = name or function
+    network = imported("network", target)
+    name = name or target.partition(":")[2]
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"name={name} must be usable as the name of a folder")
-    try:
-        network = getattr(import_module(module), function)()
-    except Exception as error:  # it is anybody's code
-        raise UserError(f"network={target}: {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise UserError(f"network={target} returned a {kind}, not a torch.nn.Module")
     path = Path(weights or "").expanduser()
     if weights is not None:
         if not path.is_file():

@@ -291,6 +291,7 @@ class EvaluationRecord(Record):
     settings: Settings = {}
     autoattack: AutoAttackNote | None = None
     masking: Masking | None = None
+    impossible: dict[Text, Text] = {}  # attacks that the network does not allow, and why
 
 
 class TransferRecord(Record):

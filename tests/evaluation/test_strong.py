@@ -195,8 +195,18 @@ def test_network_without_a_gradient(make_bench, robust, frozen):
             network = self.network if frozen else self.network[0]
             return network((x * 255).long().float() / 255)
 
-    with pytest.raises(ValueError, match="no gradient flows from the model's logits to x"):
-        SUITE.run(Integers(), make_bench())
+    outcome = SUITE.run(Integers(), make_bench(surrogate=robust))
+    assert set(outcome.correct) == {"clean", "square", "bpda", "worst"}
+    assert {"pgd_ce", "pgd_margin", "pgd_targeted", "apgd_ce", "apgd_t", "fab_t"} == set(
+        outcome.details["impossible"]
+    )
+    told = outcome.details["masking"]
+    assert told.verdict == "masked"
+    assert {sign.name: sign.fired for sign in told.signs} == {
+        "black_box": True, "transfer": False, "straight_through": True, "steps": False,
+        "restarts": False, "large_eps": False, "gradient": True,
+    }  # fmt: skip
+    assert outcome.correct["bpda"].sum() < outcome.correct["square"].sum()
 
 
 @pytest.mark.parametrize(
