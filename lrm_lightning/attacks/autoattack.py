@@ -153,6 +153,7 @@ def attack_batch(
     if queries is not None:
         official.square.n_queries = queries
     with _undisturbed(model, x.device), _flags() as flags:
+        torch.manual_seed(seed)  # for random networks; the official attacks seed themselves
         x_adv, y_adv = official.run_standard_evaluation(x, y, batch_size=len(x))
     broken = (y_adv != y) & _in_ball(x_adv, x, norm=norm, eps=eps)
     return {
@@ -168,9 +169,14 @@ def _predict(model: nn.Module, x: Tensor, batch_size: int) -> tuple[int, np.ndar
     if not (x.dtype == torch.float32 and x.ndim == 4 and len(x)):
         raise ValueError(f"x of shape {tuple(x.shape)} and {x.dtype} must be float32 (n, C, H, W)")
     logits = torch.cat([predict(model, batch) for batch in x.split(batch_size)])
+    return count_classes(logits), logits.argmax(dim=1).cpu().numpy()
+
+
+def count_classes(logits: Tensor) -> int:
+    """Number of classes of ``logits``; raises :class:`ValueError` if they are fewer than four."""
     if logits.shape[1] < 4:
         raise ValueError(f"AutoAttack needs at least 4 classes, not logits {tuple(logits.shape)}")
-    return logits.shape[1], logits.argmax(dim=1).cpu().numpy()
+    return logits.shape[1]
 
 
 def _in_ball(x_adv: Tensor, x: Tensor, *, norm: str, eps: float) -> Tensor:

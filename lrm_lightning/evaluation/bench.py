@@ -95,10 +95,20 @@ class Bench:
             batch = places[begin : begin + self.batch_size]
             rows = self.images.rows(batch)
             name = f"{stage} {part} {number}"
-            pieces.append(self.cache.once(name, partial(function, batch, *rows)))
+            pieces.append(
+                self.cache.once(name, partial(self._seeded, name, function, batch, *rows))
+            )
             self.progress(stage, len(batch), len(places))
         names = pieces[0] if pieces else ()
         return {name: np.concatenate([each[name] for each in pieces]) for name in names}
+
+    def _seeded(
+        self, name: str, function: Compute, places: np.ndarray, x: Tensor, y: Tensor
+    ) -> Piece:
+        """``function`` of a batch; what a random network draws depends on seed and ``name``."""
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(generator(self.seed, "network", name).initial_seed())
+            return function(places, x, y)
 
     def left(
         self, stage: str, correct: np.ndarray, survive: Survive, part: object = ""
@@ -110,28 +120,33 @@ class Bench:
         return left
 
     def left_by_extras(self, network: nn.Module, correct: np.ndarray) -> dict[str, np.ndarray]:
-        """Which of the ``correct`` images each of :attr:`extra_attacks` leaves correct, by name.
-
-        What an attack finds is put back into the threat model before it is scored.
-        """
+        """Which of the ``correct`` images each of :attr:`extra_attacks` leaves correct, by name."""
 
         def left(name: str, attack: Attack) -> np.ndarray:
             def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
-                key = ("extra_attack", name)
-                rest = generator(self.seed, *key, "rest", int(self.images.index[places[0]]))
-                start = self.starts(attack, places, *key)
-                x_adv = attack(network, x, y, start=start, generator=rest)
-                return correct_on(network, self.threat.threat.project(x_adv, x), y)
+                return correct_on(network, self.extra_attack(name, network, places, x, y), y)
 
             return self.left(name, correct, survive, described(attack))
 
         return {name: left(name, attack) for name, attack in self.extra_attacks.items()}
 
+    def extra_attack(
+        self, name: str, network: nn.Module, places: np.ndarray, x: Tensor, y: Tensor
+    ) -> Tensor:
+        """What one of :attr:`extra_attacks` finds, put back into the threat model."""
+        attack, key = self.extra_attacks[name], ("extra_attack", name)
+        rest = generator(self.seed, *key, "rest", int(self.images.index[places[0]]))
+        start = self.starts(attack, places, *key)
+        x_adv = attack(network, x, y, start=start, generator=rest)
+        return self.threat.threat.project(x_adv, x)
+
 
 class Outcome(NamedTuple):
     """What a suite found out about one network."""
 
-    correct: dict[str, np.ndarray]  # by metric: which images are still classified correctly, (n,)
+    # By metric: which images are still classified correctly, (n,), or (n, passes) of a random
+    # network.
+    correct: dict[str, np.ndarray]
     details: dict[str, Any]  # more fields of the EvaluationRecord
     arrays: dict[str, np.ndarray]  # more for the file of verdicts
 

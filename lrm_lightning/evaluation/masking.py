@@ -13,6 +13,7 @@ accuracy under gradient attacks cannot be taken for robustness.
 | restarts | images that withstand the first search but not a later one | all | 2% |
 | large eps | images that withstand PGD at a radius where no image is recognisable | correct | 2% |
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
+| randomised | images that withstand PGD but not PGD with the mean gradient of passes | all | 2% |
 | straight through | images that withstand PGD but not PGD with a stand-in's gradient | all | 1% |
 
 Where no gradient flows at all, PGD is impossible: it breaks no image, and it vanishes at each. The
@@ -47,6 +48,7 @@ from lrm_lightning.runs.records import LossNote, Masking, Sign
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420"
 CARLINI = "Carlini et al. 2019, arXiv:1902.06705"
 ENGSTROM = "Engstrom et al. 2018, arXiv:1807.10272"
+CROCE = "Croce & Hein 2020, arXiv:2003.01690"
 MOSBACH = "Mosbach et al. 2018, arXiv:1810.12042"
 
 # Of each sign the share above which it fires, and where it is from.
@@ -56,6 +58,7 @@ SIGNS = {
     "steps": (0.02, f"{ENGSTROM}; {CARLINI}"),
     "restarts": (0.02, MOSBACH),
     "large_eps": (0.02, f"{ATHALYE}, section 3.1; {CARLINI}"),
+    "randomised": (0.02, f"{ATHALYE}, section 4.2; check_randomized of {CROCE}'s code"),
     "straight_through": (0.01, f"{ATHALYE}, section 4.1"),
     "gradient": (0.05, f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}"),
 }
@@ -91,6 +94,22 @@ def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
         told = f"examples made on {len(each)} other network(s) broke {broken} of the"
         told += f" {int(held.sum())} images that PGD left correct"
     return _sign("transfer", broken, len(held), told, why_not, by_source=each)
+
+
+def randomised(
+    held: np.ndarray, left: np.ndarray, *, eot: int, difference: float, spread: float
+) -> Sign:
+    """The sign, from the images that PGD with the gradient of one pass, ``held``, and of ``eot``.
+
+    ``difference`` is between two passes' logits, as a share of their norm; ``spread`` the largest
+    standard deviation of a pass's accuracy.
+    """
+    broken = int((held & ~left).sum())
+    told = f"the output is random (two passes' logits differ by up to {100 * difference:.2g}%, the"
+    told += f" accuracy's standard deviation is up to {100 * spread:.1f} points): PGD with the mean"
+    told += f" gradient of {eot} passes broke {broken} of the {int(held.sum())} images that PGD"
+    more = {"difference": difference, "spread": spread}
+    return _sign("randomised", broken, len(held), f"{told} with one pass's left", **more)
 
 
 def straight_through(held: np.ndarray, left: np.ndarray) -> Sign:
@@ -133,13 +152,19 @@ def large_eps(held: np.ndarray, correct: np.ndarray, *, eps: float) -> Sign:
     return _sign("large_eps", left, of, told, eps=eps)
 
 
-def gradient(vanished: np.ndarray, cosine: np.ndarray) -> Sign:
-    """The sign, from what :func:`~lrm_lightning.evaluation.searches.gradient_health` found."""
-    bad, of = int((vanished | (cosine < TURNED)).sum()), len(cosine)
-    gone = int(vanished.sum())
-    told = f"the gradient vanishes at {gone} and turns at {bad - gone} of {of} correctly classified"
-    more = {"vanished": gone, "median_cosine": float(np.median(cosine)) if of else None}
-    return _sign("gradient", bad, of, f"{told} images", **more)
+def gradient(vanished: np.ndarray, cosine: np.ndarray | None) -> Sign:
+    """The sign, from what :func:`~lrm_lightning.evaluation.searches.gradient_health` found.
+
+    Without ``cosine`` vanished gradients count alone: those of a random network turn by chance.
+    """
+    of, gone = len(vanished), int(vanished.sum())
+    told, more = f"the gradient vanishes at {gone}", {"vanished": gone}
+    bad = gone
+    if cosine is not None:
+        bad = int((vanished | (cosine < TURNED)).sum())
+        told += f" and turns at {bad - gone}"
+        more["median_cosine"] = float(np.median(cosine)) if of else None
+    return _sign("gradient", bad, of, f"{told} of {of} correctly classified images", **more)
 
 
 def no_gradient(of: int) -> Sign:

@@ -13,14 +13,12 @@ from lrm_lightning.attacks.autoattack import STANDARD, autoattack
 from lrm_lightning.attacks.context import predict
 from lrm_lightning.attacks.wrappers import StraightThrough
 from lrm_lightning.checks import check_integer, check_number
-from lrm_lightning.evaluation import masking, searches
+from lrm_lightning.evaluation import masking, randomised, searches
 from lrm_lightning.evaluation.bench import Bench, Outcome
 from lrm_lightning.evaluation.metrics import STANDARD_BUDGET
-from lrm_lightning.runs.records import LossNote
-
-TRANSFER_STEPS = 10
-# The searches that differ in their loss alone.
-BY_LOSS = ("pgd_ce", "pgd_margin")
+from lrm_lightning.evaluation.randomised import RandomNetwork
+from lrm_lightning.evaluation.searches import BY_LOSS, TRANSFER_STEPS
+from lrm_lightning.runs.records import LossNote, Masking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,8 @@ class StrongSuite:
     so ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square,
     or another network's examples, leave of what PGD on both losses left, for the verdict; ``bpda``
     is PGD on both losses with the gradient of :attr:`Bench.surrogate`. On a network from whose
-    logits no gradient flows to the pixels, Square, transfer and ``bpda`` are all.
+    logits no gradient flows to the pixels, Square, transfer and ``bpda`` are all. A network whose
+    output is random is attacked as :class:`~lrm_lightning.evaluation.randomised.RandomNetwork`.
 
     The settings are explained in ``conf/suite/strong.yaml``.
 
@@ -49,12 +48,23 @@ class StrongSuite:
     large_eps: float = 0.5
     large_eps_steps: int = 50
     nearness: float = 0.01
+    eot: int = 20
+    passes: int = 20
     autoattack_iterations: int | None = None
     square_queries: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pgd_steps", "pgd_restarts", "targets", "targeted_steps", "large_eps_steps"):
+        for name in (
+            "pgd_steps",
+            "pgd_restarts",
+            "targets",
+            "targeted_steps",
+            "large_eps_steps",
+            "eot",
+        ):
             check_integer(name, getattr(self, name), low=1)
+        # With fewer passes even an image that none of them gets wrong could be a chance.
+        check_integer("passes", self.passes, low=5)
         check_number("large_eps", self.large_eps, above=0)
         check_number("nearness", self.nearness, above=0, high=1)
         for name in ("autoattack_iterations", "square_queries"):
@@ -67,6 +77,23 @@ class StrongSuite:
         return self.pgd_steps, self.targeted_steps, TRANSFER_STEPS
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
+        apart = bench.compute(
+            "randomness",
+            np.arange(min(len(bench.images.y), bench.batch_size)),
+            lambda places, x, y: {"difference": np.array([randomised.difference(network, x)])},
+        )["difference"]
+        attacks, flows = self._attacks(bench), searches.has_gradient(network, bench.images.x[:1])
+        official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
+        official |= {"seed": bench.seed, "queries": self.square_queries}
+        if apart[0] > randomised.DIFFERENCE:
+            iterations = {"iterations": self.autoattack_iterations}
+            victim = RandomNetwork(network, bench, flows, self.eot, self.passes)
+            correct, signs, loss = victim.attacked(
+                attacks, official | iterations, float(apart[0]), nearness=self.nearness
+            )
+            names = randomised.RAND if flows else ()
+            details = self._details(bench, attacks, names, flows, masking.verdict(signs, loss))
+            return Outcome(correct, details, {})
         labels = bench.images.y.cpu().numpy()
         logits = bench.compute(
             "clean",
@@ -74,7 +101,6 @@ class StrongSuite:
             lambda places, x, y: {"logits": predict(network, x).cpu().numpy()},
         )["logits"]
         clean = logits.argmax(axis=1) == labels
-        attacks, flows = self._attacks(bench), searches.has_gradient(network, bench.images.x[:1])
         aims, found = searches.likely_targets(logits, labels, self.targets), {}
         for stage, attack in attacks.items() if flows else ():
             targets = aims if attack.targeted else None
@@ -83,8 +109,6 @@ class StrongSuite:
         held = np.logical_and.reduce(
             [clean, *(found[stage].held[-1] for stage in BY_LOSS if flows)]
         )
-        official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
-        official |= {"seed": bench.seed, "queries": self.square_queries}
         how: dict[str, Any] = {"batch_size": bench.batch_size, "once": bench.cache.once}
         how |= {"iterations": self.autoattack_iterations, "done": bench.progress}
         how |= {"attacks": STANDARD if flows else STANDARD[-1:]}
@@ -135,17 +159,9 @@ class StrongSuite:
             signs += [masking.no_gradient(int(clean.sum()))]
             loss = LossNote()
         sha256 = hashlib.sha256(ensemble.x_adv.cpu().contiguous().numpy().tobytes())
-        threat = ("norm", "eps", "step_size", "random_start")
-        details = {
-            "attack": {key: getattr(bench.threat, key) for key in threat},
-            "settings": self._settings(bench, attacks, list(how["attacks"])),
-            "autoattack": {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()},
-            "masking": masking.verdict(signs, loss),
-        }
-        if not flows:
-            impossible = [*(name for name in attacks if name != "large_eps"), *STANDARD[:-1]]
-            why = "no gradient flows from the logits to the pixels"
-            details["impossible"] = {name.replace("-", "_"): why for name in impossible}
+        told = masking.verdict(signs, loss)
+        details = self._details(bench, attacks, how["attacks"], flows, told)
+        details["autoattack"] = {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()}
         arrays = {f"{name}_steps": found[name].needed for name in BY_LOSS if flows}
         arrays["autoattack_y_adv"] = ensemble.y_adv
         return Outcome(correct, details, arrays)
@@ -163,22 +179,44 @@ class StrongSuite:
             "large_eps": replace(threat, eps=far, step_size=2.5 * far / steps, steps=steps),
         }
 
+    def _details(
+        self,
+        bench: Bench,
+        attacks: Mapping[str, PGDAttack],
+        official: Sequence[str],
+        flows: bool,
+        told: Masking,
+    ) -> dict[str, Any]:
+        threat = ("norm", "eps", "step_size", "random_start")
+        details = {
+            "attack": {key: getattr(bench.threat, key) for key in threat},
+            "settings": self._settings(bench, attacks, official),
+            "masking": told,
+        }
+        if not flows:
+            impossible = [*(name for name in attacks if name != "large_eps"), *STANDARD[:-1]]
+            why = "no gradient flows from the logits to the pixels"
+            details["impossible"] = {name.replace("-", "_"): why for name in impossible}
+        return details
+
     def _settings(
-        self, bench: Bench, attacks: Mapping[str, PGDAttack], standard: Sequence[str]
+        self, bench: Bench, attacks: Mapping[str, PGDAttack], official: Sequence[str]
     ) -> dict[str, Any]:
         budget = {
             "iterations": self.autoattack_iterations or STANDARD_BUDGET["iterations"],
             "queries": self.square_queries or STANDARD_BUDGET["queries"],
         }
         is_less = any(budget[key] < most for key, most in STANDARD_BUDGET.items())
+        is_less |= tuple(official) != STANDARD
         return {
             **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
             "autoattack": {
                 "version": "reduced" if is_less else "standard",
-                "attacks": standard,
+                "attacks": list(official),
                 **budget,
             },
             "gradient": {"nearness": self.nearness},
             "targets": self.targets,
+            "randomised": {"eot": self.eot, "passes": self.passes},
             "transfer": {"sources": sorted(bench.sources), "steps": TRANSFER_STEPS},
         }

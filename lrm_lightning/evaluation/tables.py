@@ -137,6 +137,10 @@ def _verdict(record: EvaluationRecord) -> list[str]:
     lines += [f"  {sign.name}: {sign.explanation}" for sign in masking.signs if sign.fired]
     lines += [f"  {masking.loss.explanation}"] * bool(masking.loss.count)
     lines += [f"  {weakness(record, 'autoattack')}"] * bool(weakness(record, "autoattack"))
+    if record.spread:
+        most = 100 * max(record.spread.values())
+        told = "the output is random: accuracies are means over passes"
+        lines.append(f"  {told}, whose standard deviation is at most {most:.1f} points")
     flags = record.autoattack.flags if record.autoattack else []
     return lines + [f"  AutoAttack warns: {flag}" for flag in flags]
 

@@ -27,10 +27,16 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 def accuracies(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """``n``, ``metrics`` and ``intervals`` (95%) of a record, by attack, each in [0, 1].
 
-    ``correct`` are an attack's verdicts, bool ``(n,)``: which images are classified correctly.
+    ``correct`` are an attack's verdicts, bool ``(n,)``: which images are classified correctly. Of a
+    random network they are ``(n, passes)``; then the mean counts, and ``spread`` has the standard
+    deviation of the passes' accuracies.
     """
     (n,) = {len(each) for each in correct.values()}
-    counts = {name: int(each.sum()) for name, each in correct.items()}
-    intervals = {name: list(wilson_interval(count, n)) for name, count in counts.items()}
-    metrics = {name: count / n for name, count in counts.items()}
-    return {"n": n, "metrics": metrics, "intervals": intervals}
+    metrics = {name: float(each.mean()) for name, each in correct.items()}
+    intervals = {
+        name: list(wilson_interval(round(share * n), n)) for name, share in metrics.items()
+    }
+    passes = {name: each.mean(axis=0) for name, each in correct.items() if each.ndim == 2}
+    spread = {name: float(each.std(ddof=1)) for name, each in passes.items()}
+    found = {"n": n, "metrics": metrics, "intervals": intervals}
+    return found | ({"spread": spread} if spread else {})

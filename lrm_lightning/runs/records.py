@@ -285,6 +285,7 @@ class EvaluationRecord(Record):
     engine: Text = ""  # how PGD was computed
     metrics: dict[Text, Share]  # accuracies by attack
     intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals
+    spread: dict[Text, Share] = {}  # of a random network: standard deviation over its passes
     curve: Curve | None = None
     logits: dict[Literal["clean", "adversarial"], Histogram] = {}  # of all logits on such images
     gallery: list[dict[Text, Count]] = []  # a few images and what the network made of them

@@ -94,3 +94,9 @@ def evaluated(composed):
 def transferred(composed):
     """``transferred(*overrides)``: what ``transfer`` records, in this process."""
     return lambda *overrides: transfer(plain(composed("transfer", *overrides)))
+
+
+@pytest.fixture(scope="session")
+def draw_images():
+    """``draw_images(count, generator)``: images of the patterns, and labels."""
+    return _draw

@@ -1,0 +1,188 @@
+"""The verdict on networks whose answer is known; `-rP` prints what each attack left of each."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.evaluation.bench import Images
+from lrm_lightning.evaluation.randomised import RandomNetwork
+from lrm_lightning.evaluation.strong import StrongSuite
+from lrm_lightning.runs.intervals import accuracies
+
+N = 120
+SUITE = StrongSuite(
+    pgd_steps=25,
+    pgd_restarts=2,
+    targets=1,
+    targeted_steps=10,
+    eot=8,
+    autoattack_iterations=5,
+    square_queries=100,
+)
+
+
+class Before(nn.Module):
+    """A network behind a function of the pixels."""
+
+    def __init__(self, network, function):
+        super().__init__()
+        self.network, self.function = network, function
+
+    def forward(self, x):
+        return self.network(self.function(x))
+
+
+class After(Before):
+    """A function of a network's logits."""
+
+    def forward(self, x):
+        return self.function(self.network(x))
+
+
+def rounded(x):
+    return x.mul(16).round() / 16
+
+
+def thermometer(x):
+    """Eight thresholds a pixel, put together again: a code without a gradient."""
+    levels = torch.arange(1, 9) / 9
+    return (x[..., None] > levels).float().mean(dim=-1)
+
+
+def straight_through_thermometer(x):
+    return x + (thermometer(x) - x).detach()
+
+
+def shattered(x):
+    return x + 0.01 * torch.sin(400 * x)
+
+
+def shattered_at_random(x):
+    return x + 0.01 * torch.sin(400 * x + 2 * torch.pi * torch.rand_like(x))
+
+
+def noise(sigma):
+    return lambda x: x + sigma * torch.randn_like(x)
+
+
+def resized(x):
+    """A random size for the batch, then the old one."""
+    size = int(torch.randint(6, 12, ()))
+    return F.interpolate(F.interpolate(x, size=size, mode="bilinear"), size=8, mode="bilinear")
+
+
+def k_winners(x):
+    """A quarter of the largest activations, as Xiao et al. 2020 (arXiv:1905.10510)."""
+    flat = x.flatten(1)
+    least = flat.topk(flat.shape[1] // 4, dim=1).values[:, -1:]
+    return (flat * (flat >= least)).view_as(x)
+
+
+class Wins(nn.Module):
+    def forward(self, x):
+        return k_winners(x)
+
+
+def with_winners(network):
+    layers = [Wins() if isinstance(layer, nn.ReLU) else layer for layer in network]
+    return nn.Sequential(*layers)
+
+
+def with_dropout(network):
+    return nn.Sequential(*list(network)[:5], Drop(), network[5])
+
+
+class Drop(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.2, training=True)
+
+
+# How each is made from the undefended or, where the name says so, the robust network; its verdict.
+HONEST, MASKED = "not masked", "masked"
+ZOO = {
+    "plain": (lambda net: net, HONEST),
+    "robust": (lambda net: net, HONEST),
+    "squeezed logits": (lambda net: After(net, lambda z: z / 1000), HONEST),
+    "ReLU6": (
+        lambda net: nn.Sequential(*[nn.ReLU6() if isinstance(m, nn.ReLU) else m for m in net]),
+        HONEST,
+    ),
+    "k-winners": (with_winners, HONEST),
+    "noise": (lambda net: Before(net, noise(0.05)), HONEST),
+    "much noise": (lambda net: Before(net, noise(0.4)), HONEST),
+    "random resizing": (lambda net: Before(net, resized), HONEST),
+    "dropout": (with_dropout, HONEST),
+    # Its code hides the gradient, its own backward pass gives it back.
+    "straight-through thermometer": (lambda net: Before(net, straight_through_thermometer), HONEST),
+    "logits x 10000": (lambda net: After(net, lambda z: 1e4 * z), MASKED),
+    "saturated logits": (lambda net: After(net, lambda z: torch.tanh(10 * z)), MASKED),
+    "quantised input": (lambda net: Before(net, rounded), MASKED),
+    "thermometer": (lambda net: Before(net, thermometer), MASKED),
+    "noise, thermometer": (lambda net: Before(net, lambda x: thermometer(noise(0.1)(x))), MASKED),
+    "shattered": (lambda net: Before(net, shattered), MASKED),
+    "shattered at random": (lambda net: Before(net, shattered_at_random), MASKED),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def many(draw_images):
+    x, y = draw_images(N, torch.Generator().manual_seed(4))
+    return Images(x, y, np.arange(N), np.arange(8))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_verdict_is_right(name, networks, make_bench, many):
+    make, expected = ZOO[name]
+    network = make(networks["pgd" if name == "robust" else "undefended"])
+    threat = PGDAttack(eps=0.12, step_size=0.03) if name != "robust" else make_bench().threat
+    outcome = SUITE.run(network, make_bench(images=many, threat=threat))
+    told = outcome.details["masking"]
+    left = {name: f"{100 * each.mean():.0f}" for name, each in outcome.correct.items()}
+    print(name, told.verdict, left, [sign.name for sign in told.signs if sign.fired])
+    assert told.verdict == expected, [(sign.name, sign.explanation) for sign in told.signs]
+
+
+def test_chance_is_not_an_attack(networks, make_bench, many):
+    network = Before(networks["undefended"], noise(0.5))
+    threat = PGDAttack(eps=1e-6, step_size=3e-7)
+    outcome = SUITE.run(network, make_bench(images=many, threat=threat))
+    assert not [sign for sign in outcome.details["masking"].signs if sign.fired]
+    accuracy = {name: each.mean() for name, each in outcome.correct.items()}
+    assert accuracy["clean"] < 0.9
+    assert accuracy == pytest.approx(dict.fromkeys(accuracy, accuracy["clean"]), abs=0.03)
+
+
+def test_of_a_random_network_the_mean_and_the_spread_are_recorded(networks, make_bench, many):
+    network = Before(networks["undefended"], noise(0.5))
+    few = replace(SUITE, pgd_steps=2, pgd_restarts=1, passes=6)
+    first, again = (few.run(network, make_bench(images=many)) for _ in range(2))
+    for name, each in first.correct.items():
+        assert each.shape == (N, 6)
+        assert (each == again.correct[name]).all()  # every draw has a seed
+    found = accuracies(first.correct)
+    by_pass = first.correct["clean"].mean(axis=0)
+    assert found["metrics"]["clean"] == pytest.approx(by_pass.mean())
+    assert found["spread"]["clean"] == pytest.approx(by_pass.std(ddof=1))
+    assert 0 < found["spread"]["clean"] < 0.1
+
+
+def test_of_several_attacks_the_worst_is_chosen_by_other_passes_than_those_reported():
+    scorer = RandomNetwork(nn.Identity(), None, flows=True, eot=1, passes=2)
+    one = np.array([[True, False, False, False], [True, True, True, True]])
+    other = np.array([[True, True, True, True], [False, False, True, False]])
+    assert (scorer.worst([one, other]) == np.stack([one[0], other[1]])).all()
+
+
+@pytest.mark.parametrize(
+    ("right", "correct", "wrong"), [(15, 1, 0), (14, 0, 0), (6, 0, 0), (5, 0, 1)]
+)
+def test_an_image_is_correct_or_wrong_beyond_chance(right, correct, wrong):
+    scorer = RandomNetwork(nn.Identity(), None, flows=True, eot=1, passes=20)
+    scores = np.concatenate([np.zeros(20, bool), np.arange(20) < right])[None]
+    assert scorer.surely(scores, correct=True).tolist() == [correct]
+    assert scorer.surely(scores, correct=False).tolist() == [wrong]
