@@ -36,9 +36,28 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return best_wrong - logits.gather(1, label)[:, 0]
 
 
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Difference of logits ratio: the :func:`margin` as a share of :math:`z_{\pi_1} - z_{\pi_3}`.
+
+    :math:`z_{\pi_k}` is the k-th largest logit. A factor or a constant that all logits share
+    changes nothing, so that squeezing or blowing up logits hides nothing from it.
+
+    Raises:
+        ValueError: If there are fewer than three classes.
+
+    References:
+        Croce & Hein 2020, arXiv:2003.01690, section 5, equation 6.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"the DLR loss needs at least 3 classes, not {logits.shape[1]}")
+    largest = logits.topk(3, dim=1).values
+    # The constant is the official code's.
+    return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
 def hard_labels(y: Tensor) -> Tensor:
     """Labels ``(B,)`` as they are; of distributions ``(B, C)`` the most probable class."""
     return y if y.ndim == 1 else y.argmax(dim=1)
 
 
-OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin}
+OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

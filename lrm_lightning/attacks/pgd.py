@@ -61,8 +61,8 @@ class PGDAttack(Attack):
         restarts: Number of searches per image, of which the worst outcome is kept; more than one
             need a random start.
         targeted: ``y`` holds the classes to reach: lower their loss instead of raising the label's.
-        loss: ``"cross_entropy"``, ``"margin"``, or a function of logits ``(B, C)`` and ``y`` that
-            gives values ``(B,)``, of a defence whose attack raises a term of its own.
+        loss: ``"cross_entropy"``, ``"margin"``, ``"dlr"``, or a function of logits ``(B, C)`` and
+            ``y`` that gives values ``(B,)``, of a defence whose attack raises a term of its own.
         bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
         keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
             the start included. A misclassified image (``targeted``: one at its target) beats
@@ -100,6 +100,8 @@ class PGDAttack(Attack):
         check_choice("bn_mode", self.bn_mode, BN_MODES)
         check_choice("keep", self.keep, KEEPS)
         check_choice("engine", self.engine, ENGINES)
+        if self.targeted and self.loss == "dlr":
+            raise ValueError("loss=dlr has no target; use loss=margin with targeted=True")
         if self.restarts > 1 and not self.random_start:
             same = "needs random_start=True: they would all be the same"
             raise ValueError(f"restarts={self.restarts} {same}")

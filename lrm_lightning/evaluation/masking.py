@@ -24,7 +24,7 @@ after 20 steps, or a single one was made. Nor if the images are too few: if even
 interval that ends above the threshold (n < 381 for 1%, 189 for 2%, 73 for 5%), so that more images
 might have shown it. The verdict is "undecided" if that holds for all signs.
 
-For black box and transfer, "PGD" means all the suite's searches, on both losses, with all restarts:
+For black box and transfer, "PGD" means all the suite's searches, on all losses, with all restarts:
 what one gradient attack finds is not hidden from gradients. For steps, restarts and large eps it
 means the search on cross-entropy alone, the loss that defences are reported with. An image is
 broken by any iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32.

@@ -12,6 +12,8 @@ ATTACK_TITLES = {
     "fgsm": "FGSM",
     "pgd_ce": "PGD, CE",
     "pgd_margin": "PGD, margin",
+    "pgd_dlr": "PGD, DLR",
+    "pgd_best": "PGD, best loss",
     "pgd_targeted": "PGD, targeted",
     "bpda": "PGD, straight-through",
     "apgd_ce": "APGD-CE",
@@ -24,7 +26,7 @@ ATTACK_TITLES = {
 # What AutoAttack's standard version does, and the accuracies that stand on it.
 STANDARD_BUDGET = {"iterations": 100, "queries": 5000}
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-# Attacks on what PGD on both losses left; what they found belongs to the verdict.
+# Attacks on what PGD on all losses left; what they found belongs to the verdict.
 FOLLOWING = ("pgd_square", "transfer_")
 OF_AUTOATTACK = ("apgd_ce", "apgd_t", "fab_t", "square", "autoattack", "worst")
 

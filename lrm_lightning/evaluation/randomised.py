@@ -92,6 +92,8 @@ class RandomNetwork:
             find = partial(_by_autoattack, mean, RAND, official)
             scores |= {"pgd_one_pass": one_pass, "autoattack": self.scores("rand", tried, find)}
         best = self.worst([clean, *(scores[name] for name in BY_LOSS if self.flows)])
+        if self.flows:
+            scores["pgd_best"] = best
         held, surely = (self.surely(each, correct=True) for each in (best, clean))
         square = self.scores("square", held, partial(_by_autoattack, mean, ("square",), official))
         following = {"pgd_square": square}

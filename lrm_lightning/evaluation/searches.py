@@ -18,7 +18,7 @@ from lrm_lightning.runs.networks import weights_sha256
 
 TRANSFER_STEPS = 10
 # The strong suite's searches that differ in their loss alone.
-BY_LOSS = ("pgd_ce", "pgd_margin")
+BY_LOSS = ("pgd_ce", "pgd_margin", "pgd_dlr")
 # Below it float32 numbers lose precision one bit at a time.
 SMALLEST = float(torch.finfo(torch.float32).tiny)
 

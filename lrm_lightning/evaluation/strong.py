@@ -23,16 +23,17 @@ from lrm_lightning.runs.records import LossNote, Masking
 
 @dataclass(frozen=True, kw_only=True)
 class StrongSuite:
-    """PGD with restarts and both losses, targeted PGD, AutoAttack, and a verdict on masking.
+    """PGD with restarts and three losses, targeted PGD, AutoAttack, and a verdict on masking.
 
     All accuracies are worst cases: an image counts as correct only if it is without an attack and
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. AutoAttack's metrics are its own: each attack sees what the former left,
-    so ``square`` equals ``autoattack``. ``pgd_square`` and ``transfer_<network>`` are what Square,
-    or another network's examples, leave of what PGD on both losses left, for the verdict; ``bpda``
-    is PGD on both losses with the gradient of :attr:`Bench.surrogate`. On a network from whose
-    logits no gradient flows to the pixels, Square, transfer and ``bpda`` are all. A network whose
-    output is random is attacked as :class:`~lrm_lightning.evaluation.randomised.RandomNetwork`.
+    so ``square`` equals ``autoattack``. ``pgd_best`` is what PGD on all losses left; ``pgd_square``
+    and ``transfer_<network>`` are what Square, or another network's examples, leave of that, for
+    the verdict; ``bpda`` is PGD on all losses with the gradient of :attr:`Bench.surrogate`. On a
+    network from whose logits no gradient flows to the pixels, Square, transfer and ``bpda`` are
+    all. One whose output is random is attacked as
+    :class:`~lrm_lightning.evaluation.randomised.RandomNetwork`.
 
     The settings are explained in ``conf/suite/strong.yaml``.
 
@@ -122,7 +123,11 @@ class StrongSuite:
             **searched,
             **by_autoattack,
             **(
-                {"autoattack": ensemble.correct[STANDARD[-1]], "pgd_square": square}
+                {
+                    "pgd_best": held,
+                    "autoattack": ensemble.correct[STANDARD[-1]],
+                    "pgd_square": square,
+                }
                 if flows
                 else {}
             ),
@@ -175,6 +180,7 @@ class StrongSuite:
         return {
             "pgd_ce": pgd,
             "pgd_margin": replace(pgd, loss="margin"),
+            "pgd_dlr": replace(pgd, loss="dlr"),
             "pgd_targeted": replace(threat, steps=self.targeted_steps, targeted=True),
             "large_eps": replace(threat, eps=far, step_size=2.5 * far / steps, steps=steps),
         }

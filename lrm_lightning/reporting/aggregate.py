@@ -23,7 +23,9 @@ METHOD_TITLES = {
 THREAT_KEYS = ("norm", "eps")
 ATTACK_KEYS = (*THREAT_KEYS, "step_size")
 # Of a suite's settings those that the others say already, and the networks' names.
-SAID = re.compile(r"(?!large_eps).*\.(norm|eps|step_size)|large_eps\.step_size|pgd_margin\..*")
+SAID = re.compile(
+    r"(?!large_eps).*\.(norm|eps|step_size)|large_eps\.step_size|pgd_(margin|dlr)\..*"
+)
 SAID_OF_ALL = ("autoattack.version", "transfer.sources")
 # Overrides that make a run another row, or another way to the same.
 OF_ONE_RUN = ("method", "seed", "rerun", "sweep", "--", "hydra.mode")

@@ -35,7 +35,8 @@ ROWS = (
 BESIDE = "Beside it the paper's number and ours minus the paper's, in percentage points."
 SAME = "“white-box”: source and target are one network; the paper's are trained independently."
 STRONG = (
-    " “AutoAttack” counts an image only if it withstands its four attacks,"
+    " “PGD, best loss” counts an image only if it withstands PGD on each loss,"
+    " “AutoAttack” only if it withstands its four attacks,"
     " “all together” only if it withstands every attack. What Square and other networks'"
     " examples broke of what PGD left is told with the verdicts."
 )

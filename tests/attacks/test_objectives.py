@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack
 
-from lrm_lightning.attacks.objectives import OBJECTIVES, cross_entropy, hard_labels, margin
+from lrm_lightning.attacks.objectives import OBJECTIVES, cross_entropy, dlr, hard_labels, margin
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 Y = torch.tensor([0, 2])
@@ -51,6 +52,25 @@ def test_one_hot_labels_equal_hard_labels(loss):
     values = OBJECTIVES[loss](logits, y)
     assert values.shape == (50,)
     torch.testing.assert_close(OBJECTIVES[loss](logits, one_hot(y, 7)), values)
+
+
+def test_dlr_and_its_gradient_are_those_of_autoattack():
+    logits = torch.randn(500, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = torch.randint(7, (500,), generator=torch.Generator().manual_seed(1))
+    official = APGDAttack.dlr_loss(None, logits, y)
+    torch.testing.assert_close(dlr(logits, y), official)
+    gradients = (torch.autograd.grad(each.sum(), logits) for each in (dlr(logits, y), official))
+    torch.testing.assert_close(*gradients)
+
+
+def test_dlr_has_no_scale():
+    torch.testing.assert_close(dlr(LOGITS, Y), torch.tensor([-0.5, 2 / 3]))  # margin over z1 - z3
+    torch.testing.assert_close(dlr(1000 * LOGITS + 5, Y), dlr(LOGITS, Y))
+
+
+def test_dlr_needs_three_classes():
+    with pytest.raises(ValueError, match="at least 3 classes, not 2"):
+        dlr(LOGITS[:, :2], Y[:1])
 
 
 def test_margin_of_a_mix_uses_the_most_probable_class():

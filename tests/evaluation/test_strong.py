@@ -25,8 +25,8 @@ SUITE = StrongSuite(
     square_queries=20,
 )
 METRICS = {
-    "clean", "pgd_ce", "pgd_margin", "pgd_targeted", "apgd_ce", "apgd_t", "fab_t", "square",
-    "autoattack", "pgd_square", "worst",
+    "clean", "pgd_ce", "pgd_margin", "pgd_dlr", "pgd_best", "pgd_targeted", "apgd_ce", "apgd_t",
+    "fab_t", "square", "autoattack", "pgd_square", "worst",
 }  # fmt: skip
 
 
@@ -136,7 +136,9 @@ def test_metrics_and_what_they_imply(outcome):
     for name, each in correct.items():
         assert not (each & ~correct["clean"]).any(), name
         assert not (correct["worst"] & ~each).any(), name
-    assert not (correct["pgd_square"] & ~correct["pgd_ce"]).any()
+    assert not (correct["pgd_square"] & ~correct["pgd_best"]).any()
+    losses = [correct[f"pgd_{loss}"] for loss in ("ce", "margin", "dlr")]
+    assert (correct["pgd_best"] == np.logical_and.reduce(losses)).all()
     assert (correct["square"] == correct["autoattack"]).all()
     assert correct["worst"].sum() < correct["clean"].sum()
 
@@ -197,7 +199,7 @@ def test_network_without_a_gradient(make_bench, robust, frozen):
 
     outcome = SUITE.run(Integers(), make_bench(surrogate=robust))
     assert set(outcome.correct) == {"clean", "square", "bpda", "worst"}
-    assert {"pgd_ce", "pgd_margin", "pgd_targeted", "apgd_ce", "apgd_t", "fab_t"} == set(
+    assert {"pgd_ce", "pgd_margin", "pgd_dlr", "pgd_targeted", "apgd_ce", "apgd_t", "fab_t"} == set(
         outcome.details["impossible"]
     )
     told = outcome.details["masking"]
