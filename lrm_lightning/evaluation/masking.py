@@ -15,6 +15,10 @@ accuracy under gradient attacks cannot be taken for robustness.
 | gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
 | randomised | images that withstand PGD but not PGD with the mean gradient of passes | all | 2% |
 | straight through | images that withstand PGD but not PGD with a stand-in's gradient | all | 1% |
+| zero gradient | images at which the gradient of DLR is exactly 0 | correct | 5% |
+| silent success | images that an iterate of PGD fooled and the last one doesn't | correct | 10% |
+| unfinished | images whose loss still rises in the last tenth of the steps | PGD left | 10% |
+| unit test | images beside which PGD doesn't find a planted adversarial example | correct | 5% |
 
 Where no gradient flows at all, PGD is impossible: it breaks no image, and it vanishes at each. The
 signs that need it were not looked for.
@@ -22,13 +26,16 @@ signs that need it were not looked for.
 A sign that did not fire says nothing if it could not: no sources were given, no search went on
 after 20 steps, or a single one was made. Nor if the images are too few: if even 0 of n has an
 interval that ends above the threshold (n < 381 for 1%, 189 for 2%, 73 for 5%), so that more images
-might have shown it. The verdict is "undecided" if that holds for all signs.
+might have shown it. The verdict is "undecided" if that holds for all signs but silent success and
+unfinished, which alone don't show that a network hides nothing.
 
 For black box and transfer, "PGD" means all the suite's searches, on all losses, with all restarts:
 what one gradient attack finds is not hidden from gradients. For steps, restarts and large eps it
 means the search on cross-entropy alone, the loss that defences are reported with. An image is
 broken by any iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32.
-"Turns": the cosine between the gradients at the image and beside it is below 0.2.
+"Turns": the cosine between the gradients at the image and beside it is below 0.2. "Rises": by more
+than a hundredth of how far the loss rose in the whole search. Silent success and unfinished look at
+the first search on cross-entropy.
 
 No sign, but told beside the verdict: how many images the margin broke that cross-entropy left
 (Carlini & Wagner 2017, arXiv:1608.04644, section V). There the gradient is sound and the customary
@@ -41,7 +48,7 @@ from typing import Any
 import numpy as np
 
 from lrm_lightning.attacks.pgd import NEVER
-from lrm_lightning.evaluation.searches import Search
+from lrm_lightning.evaluation.searches import Path, Search
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import LossNote, Masking, Sign
 
@@ -50,6 +57,8 @@ CARLINI = "Carlini et al. 2019, arXiv:1902.06705"
 ENGSTROM = "Engstrom et al. 2018, arXiv:1807.10272"
 CROCE = "Croce & Hein 2020, arXiv:2003.01690"
 MOSBACH = "Mosbach et al. 2018, arXiv:1810.12042"
+PINTOR = "Pintor et al. 2022, arXiv:2106.09947"
+ZIMMERMANN = "Zimmermann et al. 2022, arXiv:2206.13991"
 
 # Of each sign the share above which it fires, and where it is from.
 SIGNS = {
@@ -60,18 +69,30 @@ SIGNS = {
     "large_eps": (0.02, f"{ATHALYE}, section 3.1; {CARLINI}"),
     "randomised": (0.02, f"{ATHALYE}, section 4.2; check_randomized of {CROCE}'s code"),
     "straight_through": (0.01, f"{ATHALYE}, section 4.1"),
+    "zero_gradient": (0.05, f"check_zero_gradients of {CROCE}'s code"),
+    "silent_success": (0.1, f"{PINTOR}, silent success"),
+    "unfinished": (0.1, f"{PINTOR}, incomplete optimization"),
+    "unit_test": (0.05, ZIMMERMANN),
     "gradient": (0.05, f"{ATHALYE}, section 3 (shattered and vanishing gradients); {CARLINI}"),
 }
+# Signs that the searches of PGD give, beside the gradient's own.
+OF_PGD = (
+    "steps", "restarts", "large_eps", "zero_gradient", "silent_success", "unfinished", "unit_test",
+)  # fmt: skip
+# Signs that a search was none; that it was one doesn't show that the network hides nothing.
+OF_SEARCH = ("silent_success", "unfinished")
 FEW_STEPS = 20
 TURNED = 0.2
+# The last steps of a search, as a share of all, and a rise there that counts, as one of the whole.
+LAST, RISE = 0.1, 0.01
 
 
 def verdict(signs: Sequence[Sign], loss: LossNote) -> Masking:
     """``"masked"`` if any sign fired; with all signs, and what :func:`mistaken_loss` found.
 
-    ``"undecided"`` if none fired and none could be looked for.
+    ``"undecided"`` if none fired and none could be looked for, but for those of ``OF_SEARCH``.
     """
-    could = [sign for sign in signs if not sign.undecided]
+    could = [sign for sign in signs if not sign.undecided and sign.name not in OF_SEARCH]
     honest = "not masked" if could else "undecided"
     masked = any(sign.fired for sign in signs)
     return Masking(verdict="masked" if masked else honest, signs=list(signs), loss=loss)
@@ -165,6 +186,46 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray | None) -> Sign:
         told += f" and turns at {bad - gone}"
         more["median_cosine"] = float(np.median(cosine)) if of else None
     return _sign("gradient", bad, of, f"{told} of {of} correctly classified images", **more)
+
+
+def zero_gradient(zero: np.ndarray) -> Sign:
+    """The sign, from the images at which the gradient of DLR is 0, bool ``(m,)``."""
+    count, of = int(zero.sum()), len(zero)
+    told = (
+        f"the gradient of the DLR loss is exactly 0 at {count} of {of} correctly classified images"
+    )
+    return _sign("zero_gradient", count, of, told)
+
+
+def silent_success(path: Path) -> Sign:
+    """The sign, from the searches of :func:`~lrm_lightning.evaluation.searches.follow`."""
+    silent = path.fooled.any(axis=1) & ~path.fooled[:, -1]
+    count, of = int(silent.sum()), len(silent)
+    told = f"an iterate of PGD fooled the network and the last one does not at {count} of {of}"
+    return _sign("silent_success", count, of, f"{told} correctly classified images")
+
+
+def unfinished(path: Path) -> Sign:
+    """The sign, from the searches of :func:`~lrm_lightning.evaluation.searches.follow`."""
+    most = path.loss.shape[1] - 1
+    if most <= FEW_STEPS:
+        return untried("unfinished", f"{most} steps are at most {FEW_STEPS}")
+    if path.fooled.any(axis=1).all():
+        return untried("unfinished", "PGD left no image")
+    best = np.maximum.accumulate(path.loss[~path.fooled.any(axis=1)], axis=1)
+    late = best[:, -1] - best[:, -1 - max(1, int(LAST * most))]
+    count, of = int((late > RISE * (best[:, -1] - best[:, 0])).sum()), len(best)
+    told = (
+        f"the loss still rises at the end of {most} steps at {count} of {of} images that PGD left"
+    )
+    return _sign("unfinished", count, of, f"{told} correct")
+
+
+def unit_test(found: np.ndarray) -> Sign:
+    """The sign, from the planted examples that PGD found, bool ``(m,)``."""
+    missed, of = int((~found).sum()), len(found)
+    told = f"PGD did not find {missed} of {of} adversarial examples that were planted in its ball"
+    return _sign("unit_test", missed, of, told)
 
 
 def no_gradient(of: int) -> Sign:

@@ -23,7 +23,12 @@ from lrm_lightning.attacks.wrappers import Expectation, StraightThrough
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.bench import Bench, correct_on, described
 from lrm_lightning.evaluation.cache import Piece
-from lrm_lightning.evaluation.searches import BY_LOSS, TRANSFER_STEPS, gradient_health
+from lrm_lightning.evaluation.searches import (
+    BY_LOSS,
+    TRANSFER_STEPS,
+    gradient_health,
+    zero_gradient,
+)
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.networks import weights_sha256
 from lrm_lightning.runs.records import LossNote, Sign
@@ -116,7 +121,9 @@ class RandomNetwork:
         correct = {name: each[:, self.passes :] for name, each in scores.items()}
         sources = {name: left[f"transfer_{name}"] for name in bench.sources}
         signs = [masking.black_box(held, left["pgd_square"]), masking.transfer(held, sources)]
-        signs += [masking.untried(name, "the output is random") for name in ("steps", "restarts")]
+        tried_too = ("large_eps", "zero_gradient") if self.flows else ()
+        untried = [name for name in masking.OF_PGD if name not in tried_too]
+        signs += [masking.untried(name, "the output is random") for name in untried]
         if bench.surrogate is not None:
             signs.append(masking.straight_through(held, left["bpda"]))
         if not self.flows:
@@ -131,6 +138,7 @@ class RandomNetwork:
             masking.randomised(held_one_pass, left["pgd_ce"], **more),
             masking.large_eps(self.surely(far, correct=True), surely, eps=eps),
             masking.gradient(vanished, None),
+            masking.zero_gradient(zero_gradient(mean, bench, surely)),
         ]
         held_by_ce = self.surely(scores["pgd_ce"], correct=True)
         return correct, signs, masking.mistaken_loss(held_by_ce, left["pgd_margin"])

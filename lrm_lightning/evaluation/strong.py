@@ -150,17 +150,21 @@ class StrongSuite:
             signs.append(masking.straight_through(held, correct["bpda"]))
         if flows:
             first, far = found["pgd_ce"], found["large_eps"].held[-1]
+            path = searches.follow(network, bench, attacks["pgd_ce"], clean)
             health = searches.gradient_health(network, bench, clean, nearness=self.nearness)
             signs += [
                 masking.steps(first, most=self.pgd_steps),
                 masking.restarts(first),
                 masking.large_eps(far, clean, eps=attacks["large_eps"].eps),
                 masking.gradient(*health),
+                masking.zero_gradient(searches.zero_gradient(network, bench, clean)),
+                masking.silent_success(path),
+                masking.unfinished(path),
+                masking.unit_test(searches.unit_test(network, bench, attacks["pgd_ce"], clean)),
             ]
             loss = masking.mistaken_loss(searched["pgd_ce"], searched["pgd_margin"])
         else:
-            untried = ("steps", "restarts", "large_eps")
-            signs += [masking.untried(name, "no gradient") for name in untried]
+            signs += [masking.untried(name, "no gradient") for name in masking.OF_PGD]
             signs += [masking.no_gradient(int(clean.sum()))]
             loss = LossNote()
         sha256 = hashlib.sha256(ensemble.x_adv.cpu().contiguous().numpy().tobytes())

@@ -169,7 +169,8 @@ def test_every_setting_is_recorded(outcome):
     assert settings["large_eps"]["eps"] == 0.5
     assert settings["autoattack"]["version"] == "reduced"
     assert {sign.name for sign in masking.signs} == {
-        "black_box", "transfer", "steps", "restarts", "large_eps", "gradient",
+        "black_box", "transfer", "steps", "restarts", "large_eps", "gradient", "zero_gradient",
+        "silent_success", "unfinished", "unit_test",
     }  # fmt: skip
 
 
@@ -204,10 +205,8 @@ def test_network_without_a_gradient(make_bench, robust, frozen):
     )
     told = outcome.details["masking"]
     assert told.verdict == "masked"
-    assert {sign.name: sign.fired for sign in told.signs} == {
-        "black_box": True, "transfer": False, "straight_through": True, "steps": False,
-        "restarts": False, "large_eps": False, "gradient": True,
-    }  # fmt: skip
+    fired = {sign.name for sign in told.signs if sign.fired}
+    assert fired == {"black_box", "straight_through", "gradient"}
     assert outcome.correct["bpda"].sum() < outcome.correct["square"].sum()
 
 
