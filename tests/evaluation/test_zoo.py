@@ -171,8 +171,8 @@ def test_of_a_random_network_the_mean_and_the_spread_are_recorded(networks, make
     assert 0 < found["spread"]["clean"] < 0.1
 
 
-def test_of_several_attacks_the_worst_is_chosen_by_other_passes_than_those_reported():
-    scorer = RandomNetwork(nn.Identity(), None, flows=True, eot=1, passes=2)
+def test_of_several_attacks_the_worst_is_chosen_by_other_passes_than_those_reported(make_bench):
+    scorer = RandomNetwork(nn.Identity(), make_bench(), flows=True, eot=1, passes=2)
     one = np.array([[True, False, False, False], [True, True, True, True]])
     other = np.array([[True, True, True, True], [False, False, True, False]])
     assert (scorer.worst([one, other]) == np.stack([one[0], other[1]])).all()
@@ -181,8 +181,8 @@ def test_of_several_attacks_the_worst_is_chosen_by_other_passes_than_those_repor
 @pytest.mark.parametrize(
     ("right", "correct", "wrong"), [(15, 1, 0), (14, 0, 0), (6, 0, 0), (5, 0, 1)]
 )
-def test_an_image_is_correct_or_wrong_beyond_chance(right, correct, wrong):
-    scorer = RandomNetwork(nn.Identity(), None, flows=True, eot=1, passes=20)
+def test_an_image_is_correct_or_wrong_beyond_chance(make_bench, right, correct, wrong):
+    scorer = RandomNetwork(nn.Identity(), make_bench(), flows=True, eot=1, passes=20)
     scores = np.concatenate([np.zeros(20, bool), np.arange(20) < right])[None]
     assert scorer.surely(scores, correct=True).tolist() == [correct]
     assert scorer.surely(scores, correct=False).tolist() == [wrong]
