@@ -129,7 +129,7 @@ def randomised(
     told = f"the output is random (two passes' logits differ by up to {100 * difference:.2g}%, the"
     told += f" accuracy's standard deviation is up to {100 * spread:.1f} points): PGD with the mean"
     told += f" gradient of {eot} passes broke {broken} of the {int(held.sum())} images that PGD"
-    more = {"difference": difference, "spread": spread}
+    more: dict[str, Any] = {"difference": difference, "spread": spread}
     return _sign("randomised", broken, len(held), f"{told} with one pass's left", **more)
 
 
@@ -179,7 +179,7 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray | None) -> Sign:
     Without ``cosine`` vanished gradients count alone: those of a random network turn by chance.
     """
     of, gone = len(vanished), int(vanished.sum())
-    told, more = f"the gradient vanishes at {gone}", {"vanished": gone}
+    told, more = f"the gradient vanishes at {gone}", dict[str, Any](vanished=gone)
     bad = gone
     if cosine is not None:
         bad = int((vanished | (cosine < TURNED)).sum())
