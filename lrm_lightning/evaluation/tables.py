@@ -8,13 +8,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrm_lightning.evaluation.metrics import FOLLOWING, attack_title, pgd_steps, weakness
+from lrm_lightning.evaluation.metrics import (
+    FOLLOWING,
+    STANDARD_ATTACKS,
+    attack_title,
+    pgd_steps,
+    weakness,
+)
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import EvaluationRecord, Record, RunRecord, TransferRecord
 
 TEXTS = ("run", "data", "state", "directory")  # columns of text beside the first
 NUMBER = len("100.0")  # the widest share in %
+PARTS = tuple(name.replace("-", "_") for name in STANDARD_ATTACKS)  # of AutoAttack
 
 
 def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
@@ -45,12 +52,12 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
 def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
     """Print one row a network and one column an attack of a suite, then verdicts on masking.
 
-    What is left after PGD and then other networks' images, or Square, is told with the verdicts: a
-    column a source would leave no room for the numbers.
+    AutoAttack's parts, and what is left after PGD and then other networks' images, or Square, are
+    told with the verdicts: a column for each would leave no room for the numbers.
     """
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
-    metrics = [name for name in metrics if not name.startswith(FOLLOWING)]
+    metrics = [name for name in metrics if not name.startswith(FOLLOWING) and name not in PARTS]
     cells = [
         [
             each.network.label,
@@ -132,6 +139,9 @@ def _verdict(record: EvaluationRecord) -> list[str]:
         for name, share in record.metrics.items()
         if name.startswith(FOLLOWING)
     }
+    parts = {name: record.metrics[name] for name in PARTS if name in record.metrics}
+    told = ", ".join(f"{percent(parts[name])} {attack_title(name)}" for name in parts)
+    lines += [f"  AutoAttack's parts: {told}"] * bool(told)
     told = ", ".join(f"{share} by {name}" for name, share in left.items())
     lines += [f"  left after PGD and then other attacks: {told}"] * bool(left)
     lines += [f"  {sign.name}: {sign.explanation}" for sign in masking.signs if sign.fired]

@@ -62,7 +62,7 @@ BAD = [
     ("attack.steps", 0, "attack.steps=0 must be a whole number >= 1"),
     ("attack.norm", "l7", "attack.norm='l7' is unknown; choose one of: linf, l2"),
     ("attack.norm", ["l2"], "attack.norm=['l2'] is unknown; choose one of: linf, l2"),
-    ("attack.loss", "dlr", "attack.loss='dlr' is unknown"),
+    ("attack.loss", "hinge", "attack.loss='hinge' is unknown"),
     ("attack.bn_mode", "both", "attack.bn_mode='both' is unknown"),
     ("attack.restarts", 0, "attack.restarts=0 must be a whole number >= 1"),
     ("attack.random_start", "no", "attack.random_start='no' must be true or false"),

@@ -64,7 +64,8 @@ def _expected(split, correct, clean, adv, y):
 
 
 def _attacked_keys(metrics):
-    return {key for key in metrics if key.split("/")[1] in ("acc", "logits", "pairing")}
+    attacked = ("acc", "logits", "pairing")
+    return {key for key in metrics if key[:5] != "train" and key.split("/")[1] in attacked}
 
 
 def _assert_metrics(found, expected):
