@@ -6,15 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from lrm_lightning.reporting.paper import METHODS as PAPER
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "results/cifar10-jpeg-cpu"
+SMALL, SHORT = (ROOT / f"results/cifar10-jpeg-{each}" for each in ("cpu", "short"))
 METHODS = {
     "regular": "regular",
     "label smoothing, s = 0.5": "label_smoothing",
     "PGD": "pgd",
     "ALP": "alp",
+    "LRM": "lrm",
+}
+METHODS_OF_SHORT = {
+    "regular": "regular",
+    "label smoothing, s = 0.75": "label_smoothing",
+    "PGD": "pgd",
     "LRM": "lrm",
 }
 # Heading of a column: the record's file, and the attack's name in it.
@@ -37,8 +44,8 @@ STRONG = {key: each for key, each in README.items() if key != "PGD-20"} | {
 }
 
 
-def _record(method, file):
-    (path,) = FOLDER.glob(f"{method}-*/{file}")
+def _record(folder, method, file):
+    (path,) = folder.glob(f"{method}-*/{file}")
     return read_record(path, RunRecord if file == "record.json" else EvaluationRecord)
 
 
@@ -52,25 +59,32 @@ def _tables(path):
 
 
 @pytest.mark.parametrize(
-    ("file", "columns"),
-    [("README.md", README), ("docs/results.md", WHITE_BOX), ("docs/results.md", STRONG)],
-    ids=["readme", "white-box", "strong"],
+    ("file", "columns", "folder", "methods"),
+    [
+        ("README.md", README, SMALL, METHODS),
+        ("docs/results.md", WHITE_BOX, SMALL, METHODS),
+        ("docs/results.md", STRONG, SMALL, METHODS),
+        ("docs/results.md", WHITE_BOX, SHORT, METHODS_OF_SHORT),
+    ],
+    ids=["readme", "white-box", "strong", "short"],
 )
-def test_a_table_of_results_is_that_of_the_records(file, columns):
-    found = [
-        rows for head, rows in _tables(ROOT / file) if columns.keys() <= set(head) and "PGD" in rows
-    ]
-    (rows,) = found
-    assert rows.keys() == METHODS.keys()
-    for title, method in METHODS.items():
+def test_a_table_of_results_is_that_of_the_records(file, columns, folder, methods):
+    (rows,) = (
+        rows
+        for head, rows in _tables(ROOT / file)
+        if columns.keys() <= set(head) and rows.keys() == methods.keys()
+    )
+    for title, method in methods.items():
         for heading, (source, attack) in columns.items():
-            record = _record(method, source)
+            record = _record(folder, method, source)
             low, high = (100 * each for each in record.intervals[attack])
             wanted = f"{100 * record.metrics[attack]:.1f} [{low:.1f}, {high:.1f}]"
             assert rows[title][heading] == wanted, (title, heading)
-        masked = _record(method, "evaluations/strong*.json").masking.verdict == "masked"
         for heading in rows[title].keys() & {"gradient masked?", "masked?"}:
-            assert rows[title][heading] == ("yes" if masked else "no")
+            verdict = _record(folder, method, "evaluations/strong*.json").masking.verdict
+            assert rows[title][heading] == ("yes" if verdict == "masked" else "no")
+        if "PGD-20, paper" in rows[title]:
+            assert rows[title]["PGD-20, paper"] == f"{PAPER[method].white_box['pgd20']:.1f}"
 
 
 def test_the_picture_is_that_of_the_records(tmp_path):
