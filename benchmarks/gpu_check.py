@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -78,9 +79,15 @@ def main() -> None:
         rows += [Row(each, "left out: no GPU") for each in left_out]
     else:
         rows += [Row("the GPU", torch.cuda.get_device_name(0))]
-        rows += [checked("tests marked gpu", gpu_tests)]
-        rows += [checked("a sweep of three on one GPU", sweep), checked("SIGTERM, resume", resume)]
-        rows += [*compiled(subject, device)]
+        commands = {
+            "tests marked gpu": gpu_tests,
+            "a sweep of three on one GPU": sweep,
+            "SIGTERM, resume": resume,
+        }
+        with ThreadPoolExecutor() as pool:  # they mostly wait for processes to start
+            whole = pool.map(checked, commands, commands.values())
+            through = [*compiled(subject, device)]
+        rows += [*whole, *through]
         wrong = {
             engine for engine in ENGINES for row in rows if row.ok is False and engine in row.what
         }
@@ -126,7 +133,8 @@ def loss(subject: Subject, method: str, engine: str, precision: str, device: str
     """Loss of a method on one batch of the digits."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", [f"method={method}", "data=digits", f"attack.engine={engine}"])
-    defense = build.build_defense(cfg, copy.deepcopy(subject.network), num_classes=10).train()
+    defense = build.build_defense(cfg, copy.deepcopy(subject.network), num_classes=10)
+    defense.train().to(device)
     batch = training_batch(defense.mixing, Settings(**QUICK, device=device))
     with precisely(precision, device):
         defense, batch = cast(precision, defense, batch)
@@ -252,7 +260,7 @@ def chosen(times: dict[str, dict[str, float]], wrong: set[str]) -> str:
 
 def command(*arguments: str) -> list[str]:
     """``python -m lrm_lightning.train`` with a training of seconds."""
-    return [sys.executable, "-m", "lrm_lightning.train", *TRAINING, *arguments]
+    return [sys.executable, "-m", "lrm_lightning.train", *arguments, *TRAINING]
 
 
 def finish(arguments: list[str], folder: str) -> str:

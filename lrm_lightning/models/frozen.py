@@ -53,8 +53,9 @@ class Affine:
             return F.leaky_relu_(torch.addcmul(self.shift, x, self.scale), slope)
         # Batch norm is the one operation that takes images in bfloat16 with a scale in float32.
         scale, shift = self.scale.flatten(), self.shift.flatten()
-        mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
-        return F.leaky_relu_(F.batch_norm(x, mean, variance, scale, shift, eps=0.0), slope)
+        # Some releases of torch refuse an eps of 0 (2.11 does); the variance makes up for it.
+        mean, variance, eps = torch.zeros_like(scale), torch.full_like(scale, 0.5), 0.5
+        return F.leaky_relu_(F.batch_norm(x, mean, variance, scale, shift, eps=eps), slope)
 
 
 class Convolution:

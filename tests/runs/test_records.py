@@ -40,7 +40,11 @@ def _changed(content, key, value):
 
 @pytest.mark.parametrize(
     "path",
-    [each for each in sorted(RESULTS.rglob("*.json")) if "benchmarks" not in each.parts],
+    [
+        each
+        for each in sorted(RESULTS.rglob("*.json"))
+        if "benchmarks" not in each.parts and each.name != "model.json"
+    ],
     ids=lambda path: "-".join(path.parts[-3:]),
 )
 def test_every_record_of_results_is_read_and_written_as_it_is(path, tmp_path):
@@ -48,7 +52,8 @@ def test_every_record_of_results_is_read_and_written_as_it_is(path, tmp_path):
     write_record(tmp_path / "again.json", record)
     before, after = (json.loads(each.read_text()) for each in (path, tmp_path / "again.json"))
     assert len(after.pop("sha256")) == 64
-    if isinstance(record, RunRecord):  # its configuration is in today's keys
+    before.pop("sha256", None)
+    if isinstance(record, RunRecord) and "scheduler" not in before["config"]:  # of version 0.1
         assert after["config"].pop("scheduler")["name"] == "one_cycle"
         for content in (before, after):
             content["config"].pop("optimizer")
