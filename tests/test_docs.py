@@ -116,7 +116,7 @@ def test_links_and_paths_lead_somewhere(path):
 
 
 def test_the_speed_in_the_readme_is_that_of_the_table():
-    ((_, rows),) = _tables(ROOT / "docs/speed.md")
+    ((_, rows), _) = _tables(ROOT / "docs/speed.md")
     ratios = {"training steps": [], "evaluations": []}
     for title, row in rows.items():
         kind = "training steps" if "training step" in title else "evaluations"
@@ -125,6 +125,22 @@ def test_the_speed_in_the_readme_is_that_of_the_table():
     for kind, found in ratios.items():
         low, high = min(found, key=float), max(found, key=float)
         assert re.search(rf"{kind} (are )?{low} to {high} times", text)
+
+
+def test_the_speed_on_a_gpu_is_what_was_kept():
+    (_, ((_, *headings), rows)) = _tables(ROOT / "docs/speed.md")
+    kept = (ROOT / "results/benchmarks/h100.txt").read_text(encoding="utf-8")
+    times = {
+        (model, way): float(seconds)
+        for model, way, seconds in re.findall(r"step, (\w+), ([\w, ]+?) +([\d.]+) ms", kept)
+    }
+    for model, row in rows.items():
+        for heading in headings:
+            way = heading.replace("`", "")
+            like = "reference, TF32" if "TF32" in way else "reference"
+            ratio = times[model.strip("`"), like] / times[model.strip("`"), way]
+            told = row[heading].removesuffix(f" ({times[model.strip('`'), way]} ms)")
+            assert float(told) == pytest.approx(ratio, abs=0.005 + 1e-9), (model, way)
 
 
 def test_the_readme_is_short():

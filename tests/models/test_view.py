@@ -60,6 +60,21 @@ def test_under_autocast_it_is_as_close_to_the_truth_as_the_network_is(network, i
     assert mine.dtype == torch.float32
 
 
+def test_batch_norm_in_bfloat16_gets_an_eps_that_every_torch_takes(network, images, monkeypatch):
+    given = []
+    batch_norm = F.batch_norm
+
+    def noted(*arguments, eps, **more):
+        given.append(eps)
+        return batch_norm(*arguments, eps=eps, **more)
+
+    monkeypatch.setattr(F, "batch_norm", noted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attack_view(network.float(), "fast")(images[0].float())
+    assert given
+    assert min(given) > 0
+
+
 def test_autocast_leaves_double_precision_alone(network, images):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, _ = _logits_and_gradient(attack_view(network, "fast"), *images)
