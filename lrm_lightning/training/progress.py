@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: how long it will take, then a line an epoch."""
+"""What a person sees while a run trains: how long it will take, a line an epoch, and a bar."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from lrm_lightning.runs.directory import STATUS
 from lrm_lightning.runs.files import duration, write_json
@@ -13,13 +16,16 @@ from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 # The first steps are slow: memory is allocated and kernels are chosen.
 SKIPPED_STEPS, TIMED_STEPS = 5, 15
+LOSS_EVERY = 20  # steps between two losses of the bar: reading one waits for a GPU
 
 
 class Progress(L.Callback):
     """Prints the time that a run will take after its first steps, then its accuracies every epoch.
 
-    The latest line is also kept in ``status.json`` of the run directory, for whoever started the
-    run. Training time is part of the checkpoint, so that a resumed run reports all of it.
+    On a terminal a bar below shows the steps, the time left, the loss and the last robust accuracy;
+    a progress bar of Lightning's among the callbacks takes its place. The latest line is also kept
+    in ``status.json`` of the run directory, for whoever started the run. Training time is part of
+    the checkpoint, so that a resumed run reports all of it.
 
     Args:
         run_dir: The run directory.
@@ -31,6 +37,8 @@ class Progress(L.Callback):
         self._attacked = robust_accuracy
         self._earlier_s, self._started = 0.0, time.monotonic()
         self._steps, self._timed_from = 0, 0.0
+        self._robust = ""  # the last robust accuracy
+        self._bar = Bar()
 
     @property
     def elapsed_s(self) -> float:
@@ -51,9 +59,15 @@ class Progress(L.Callback):
             f"training {trainer.max_epochs} epochs of {trainer.num_training_batches:,} steps"
             f" on {device}{again}"
         )
+        total, done = int(trainer.estimated_stepping_batches), trainer.global_step
+        self._show(trainer, "training", total=total, completed=done, facts="")
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self._steps += 1
+        for task in self._bar.task_ids:
+            self._bar.update(task, completed=trainer.global_step)
+            if trainer.is_last_batch or self._steps % LOSS_EVERY == 0:
+                self._bar.update(task, facts=", ".join([_loss(trainer), self._robust]).rstrip(", "))
         if self._steps == SKIPPED_STEPS:
             self._timed_from = time.monotonic()
         elif self._steps == SKIPPED_STEPS + TIMED_STEPS:
@@ -64,9 +78,7 @@ class Progress(L.Callback):
                 f" {step_s:.3f} s a step, attacks on validation images excluded"
             )
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         each = (time.monotonic() - self._epochs_from) / (epoch - self._first_epoch)
         metrics = self._attacked.val_metrics if self._attacked.active else {}
@@ -75,14 +87,46 @@ class Progress(L.Callback):
             for key, value in metrics.items()
             if key.startswith("val/acc/")
         ]
+        self._robust = shown[-1] if shown else self._robust
         left = f", {duration(each * (epochs - epoch))} left" if epoch < epochs else ""
-        self._say(f"epoch {epoch}/{epochs}: {', '.join(shown) or 'not attacked'}{left}")
+        self._say(f"epoch {epoch}/{epochs}: {', '.join([_loss(trainer), *shown])}{left}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar.stop()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         count = sum(trainer.num_test_batches)
         self._say(f"testing: {count} batches of the test split, natural, FGSM and PGD")
+        self._show(trainer, "testing", total=count, completed=0, facts="")
+
+    def on_test_batch_end(self, *_: object) -> None:
+        self._bar.advance(self._bar.task_ids[0])
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar.stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._bar.stop()
+
+    def _show(self, trainer: L.Trainer, what: str, **task: Any) -> None:
+        """Begin a bar."""
+        console = Console()
+        other = trainer.progress_bar_callback is not None or not trainer.is_global_zero
+        self._bar = Bar(
+            "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            "{task.fields[facts]}", console=console, transient=True, speed_estimate_period=600,
+            disable=other or not console.is_terminal,
+        )  # fmt: skip
+        self._bar.add_task(what, **task)
+        self._bar.start()
 
     @rank_zero_only
     def _say(self, message: str) -> None:
         print(message, flush=True)  # noqa: T201  (a person reads it)
         write_json(self._status, {"message": message, "elapsed_s": round(self.elapsed_s, 1)})
+
+
+def _loss(trainer: L.Trainer) -> str:
+    return f"loss {float(trainer.callback_metrics['train/loss']):.3f}"

@@ -68,13 +68,17 @@ def make_trainer():
     """Function: a Trainer without files, bars and chatter."""
 
     def make(*callbacks, **settings):
-        defaults = {"inference_mode": False, "limit_train_batches": 1, "log_every_n_steps": 1}
+        defaults = {
+            "inference_mode": False,
+            "limit_train_batches": 1,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+        }
         return L.Trainer(
             accelerator="cpu",
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             callbacks=list(callbacks),

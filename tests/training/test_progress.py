@@ -1,7 +1,12 @@
 """What a person reads while a run trains."""
 
+import io
 import json
+import re
 from types import SimpleNamespace
+
+from lightning.pytorch.callbacks import TQDMProgressBar
+from rich.console import Console
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.methods import Regular
@@ -21,13 +26,46 @@ def test_a_line_an_epoch_with_its_own_accuracies(network, digits, make_trainer, 
     assert [line.split(": ")[0] for line in lines] == [f"epoch {n}/5" for n in range(1, 6)]
     # An epoch that was not attacked shows no older accuracy; the last is attacked in any case.
     attacked = [False, True, False, True, True]
-    assert ["not attacked" not in line for line in lines] == attacked
+    assert all(re.match(r"epoch \d/5: loss \d\.\d{3}(,|$)", line) for line in lines)
     for name in ("clean", "fgsm", "pgd1"):
         assert [f"{name} " in line for line in lines] == attacked
     assert [" left" in line for line in lines] == [True] * 4 + [False]
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["message"] == lines[-1]
     assert status["elapsed_s"] >= 0
+
+
+def test_a_terminal_gets_a_bar_and_lines_above_it(
+    network, digits, make_trainer, tmp_path, monkeypatch
+):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr("lrm_lightning.training.progress.Console", lambda: console)
+    callback = RobustAccuracy(PGDAttack(), steps=[1], test_steps=[1], n_images=4)
+    trainer = make_trainer(
+        callback, Progress(tmp_path, callback),
+        max_epochs=3, log_every_n_steps=1, limit_val_batches=1, limit_test_batches=1,
+    )  # fmt: skip
+    trainer.fit(Regular(network), datamodule=digits)
+    trainer.test(Regular(network), datamodule=digits, verbose=False)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"training .* 3/3 .* loss \d\.\d{3}, pgd1 \d+\.\d%", shown)
+    assert re.search(r"testing .* 1/1 ", shown)
+    assert "epoch 3/3: loss" in shown
+    assert screen.getvalue().endswith("\x1b[2K")  # the bar is gone
+
+
+def test_a_bar_of_lightnings_takes_its_place(network, digits, make_trainer, tmp_path, monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr("lrm_lightning.training.progress.Console", lambda: console)
+    callback = RobustAccuracy(PGDAttack(), steps=[1], n_images=4)
+    trainer = make_trainer(
+        callback, Progress(tmp_path, callback), TQDMProgressBar(),
+        max_epochs=1, limit_val_batches=1, enable_progress_bar=True,
+    )  # fmt: skip
+    trainer.fit(Regular(network), datamodule=digits)
+    assert screen.getvalue() == ""
 
 
 def test_validation_alone_prints_nothing(network, digits, make_trainer, tmp_path, capsys):
