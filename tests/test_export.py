@@ -1,6 +1,7 @@
 """What an export holds, and that what comes back is the same network."""
 
 import json
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -23,6 +24,19 @@ def test_same_network_bit_for_bit(exported):
     with torch.no_grad():
         assert torch.equal(load_model(out)(x), load_model(run)(x))
     assert not load_model(out).training
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in Path(__file__).parents[1].glob("results/**/model.json")),
+    ids=lambda folder: folder.name,
+)
+def test_released_weights_load(folder):
+    network = load_model(folder)  # which compares the hash
+    assert sum(parameter.numel() for parameter in network.parameters()) == 464_154
+    gray = torch.full((2, 3, 32, 32), 0.5)
+    with torch.no_grad():
+        assert network(gray).shape == (2, 10)
 
 
 def test_nothing_of_the_machine_is_in_it(exported, tmp_path):
