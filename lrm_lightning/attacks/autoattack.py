@@ -181,9 +181,7 @@ def count_classes(logits: Tensor) -> int:
 
 def _in_ball(x_adv: Tensor, x: Tensor, *, norm: str, eps: float) -> Tensor:
     """Which images are adversarial examples at all: NaN, as FAB may return, is none."""
-    delta = (x_adv - x).flatten(1)
-    size = delta.abs().amax(dim=1) if norm == "linf" else torch.linalg.vector_norm(delta, dim=1)
-    return size <= eps + TOLERANCE
+    return ThreatModel(norm, eps).distance(x_adv, x) <= eps + TOLERANCE
 
 
 @contextmanager

@@ -66,6 +66,11 @@ class ThreatModel:
         """Direction of norm 1 for each image of ``gradient``, 0 where the gradient is 0."""
         return gradient.sign() if self.norm == "linf" else _unit(gradient)
 
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """How far each image was moved, in the norm, shape ``(B,)``."""
+        order = math.inf if self.norm == "linf" else 2
+        return torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1)
+
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """``x_adv`` put into the ball, then clipped to [0, 1].
 

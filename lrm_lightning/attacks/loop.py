@@ -1,22 +1,23 @@
 """The only projected-gradient loop; the caller passes the threat model and the loss."""
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks.base import ThreatModel
 from lrm_lightning.attacks.inputs import check_shapes, check_values, explain
-from lrm_lightning.attacks.objectives import Objective, hard_labels
+from lrm_lightning.attacks.objectives import Objective, PairedLoss, hard_labels
 from lrm_lightning.errors import NotFiniteError
 
 
 class Problem:
     """What is attacked and how far an image may move; to be used inside ``attack_mode``.
 
-    ``loss`` takes logits ``(B, C)`` and ``y``, and returns one value an image, ``(B,)``. The others
-    are those of :class:`~lrm_lightning.attacks.pgd.PGDAttack` and of its call.
+    ``loss`` takes logits ``(B, C)`` and ``y``, and returns one value an image, ``(B,)``, or is a
+    :class:`~lrm_lightning.attacks.objectives.PairedLoss`. The others are those of
+    :class:`~lrm_lightning.attacks.pgd.PGDAttack` and of its call.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class Problem:
         y: Tensor,
         *,
         threat: ThreatModel,
-        loss: Objective,
+        loss: Objective | PairedLoss,
         targeted: bool,
         start: Tensor | None,
     ) -> None:
@@ -66,6 +67,10 @@ class Problem:
         if not self._checked:
             check_values(self.x, self._y, self._start, logits)
             self._checked = True
+        if isinstance(self._loss, PairedLoss):  # in the first forward
+            with torch.no_grad():
+                clean = self._model(self.x).to(self.x.dtype)
+            self._loss = partial(self._loss.function, clean)
         logits = logits.to(self.x.dtype)
         gain = self._loss(logits, self._y)
         gain = -gain if self._targeted else gain

@@ -4,11 +4,27 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class PairedLoss:
+    """A loss that may compare an attacked image with the clean one.
+
+    ``function`` takes the logits of the clean images, without a graph, those of the attacked ones,
+    ``(B, C)`` both, and ``y``; it returns ``(B,)``. Records call the loss by its ``name``.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

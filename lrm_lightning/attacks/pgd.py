@@ -7,7 +7,7 @@ gradients become 0, and the attack stops moving.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lrm_lightning.attacks.base import Attack
 from lrm_lightning.attacks.context import BN_MODES, attack_mode
 from lrm_lightning.attacks.loop import Point, Problem, ascend
-from lrm_lightning.attacks.objectives import OBJECTIVES, Objective
+from lrm_lightning.attacks.objectives import OBJECTIVES, Objective, PairedLoss
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.models.view import ENGINES, attack_view
 
@@ -62,7 +62,8 @@ class PGDAttack(Attack):
             need a random start.
         targeted: ``y`` holds the classes to reach: lower their loss instead of raising the label's.
         loss: ``"cross_entropy"``, ``"margin"``, ``"dlr"``, or a function of logits ``(B, C)`` and
-            ``y`` that gives values ``(B,)``, of a defence whose attack raises a term of its own.
+            ``y`` that gives values ``(B,)``, of a defence whose attack raises a term of its own, or
+            a :class:`~lrm_lightning.attacks.objectives.PairedLoss`.
         bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
         keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
             the start included. A misclassified image (``targeted``: one at its target) beats
@@ -83,7 +84,7 @@ class PGDAttack(Attack):
     random_start: bool = True
     restarts: int = 1
     targeted: bool = False
-    loss: str | Objective = "cross_entropy"
+    loss: str | Objective | PairedLoss = "cross_entropy"
     bn_mode: str = "eval"
     keep: str = "final"
     engine: str = "auto"
@@ -95,7 +96,7 @@ class PGDAttack(Attack):
         check_flag("random_start", self.random_start)
         check_integer("restarts", self.restarts, low=1)
         check_flag("targeted", self.targeted)
-        if not callable(self.loss):
+        if isinstance(self.loss, str):
             check_choice("loss", self.loss, OBJECTIVES)
         check_choice("bn_mode", self.bn_mode, BN_MODES)
         check_choice("keep", self.keep, KEEPS)
@@ -117,8 +118,13 @@ class PGDAttack(Attack):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings without ``engine``; ``PGDAttack(**attack.as_dict())`` finds the same."""
-        return {key: value for key, value in asdict(self).items() if key != "engine"}
+        """The settings without ``engine``; ``PGDAttack(**attack.as_dict())`` finds the same.
+
+        A loss that is no name stands under its text.
+        """
+        settings = {each.name: getattr(self, each.name) for each in fields(self)}
+        del settings["engine"]
+        return settings | {"loss": str(self.loss)}
 
     def draw_noise(
         self,
@@ -202,12 +208,20 @@ class PGDAttack(Attack):
         return Trajectory(logits, fgsm_iterate, iterates)
 
     def steps_to_break(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor, target: Tensor | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        start: Tensor,
+        target: Tensor | None = None,
+        found: Tensor | None = None,
     ) -> Tensor:
         """Number of steps after which each image is first misclassified.
 
         It stops when all are. ``target`` are the classes to reach, shape ``(B,)``, if
-        :attr:`targeted`; any misclassification counts all the same.
+        :attr:`targeted`; any misclassification counts all the same. Into ``found``, shape of ``x``,
+        are written the iterates that are misclassified first or, where none is, the last ones.
 
         Returns:
             int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
@@ -223,11 +237,16 @@ class PGDAttack(Attack):
                 steps = min(SEGMENT, self.steps - begin)
                 path = ascend(problem, point, step_size=self.step_size, steps=steps)
                 for step, point in enumerate(path, start=begin):
-                    broken = rows[point.logits.argmax(dim=1) != y[rows]]
-                    needed[broken] = needed[broken].clamp(max=step)
+                    wrong = point.logits.argmax(dim=1) != y[rows]
+                    broken = wrong & (needed[rows] == NEVER)
+                    needed[rows[broken]] = step
+                    if found is not None:
+                        found[rows[broken]] = point.x_adv[broken]
                     if bool((needed[rows] < NEVER).all()):
                         break
                 x_adv[rows] = point.x_adv
+        if found is not None:
+            found[needed == NEVER] = x_adv[needed == NEVER]
         return needed
 
     @contextmanager
@@ -237,7 +256,7 @@ class PGDAttack(Attack):
         # A view has no batch statistics to attack with.
         view = attack_view(model, self.engine if self.bn_mode == "eval" else "reference")
         with attack_mode(view, self.bn_mode):
-            loss = self.loss if callable(self.loss) else OBJECTIVES[self.loss]
+            loss = OBJECTIVES[self.loss] if isinstance(self.loss, str) else self.loss
             problem = Problem(
                 view, x, y, threat=self.threat, loss=loss, targeted=self.targeted, start=start
             )

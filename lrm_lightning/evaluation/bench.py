@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from lrm_lightning.attacks import Attack, PGDAttack
 from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.objectives import PairedLoss
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import ImageSplit
 from lrm_lightning.data.randomness import generator
 from lrm_lightning.evaluation.cache import Cache, Piece, Progress
 
-# From places, pixels and labels of a batch: arrays by name, or which images are correct still.
+# From places, pixels and labels of a batch: arrays by name.
 Compute = Callable[[np.ndarray, Tensor, Tensor], Piece]
-Survive = Callable[[np.ndarray, Tensor, Tensor], np.ndarray]
 
 
 class Images(NamedTuple):
@@ -37,6 +37,25 @@ class Images(NamedTuple):
         return self.x[chosen], self.y[chosen]
 
 
+class Worst:
+    """Attacked images, of each the first that an attack broke or else what the last one made.
+
+    Args:
+        images: The clean ones, with which it begins.
+        broken: Which of them are misclassified without an attack, bool ``(n,)``.
+    """
+
+    def __init__(self, images: Images, broken: np.ndarray) -> None:
+        self.x_adv = images.x.cpu().numpy().copy()
+        self._broken = broken.copy()
+
+    def add(self, places: np.ndarray, x_adv: np.ndarray, broken: np.ndarray) -> None:
+        """What an attack made of the images at ``places``, and which of them it broke."""
+        new = ~self._broken[places]
+        self.x_adv[places[new]] = x_adv[new]
+        self._broken[places] |= broken
+
+
 def pick(
     split: ImageSplit, *, n_images: int | None, seed: int, device: torch.device | str = "cpu"
 ) -> Images:
@@ -44,10 +63,18 @@ def pick(
     if n_images is not None:
         check_integer("n_images", n_images, low=1)
     drawn = torch.randperm(len(split.labels), generator=generator(seed, "subset"))[:n_images]
-    index = drawn.sort().values
-    shown = np.searchsorted(index.numpy(), drawn[:8].numpy())
-    x, y = split.images[index].to(device).float().div(255), split.labels[index].to(device)
-    return Images(x, y, index.numpy(), shown)
+    index = drawn.sort().values.numpy()
+    images = at(split, index, device=device)
+    return images._replace(shown=np.searchsorted(index, drawn[:8].numpy()))
+
+
+def at(split: ImageSplit, index: np.ndarray, *, device: torch.device | str = "cpu") -> Images:
+    """The images at the positions ``index``, rising; the first of them are shown."""
+    if index[-1] >= len(split.labels):
+        raise ValueError(f"there is no test image {index[-1]}, only {len(split.labels)} of them")
+    rows = torch.from_numpy(index)
+    x, y = split.images[rows].to(device).float().div(255), split.labels[rows].to(device)
+    return Images(x, y, index, np.arange(min(8, len(index))))
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,9 @@ class Bench:
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
     extra_attacks: Mapping[str, Attack] = field(default_factory=dict)
     surrogate: nn.Module | None = None  # a stand-in, whose gradient a suite may attack with
+    keep_images: bool = False  # whether a suite is to hand over the images of its worst attack
+    worst: Worst | None = None  # takes the images that attacks find, if they are to be kept
+    adaptive: str | PairedLoss | None = None  # a loss that PGD raises besides the suite's own
 
     def starts(self, attack: Attack, places: np.ndarray, *key: int | str) -> Tensor | None:
         """Where the searches of ``attack`` begin: the images at ``places`` plus their own noise.
@@ -110,21 +140,38 @@ class Bench:
             torch.manual_seed(generator(self.seed, "network", name).initial_seed())
             return function(places, x, y)
 
+    def pixels(self, x_adv: Tensor) -> Piece:
+        """``x_adv`` of a batch as a part of its piece, if images are to be kept."""
+        return {} if self.worst is None else {"x_adv": x_adv.cpu().numpy()}
+
+    def keep(self, places: np.ndarray, found: Piece, broken: np.ndarray) -> None:
+        """Keep the :meth:`pixels` of what was found at ``places``, if there are any."""
+        if self.worst is not None and found:
+            self.worst.add(places, found["x_adv"], broken)
+
     def left(
-        self, stage: str, correct: np.ndarray, survive: Survive, part: object = ""
+        self, stage: str, correct: np.ndarray, survive: Compute, part: object = ""
     ) -> np.ndarray:
-        """Which of the ``correct`` images an attack leaves correct, bool ``(n,)`` both."""
+        """Which of the ``correct`` images an attack leaves correct, bool ``(n,)`` both.
+
+        ``survive`` gives them as ``left`` of a piece, with :meth:`pixels`.
+        """
         left, places = np.zeros(len(correct), bool), correct.nonzero()[0]
-        found = self.compute(stage, places, lambda *batch: {"left": survive(*batch)}, part)
+        found = self.compute(stage, places, survive, part)
         left[places] = found.get("left", False)
+        self.keep(places, found, ~left[places])
         return left
+
+    def scored(self, network: nn.Module, x_adv: Tensor, y: Tensor) -> Piece:
+        """Which attacked images are classified correctly, for :meth:`left`."""
+        return {"left": correct_on(network, x_adv, y)} | self.pixels(x_adv)
 
     def left_by_extras(self, network: nn.Module, correct: np.ndarray) -> dict[str, np.ndarray]:
         """Which of the ``correct`` images each of :attr:`extra_attacks` leaves correct, by name."""
 
         def left(name: str, attack: Attack) -> np.ndarray:
-            def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
-                return correct_on(network, self.extra_attack(name, network, places, x, y), y)
+            def survive(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:
+                return self.scored(network, self.extra_attack(name, network, places, x, y), y)
 
             return self.left(name, correct, survive, described(attack))
 
@@ -149,6 +196,8 @@ class Outcome(NamedTuple):
     correct: dict[str, np.ndarray]
     details: dict[str, Any]  # more fields of the EvaluationRecord
     arrays: dict[str, np.ndarray]  # more for the file of verdicts
+    # The worst attack's name, and its images, float32 (n, channels, H, W), if they are to be kept.
+    kept: tuple[str, np.ndarray] | None = None
 
 
 def correct_on(network: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:

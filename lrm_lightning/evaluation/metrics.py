@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lrm_lightning.runs.records import EvaluationRecord, Record
+from lrm_lightning.runs.records import EvaluationRecord, Record, printable
 
 ATTACK_TITLES = {
     "clean": "natural",
@@ -13,6 +13,7 @@ ATTACK_TITLES = {
     "pgd_ce": "PGD, CE",
     "pgd_margin": "PGD, margin",
     "pgd_dlr": "PGD, DLR",
+    "pgd_adaptive": "PGD, adaptive",
     "pgd_best": "PGD, best loss",
     "pgd_targeted": "PGD, targeted",
     "bpda": "PGD, straight-through",
@@ -22,12 +23,17 @@ ATTACK_TITLES = {
     "square": "Square",
     "autoattack": "AutoAttack",
     "worst": "all together",
+    "large_eps": "PGD, large eps",
+    "kept_images": "kept images",
 }
 # What AutoAttack's standard version does, and the accuracies that stand on it.
 STANDARD_BUDGET = {"iterations": 100, "queries": 5000}
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+NORMS = {"linf": "L-inf", "l2": "L2"}
 # Attacks on what PGD on all losses left; what they found belongs to the verdict.
 FOLLOWING = ("pgd_square", "transfer_")
+ADAPTIVE = "pgd_adaptive"  # PGD on a loss that was given
+METHOD = "method"  # the loss that a network was trained with
 OF_AUTOATTACK = ("apgd_ce", "apgd_t", "fab_t", "square", "autoattack", "worst")
 
 
@@ -41,6 +47,20 @@ def attack_title(name: str) -> str:
     """An attack as the paper writes it: ``pgd20`` is PGD-20."""
     steps = pgd_steps(name)
     return f"PGD-{steps}" if steps is not None else ATTACK_TITLES.get(name, name)
+
+
+def shown_eps(eps: float, norm: str) -> str:
+    """A radius as the field writes it: in L-inf in 255ths, where it is some."""
+    steps = 255 * eps
+    whole = norm == "linf" and steps > 0.5 and abs(steps - round(steps)) < 1e-6
+    return f"{round(steps)}/255" if whole else f"{eps:g}"
+
+
+def raised(record: Record) -> str:
+    """Which loss adaptive PGD raised, such as ``method``, that of the training; empty if none."""
+    suite = record.settings if isinstance(record, EvaluationRecord) else {}
+    adaptive = suite.get(ADAPTIVE)
+    return printable(str(adaptive.get("loss", ""))) if isinstance(adaptive, dict) else ""
 
 
 def is_number(value: object) -> bool:

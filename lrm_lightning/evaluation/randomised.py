@@ -90,13 +90,14 @@ class RandomNetwork:
         classes = count_classes(predict(self.network, bench.images.x[:1]))
         official = {**official, "classes": classes}
         tried, scores = clean.sum(axis=1) > 0, {"clean": clean}
+        by_loss = [name for name in BY_LOSS if name in attacks]
         if self.flows:
-            scores |= {name: self._by_pgd(name, attacks[name], mean, tried) for name in BY_LOSS}
+            scores |= {name: self._by_pgd(name, attacks[name], mean, tried) for name in by_loss}
             one_pass = self._by_pgd("pgd_one_pass", attacks["pgd_ce"], self.network, tried)
             far = self._by_pgd("large_eps", attacks["large_eps"], mean, tried)
             find = partial(_by_autoattack, mean, RAND, official)
             scores |= {"pgd_one_pass": one_pass, "autoattack": self.scores("rand", tried, find)}
-        best = self.worst([clean, *(scores[name] for name in BY_LOSS if self.flows)])
+        best = self.worst([clean, *(scores[name] for name in by_loss if self.flows)])
         if self.flows:
             scores["pgd_best"] = best
         held, surely = (self.surely(each, correct=True) for each in (best, clean))
@@ -114,7 +115,7 @@ class RandomNetwork:
             scores[name] = self.scores(name, tried, find, described(attack))
         if bench.surrogate is not None:
             through = Expectation(StraightThrough(self.network, bench.surrogate), self.eot)
-            found = (self._by_pgd(f"bpda {k}", attacks[k], through, tried) for k in BY_LOSS)
+            found = (self._by_pgd(f"bpda {k}", attacks[k], through, tried) for k in by_loss)
             scores["bpda"] = self.worst(list(found))
         scores["worst"] = self.worst(list(scores.values()))
         left = {name: ~self.surely(each, correct=False) for name, each in scores.items()}

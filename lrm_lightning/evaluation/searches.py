@@ -15,12 +15,13 @@ from lrm_lightning.attacks.objectives import Objective, cross_entropy, dlr
 from lrm_lightning.attacks.pgd import NEVER
 from lrm_lightning.evaluation.bench import Bench, correct_on
 from lrm_lightning.evaluation.cache import Piece
+from lrm_lightning.evaluation.metrics import ADAPTIVE
 from lrm_lightning.models.view import attack_view
 from lrm_lightning.runs.networks import weights_sha256
 
 TRANSFER_STEPS = 10
-# The strong suite's searches that differ in their loss alone.
-BY_LOSS = ("pgd_ce", "pgd_margin", "pgd_dlr")
+# The strong suite's searches that differ in their loss alone, the last one if a loss was given.
+BY_LOSS = ("pgd_ce", "pgd_margin", "pgd_dlr", ADAPTIVE)
 # Points near an image that a planted example must differ from.
 INNER = 10
 # Below it float32 numbers lose precision one bit at a time.
@@ -58,13 +59,17 @@ def search(
             start = bench.starts(single, places, stage, number)
             start = x if start is None else start[0]
             target = None if targets is None else torch.from_numpy(targets[places, number]).to(y)
-            steps = single.steps_to_break(network, x, y, start=start, target=target)
-            return {"needed": steps.cpu().numpy()}
+            x_adv = torch.empty_like(x)
+            into = {} if bench.worst is None else {"found": x_adv}
+            steps = single.steps_to_break(network, x, y, start=start, target=target, **into)
+            return {"needed": steps.cpu().numpy()} | bench.pixels(x_adv)
 
         places = alive.nonzero()[0]
         needed.append(np.full(len(correct), NEVER))
-        needed[-1][places] = bench.compute(stage, places, count, number).get("needed", NEVER)
+        found = bench.compute(stage, places, count, number)
+        needed[-1][places] = found.get("needed", NEVER)
         alive = alive & (needed[-1] == NEVER)
+        bench.keep(places, found, ~alive[places])
         held.append(alive)
     return Search(np.stack(held), needed[0])
 
@@ -234,8 +239,10 @@ def square_after_pgd(
     """
     before, after = list(ensemble.correct.values())[-2:]
 
-    def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
-        return ~attack_batch(network, x, y, "square", **settings)["broken"]
+    def survive(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:
+        found, x_adv = attack_batch(network, x, y, "square", **settings), x.clone()
+        x_adv[torch.from_numpy(found["broken"])] = torch.from_numpy(found["x_adv"]).to(x.device)
+        return {"left": ~found["broken"]} | bench.pixels(x_adv)
 
     return (held & after) | bench.left("pgd_square", held & ~before, survive)
 
@@ -247,9 +254,9 @@ def transfer_after_pgd(
     attack = replace(bench.threat, steps=steps)
 
     def left(name: str, source: nn.Module) -> np.ndarray:
-        def survive(places: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
+        def survive(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:
             start = bench.starts(attack, places, "transfer", name)
-            return correct_on(network, attack(source, x, y, start=start), y)
+            return bench.scored(network, attack(source, x, y, start=start), y)
 
         # A name need not always mean the same weights.
         return bench.left("transfer", held, survive, f"{name} {weights_sha256(source)}")

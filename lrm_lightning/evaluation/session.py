@@ -16,8 +16,9 @@ from lrm_lightning.attacks.context import exact_arithmetic, predict
 from lrm_lightning.checks import check_choice, check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.bench import Bench, Images, pick
+from lrm_lightning.evaluation.bench import Bench, Images, at, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
+from lrm_lightning.evaluation.images import X_ADV, write_images
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import file_sha256, override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
@@ -28,7 +29,8 @@ from lrm_lightning.runs.records import EvaluationRecord, TransferRecord, printab
 WHERE = ("root", "require_official", "download")
 
 R = TypeVar("R", EvaluationRecord, TransferRecord)
-# What an evaluation found: the record's own fields, and arrays for the file of verdicts.
+# What an evaluation found: the record's own fields, and arrays for the file of verdicts; attacked
+# images among them, X_ADV, have a file of their own.
 Found = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
@@ -65,6 +67,7 @@ class Session:
             check_integer("batch_size", given["batch_size"], low=1)
         self.device = choose_device(given["device"])
         self._loaded: dict[str, ImageDataModule] = {}
+        self.index: np.ndarray | None = None  # the test images that are meant, instead of a subset
 
     def networks(self, key: str, checkpoint: str | None = None) -> list[TrainedNetwork]:
         """The runs and exports that the setting ``key`` names."""
@@ -102,7 +105,11 @@ class Session:
         self._loaded[str(settings)] = data
         subset = {key: self.given[key] for key in ("n_images", "seed")}
         with as_user_error():
-            images = pick(data.test_dataloader().split, **subset, device=self.device)
+            split = data.test_dataloader().split
+            if self.index is None:
+                images = pick(split, **subset, device=self.device)
+            else:
+                images = at(split, self.index, device=self.device)
         for each in networks:  # its forward is anybody's code
             with exact_arithmetic(), as_user_error(f"{each.about.label}: ", (Exception,)):
                 predict(each.module.to(self.device), images.x[:2], classes=data.num_classes)
@@ -142,13 +149,16 @@ class Session:
             with exact_arithmetic():
                 fields, arrays = make(Bench(images, threat, seed, size, cache, progress))
             fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
-            fields |= {"subset": {key: self.given[key] for key in ("seed", "n_images")}}
+            fields.setdefault("subset", {key: self.given[key] for key in ("seed", "n_images")})
             fields |= {"data": data.provenance(), "n": len(images.y)}
             fields |= {"fractions": self.fractions} if self.fractions else {}
             fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
-            verdicts = path.with_suffix(".npz")
-            write_arrays(verdicts, {"index": images.index} | arrays)
-            record = kind(**fields, files={verdicts.name: file_sha256(verdicts)})
+            written, x_adv = [path.with_suffix(".npz")], arrays.pop(X_ADV, None)
+            write_arrays(written[0], {"index": images.index} | arrays)
+            if x_adv is not None:
+                whole = len(images.y) == fields["data"]["n_test"]
+                written += write_images(path, images, x_adv, whole=whole)
+            record = kind(**fields, files={each.name: file_sha256(each) for each in written})
             # Last: its presence says that the evaluation is finished.
             records.write_record(path, record)
         cache.remove()
@@ -242,6 +252,8 @@ def _finished(path: Path, kind: type[R], evaluation_id: str) -> R | None:
     try:
         record = records.read_record(path, kind)
         records.read_verdicts(path.with_suffix(".npz"), record)
+        for name in record.files:
+            records.check_file(path.with_name(name), record)
     except (FileNotFoundError, UserError):  # damaged: it is made anew
         return None
     return record if record.evaluation_id == evaluation_id else None

@@ -14,8 +14,8 @@ from lrm_lightning.attacks.context import predict
 from lrm_lightning.attacks.wrappers import StraightThrough
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking, randomised, searches
-from lrm_lightning.evaluation.bench import Bench, Outcome
-from lrm_lightning.evaluation.metrics import STANDARD_BUDGET
+from lrm_lightning.evaluation.bench import Bench, Outcome, Worst
+from lrm_lightning.evaluation.metrics import ADAPTIVE, STANDARD_BUDGET
 from lrm_lightning.evaluation.randomised import RandomNetwork
 from lrm_lightning.evaluation.searches import BY_LOSS, TRANSFER_STEPS
 from lrm_lightning.runs.records import LossNote, Masking
@@ -28,7 +28,8 @@ class StrongSuite:
     All accuracies are worst cases: an image counts as correct only if it is without an attack and
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. AutoAttack's metrics are its own: each attack sees what the former left,
-    so ``square`` equals ``autoattack``. ``pgd_best`` is what PGD on all losses left; ``pgd_square``
+    so ``square`` equals ``autoattack``. ``pgd_adaptive`` is PGD on :attr:`Bench.adaptive`.
+    ``pgd_best`` is what PGD on all losses left; ``pgd_square``
     and ``transfer_<network>`` are what Square, or another network's examples, leave of that, for
     the verdict; ``bpda`` is PGD on all losses with the gradient of :attr:`Bench.surrogate`. On a
     network from whose logits no gradient flows to the pixels, Square, transfer and ``bpda`` are
@@ -87,6 +88,8 @@ class StrongSuite:
         official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
         official |= {"seed": bench.seed, "queries": self.square_queries}
         if apart[0] > randomised.DIFFERENCE:
+            if bench.keep_images:
+                raise ValueError("keep_images=true: the output is random, no image is the worst")
             iterations = {"iterations": self.autoattack_iterations}
             victim = RandomNetwork(network, bench, flows, self.eot, self.passes)
             correct, signs, loss = victim.attacked(
@@ -102,18 +105,24 @@ class StrongSuite:
             lambda places, x, y: {"logits": predict(network, x).cpu().numpy()},
         )["logits"]
         clean = logits.argmax(axis=1) == labels
+        if bench.keep_images:
+            bench = replace(bench, worst=Worst(bench.images, ~clean))
         aims, found = searches.likely_targets(logits, labels, self.targets), {}
         for stage, attack in attacks.items() if flows else ():
             targets = aims if attack.targeted else None
-            found[stage] = searches.search(network, bench, stage, attack, clean, targets)
+            # What is broken at the large radius only is outside of the threat model.
+            here = replace(bench, worst=None) if stage == "large_eps" else bench
+            found[stage] = searches.search(network, here, stage, attack, clean, targets)
         searched = {name: each.held[-1] for name, each in found.items() if name != "large_eps"}
         held = np.logical_and.reduce(
-            [clean, *(found[stage].held[-1] for stage in BY_LOSS if flows)]
+            [clean, *(each.held[-1] for stage, each in found.items() if stage in BY_LOSS)]
         )
         how: dict[str, Any] = {"batch_size": bench.batch_size, "once": bench.cache.once}
         how |= {"iterations": self.autoattack_iterations, "done": bench.progress}
         how |= {"attacks": STANDARD if flows else STANDARD[-1:]}
         ensemble = autoattack(network, bench.images.x, bench.images.y, **official, **how)
+        broken = ~list(ensemble.correct.values())[-1]
+        bench.keep(broken.nonzero()[0], bench.pixels(ensemble.x_adv[broken]), broken[broken])
         by_autoattack = {name.replace("-", "_"): left for name, left in ensemble.correct.items()}
         official["classes"] = logits.shape[1]
         square = searches.square_after_pgd(network, bench, held, ensemble, official)
@@ -137,7 +146,8 @@ class StrongSuite:
         if bench.surrogate is not None:
             through = StraightThrough(network, bench.surrogate)
             correct["bpda"] = clean
-            for name in BY_LOSS:  # the second loss attacks what the first one left
+            # The second loss attacks what the first one left.
+            for name in filter(attacks.__contains__, BY_LOSS):
                 left = correct["bpda"]
                 bpda = searches.search(through, bench, f"bpda {name}", attacks[name], left)
                 correct["bpda"] = bpda.held[-1]
@@ -171,9 +181,10 @@ class StrongSuite:
         told = masking.verdict(signs, loss)
         details = self._details(bench, attacks, how["attacks"], flows, told)
         details["autoattack"] = {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()}
-        arrays = {f"{name}_steps": found[name].needed for name in BY_LOSS if flows}
+        arrays = {f"{name}_steps": found[name].needed for name in BY_LOSS if name in found}
         arrays["autoattack_y_adv"] = ensemble.y_adv
-        return Outcome(correct, details, arrays)
+        kept = None if bench.worst is None else ("worst", bench.worst.x_adv)
+        return Outcome(correct, details, arrays, kept)
 
     def _attacks(self, bench: Bench) -> dict[str, PGDAttack]:
         threat, steps = bench.threat, self.large_eps_steps
@@ -181,10 +192,12 @@ class StrongSuite:
         if threat.norm == "l2":
             far *= bench.images.x[0].numel() ** 0.5
         pgd = replace(threat, steps=self.pgd_steps, restarts=self.pgd_restarts)
+        adaptive = {} if bench.adaptive is None else {ADAPTIVE: replace(pgd, loss=bench.adaptive)}
         return {
             "pgd_ce": pgd,
             "pgd_margin": replace(pgd, loss="margin"),
             "pgd_dlr": replace(pgd, loss="dlr"),
+            **adaptive,
             "pgd_targeted": replace(threat, steps=self.targeted_steps, targeted=True),
             "large_eps": replace(threat, eps=far, step_size=2.5 * far / steps, steps=steps),
         }

@@ -6,10 +6,16 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from lrm_lightning.attacks import Attack
 from lrm_lightning.attacks.context import predict
+from lrm_lightning.checks import check_flag
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.adaptive import Loss, given_loss, loss_of
 from lrm_lightning.evaluation.bench import Bench, described
+from lrm_lightning.evaluation.eps_curve import EpsCurveSuite
+from lrm_lightning.evaluation.images import X_ADV, KeptImagesSuite, kept
 from lrm_lightning.evaluation.paper import PaperSuite
 from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_if_short
 from lrm_lightning.evaluation.strong import StrongSuite
@@ -18,10 +24,20 @@ from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.networks import TrainedNetwork, imported, load_foreign, weights_sha256
 from lrm_lightning.runs.records import EvaluationRecord
 
-SUITES = {"paper": PaperSuite, "strong": StrongSuite}
+Suite = PaperSuite | StrongSuite | EpsCurveSuite | KeptImagesSuite
+SUITES: dict[str, type[Suite]] = {
+    kind.name: kind for kind in (PaperSuite, StrongSuite, EpsCurveSuite, KeptImagesSuite)
+}
+# Settings that are of some suites alone.
+ONLY_OF = {
+    "attack_loss": ("paper", "strong", "eps_curve"),
+    "extra_attacks": ("paper", "strong"),
+    "images": ("kept_images",),
+    "keep_images": ("paper", "strong"),
+}
 # Names of what the suites leave in records and in files of verdicts.
 TAKEN = re.compile(
-    r"(clean|fgsm|worst|square|index)$|(pgd|apgd|fab|autoattack|bpda|transfer|gallery)_?"
+    r"(clean|fgsm|worst|square|index|x_adv)$|(pgd|apgd|fab|autoattack|bpda|transfer|gallery)_?"
 )
 
 
@@ -37,9 +53,20 @@ def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Ev
     name = settings.pop("name", None)
     if name not in SUITES:
         raise UserError(f"suite={name} is unknown; choose one of: {', '.join(SUITES)}")
+    for key, suites in ONLY_OF.items():
+        if given[key] and name not in suites:
+            raise UserError(f"{key} is of suite={' and suite='.join(suites)}, not of suite={name}")
+    if name == KeptImagesSuite.name:
+        if given["images"] is None:
+            raise UserError("suite=kept_images needs images=PATH, a file of attacked images")
+        settings["images"] = given["images"]
     with as_user_error("suite."):
+        check_flag("keep_images", given["keep_images"])
         suite = SUITES[name](**settings)
+    if isinstance(suite, KeptImagesSuite):
+        session.index = suite.index
     extra_attacks = {name: _attack(name, node) for name, node in given["extra_attacks"].items()}
+    loss = given["attack_loss"] and given_loss(given["attack_loss"], given["trust"])
     networks = session.networks("runs", given["checkpoint"])
     if given["network"] is not None:
         outside = {key: given[key] for key in ("weights", "name", "out")}
@@ -48,15 +75,18 @@ def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Ev
         raise UserError("nothing to evaluate: give runs=[...], or network=package.module:function")
     sources = session.networks("sources") if name == "strong" else []
     return [
-        _evaluate(session, suite, extra_attacks, network, sources, f"{number}/{len(networks)}")
+        _evaluate(
+            session, suite, extra_attacks, loss, network, sources, f"{number}/{len(networks)}"
+        )
         for number, network in enumerate(networks, start=1)
     ]
 
 
 def _evaluate(
     session: Session,
-    suite: PaperSuite | StrongSuite,
+    suite: Suite,
     extra_attacks: Mapping[str, Attack],
+    loss: Loss | None,
     network: TrainedNetwork,
     sources: Sequence[TrainedNetwork],
     number: str,
@@ -68,12 +98,21 @@ def _evaluate(
                 f"extra_attacks.{name} is of {attack.threat}, and {about.label} is evaluated under"
                 f" {threat.threat}; give extra_attacks.{name}.eps=... or attack.eps=..."
             )
-    pieces = {"suite": suite.name, "settings": asdict(suite)}
-    pieces |= {"weights": about.weights_sha256, "threat": threat.as_dict()}
     surrogate, target = None, session.given["surrogate"]
     if target is not None and suite.name == "strong":
         surrogate = imported("surrogate", target, network.module).eval()
-        pieces["surrogate"] = [target, weights_sha256(surrogate)]
+    pieces = {"suite": suite.name, "settings": asdict(suite)}
+    pieces |= {"weights": about.weights_sha256, "threat": threat.as_dict()}
+    pieces |= {
+        key: value
+        for key, value in {
+            "surrogate": surrogate and [target, weights_sha256(surrogate)],
+            "attack_loss": loss and str(loss),
+            "keep_images": session.given["keep_images"],
+            "images": isinstance(suite, KeptImagesSuite) and suite.sha256,
+        }.items()
+        if value
+    }
     # A source or an attack more or less leaves the pieces of the other attacks as they are.
     others = _others(sources, network)
     extra = {name: described(attack) for name, attack in extra_attacks.items()}
@@ -83,15 +122,17 @@ def _evaluate(
     def make(bench: Bench) -> Found:
         say_if_short(threat, suite.step_counts)
         modules = {name: each.module.to(session.device) for name, each in others.items()}
-        given = {"sources": modules, "extra_attacks": extra_attacks}
+        bench = replace(bench, sources=modules, extra_attacks=extra_attacks)
+        bench = replace(bench, keep_images=session.given["keep_images"])
         if surrogate is not None:
-            given["surrogate"] = surrogate.to(session.device)
+            bench = replace(bench, surrogate=surrogate.to(session.device))
             two = bench.images.x[:2]
             with as_user_error(f"surrogate={target}: ", (Exception,)):  # it is anybody's code
                 predict(surrogate, two, classes=predict(network.module, two).shape[1])
-        bench = replace(bench, **given)
-        with as_user_error(f"{about.label}: ", (ValueError,)):
-            correct, details, arrays = suite.run(network.module, bench)
+        if loss is not None:
+            adaptive = loss_of(loss, network, bench.images.x[:2], session.given["trust"])
+            bench = replace(bench, adaptive=adaptive)
+        correct, details, arrays = _found(suite, network, bench)
         if surrogate is not None:
             details["settings"]["bpda"] = {"surrogate": target}
         if extra:
@@ -104,6 +145,18 @@ def _evaluate(
     path = network.folder / EVALUATIONS / f"{suite.name}.json"
     title = f"{suite.name} {about.label} ({number})"
     return session.record(path, EvaluationRecord, [network], threat, title, pieces, more, make)
+
+
+def _found(
+    suite: Suite, network: TrainedNetwork, bench: Bench
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, np.ndarray]]:
+    """What a suite found of a network: an outcome's fields, images to keep among the arrays."""
+    with as_user_error(f"{network.about.label}: ", (ValueError,)):
+        correct, details, arrays, images = suite.run(network.module, bench)
+    if images is not None:
+        details["kept"] = kept(network.module, bench, *images)
+        arrays = arrays | {X_ADV: images[1]}
+    return correct, details, arrays
 
 
 def _attack(name: str, node: object) -> Attack:

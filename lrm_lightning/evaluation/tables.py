@@ -10,9 +10,12 @@ from rich.text import Text
 
 from lrm_lightning.evaluation.metrics import (
     FOLLOWING,
+    NORMS,
     STANDARD_ATTACKS,
     attack_title,
     pgd_steps,
+    raised,
+    shown_eps,
     weakness,
 )
 from lrm_lightning.runs.files import shown_path
@@ -66,6 +69,8 @@ def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
         for each in records
     ]
     notes = [*_weaknesses(records, metrics), *(line for each in records for line in _verdict(each))]
+    notes += [line for each in records for line in _adaptive(each)]
+    notes += [line for each in records for line in (*_eps_curve(each), *_kept(each))]
     notes += [_note(record) for record in records]
     print_table(["accuracy %", *map(attack_title, metrics)], cells, notes)
 
@@ -127,6 +132,34 @@ def _weaknesses(records: Sequence[Record], metrics: Sequence[str]) -> list[str]:
     """Why starred accuracies may be too high, each reason once."""
     reasons = dict.fromkeys(weakness(record, name) for record in records for name in metrics)
     return [f"* {reason}; the accuracy may be too high" for reason in reasons if reason]
+
+
+def _adaptive(record: EvaluationRecord) -> list[str]:
+    found = raised(record)
+    return [f"{record.network.label}: adaptive PGD raises the loss {found}"] if found else []
+
+
+def _eps_curve(record: EvaluationRecord) -> list[str]:
+    curve, norm = record.eps_curve, str(record.attack.get("norm"))
+    if curve is None:
+        return []
+    points = zip(curve.eps, curve.accuracy, strict=True)
+    told = ", ".join(f"{percent(share)} at {shown_eps(eps, norm)}" for eps, share in points)
+    lines = [f"{record.network.label}: accuracy % by eps in {NORMS.get(norm, norm)}: {told}"]
+    sign = curve.large_eps
+    return lines + [f"  the gradient is hidden: {sign.explanation}"] * sign.fired
+
+
+def _kept(record: EvaluationRecord) -> list[str]:
+    kept, norm = record.kept, str(record.attack.get("norm"))
+    if kept is None:
+        return []
+    files = [name for name in record.files if not name.endswith(f"{record.evaluation_id}.npz")]
+    where = f"images of {attack_title(kept.attack)} in {', '.join(files)}" if kept.attack else ""
+    return [
+        f"{record.network.label}: {where or f'images of {kept.file}'}: at most {kept.distance:.6g}"
+        f" from the originals in {NORMS.get(norm, norm)}, accuracy {percent(kept.accuracy)}%"
+    ]
 
 
 def _verdict(record: EvaluationRecord) -> list[str]:

@@ -56,6 +56,8 @@ class Defense(L.LightningModule, ABC):
         ValueError: If a value is out of range.
     """
 
+    trained = False  # whether the loss is that of the end of the training, without a Trainer
+
     def __init__(
         self,
         network: nn.Module,
@@ -102,6 +104,44 @@ class Defense(L.LightningModule, ABC):
 
         Each is logged as ``train/loss/<name>``. The targets of ``batch`` are not smoothed yet.
         """
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss by name, given logits: what an attack adapted to it raises.
+
+        Args:
+            outputs: Logits of the clean and then of the attacked images, ``(2 B, C)``, or, where
+                the loss needs one kind alone, ``(B, C)`` of that.
+            targets: Targets of the loss, ``(B, C)``.
+
+        Raises:
+            NotImplementedError: If a subclass has :meth:`loss_terms` alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} doesn't define terms(outputs, targets)")
+
+    def loss_of_each(self, logits: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
+        """The defence's loss of each attacked image, ``(B,)``; raises as :meth:`terms`.
+
+        Each image is a batch of its own: what a loss shares in a batch, such as LRM's weight of the
+        pairing, is the image's, and clean images are paired with no other.
+
+        Args:
+            logits: Of the clean images, ``(B, C)``.
+            logits_adv: Of the attacked ones, ``(B, C)``.
+            y: Labels ``(B,)``; they are smoothed as in training.
+        """
+        hard = nn.functional.one_hot(y, self.num_classes).to(logits_adv)
+        targets = smooth_targets(hard, self.num_classes, self.smoothing)
+
+        def loss(clean: Tensor, adv: Tensor, target: Tensor) -> Tensor:
+            terms = self.terms(torch.stack([clean, adv]), target[None])
+            return torch.stack(list(terms.values())).sum()
+
+        return torch.vmap(loss)(logits, logits_adv, targets)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the training, from 0; the last one if it is over, see :attr:`trained`."""
+        return self.epochs - 1 if self.trained else self.current_epoch
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, C)`` of pixels ``(B, channels, H, W)`` in [0, 1]."""

@@ -47,6 +47,10 @@ class CleanLogitPairing(Defense):
         logits = self(batch.x)
         targets = self.training_targets(batch)
         self.keep_accuracy("clean", logits, targets)
+        return self.terms(logits, targets)
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        *_, logits = outputs.split(len(targets))
         terms = {"clean": soft_cross_entropy(logits, targets)}
         pairs = len(logits) // 2
         if self.pairing_weight and pairs:

@@ -63,7 +63,7 @@ class GuidedTraining(PGDTraining):
     @property
     def weight(self) -> float:
         """The weight of the term in this epoch."""
-        return self.pairing_weight * (4 if self.current_epoch > 0.85 * self.epochs else 1)
+        return self.pairing_weight * (4 if self.epoch > 0.85 * self.epochs else 1)
 
     def distance(self, logits: Tensor, logits_adv: Tensor) -> Tensor:
         """How far the attack has moved the predictions: the mean over images, a scalar."""

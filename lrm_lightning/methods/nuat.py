@@ -42,7 +42,7 @@ class NuclearNormTraining(GuidedTraining):
 
     @property
     def weight(self) -> float:
-        return self.pairing_weight * min(1.0, self.current_epoch / (0.9 * self.epochs))
+        return self.pairing_weight * min(1.0, self.epoch / (0.9 * self.epochs))
 
     def distance(self, logits: Tensor, logits_adv: Tensor) -> Tensor:
         moved = logits - logits_adv

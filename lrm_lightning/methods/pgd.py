@@ -127,15 +127,19 @@ class PGDTraining(Defense):
         return moved
 
     def _terms(self, outputs: Tensor, targets: Tensor) -> Terms:
-        """The terms, given the logits of clean and attacked images, or of attacked ones alone."""
         *clean, logits_adv = outputs.split(len(targets))
         self.keep_accuracy("adv", logits_adv, targets)
+        for logits in clean:
+            self.keep_accuracy("clean", logits, targets)
+        return self.terms(outputs, targets)
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> Terms:
+        *clean, logits_adv = outputs.split(len(targets))
         terms: Terms = {}
         if self.alpha < 1:
             adversarial = soft_cross_entropy(logits_adv, targets)
             terms["adversarial"] = (1 - self.alpha) * adversarial
         for logits in clean:
-            self.keep_accuracy("clean", logits, targets)
             if self.alpha:
                 terms["clean"] = self.alpha * soft_cross_entropy(logits, targets)
             terms |= self.squeezing_terms(logits, logits_adv)

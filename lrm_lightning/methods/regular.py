@@ -28,5 +28,9 @@ class Regular(Defense):
         logits = self(batch.x)
         targets = self.training_targets(batch)
         self.keep_accuracy("clean", logits, targets)
+        return self.terms(logits, targets)
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        *_, logits = outputs.split(len(targets))
         classification = soft_cross_entropy(logits, targets)
         return {"clean": classification, **self.squeezing_terms(logits)}

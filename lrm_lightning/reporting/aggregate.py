@@ -25,6 +25,7 @@ ATTACK_KEYS = (*THREAT_KEYS, "step_size")
 # Of a suite's settings those that the others say already, and the networks' names.
 SAID = re.compile(
     r"(?!large_eps).*\.(norm|eps|step_size)|large_eps\.step_size|pgd_(margin|dlr)\..*"
+    r"|pgd_adaptive\.(?!loss).*"
 )
 SAID_OF_ALL = ("autoattack.version", "transfer.sources")
 # Overrides that make a run another row, or another way to the same.
@@ -105,6 +106,7 @@ class Results:
     tests: list[Group]  # what each run measured itself when its training ended
     paper: list[Group]  # what evaluate suite=paper measured
     strong: list[Group]  # what evaluate suite=strong measured
+    by_eps: list[Group]  # what evaluate suite=eps_curve measured
     # Of each network and threat model the best of tests and paper: with the paper's attack, then on
     # more images.
     white_box: list[Group]
@@ -183,7 +185,7 @@ def canonical(content: object) -> str:
 
 def _results(records: Records, data: Data) -> Results:
     tests = [_group(run, run) for run in records.runs if images(run.record) == data]
-    suites: dict[str, list[Group]] = {"paper": [], "strong": []}
+    suites: dict[str, list[Group]] = {"paper": [], "strong": [], "eps_curve": []}
     for each in records.evaluations:
         if images(each.record) == data:
             suites.setdefault(each.record.suite, []).append(_group(each, records.run_of(each)))
@@ -207,6 +209,7 @@ def _results(records: Records, data: Data) -> Results:
         tests=_merged(tests),
         paper=_merged(newest["paper"].values()),
         strong=_merged(newest["strong"].values()),
+        by_eps=_merged(newest["eps_curve"].values()),
         white_box=_merged(best.values()),
         transfers=[each for each in records.transfers if images(each.record) == data],
     )
@@ -278,15 +281,16 @@ def _seed(group: Group) -> int:
     return -1 if seed is None else seed
 
 
-def worth(group: Group) -> tuple[bool, int, bool]:
+def worth(group: Group) -> tuple[bool, int, bool, int]:
     """What makes one measurement of a network better than another, most important first.
 
     Its attack is the paper's or, on data that the paper has no numbers for, of the threat model
-    that the network was trained against; it is on more images; a suite made it.
+    that the network was trained against; it is on more images; a suite made it; it has more
+    attacks.
     """
     record = group.record
     wanted = paper.THREAT_MODEL
     if record.data.name != paper.DATA:
         wanted = {key: group.settings.get(f"attack.{key}") for key in THREAT_KEYS}
     is_wanted = not settings.attack_departures(record.attack, wanted)
-    return is_wanted, record.n, isinstance(record, EvaluationRecord)
+    return is_wanted, record.n, isinstance(record, EvaluationRecord), len(group.names)

@@ -40,6 +40,13 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
         (partial(tables.unevaluated, suite="paper", what="No accuracy by step yet"),),
     ),
     (
+        "eps",
+        "Larger eps",
+        "PGD at rising eps; an image that is broken at one counts as broken at every larger one. Of"
+        " an honest network no accuracy is left at a large eps.",
+        (),
+    ),
+    (
         "logits",
         "What happens to the logits",
         "Pairing, squeezing and smoothing all shrink the logits.",

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrm_lightning.evaluation.metrics import raised
 from lrm_lightning.reporting import paper, settings
 from lrm_lightning.reporting.load import Origin, Records, Run, command_line
 from lrm_lightning.reporting.parts import Origins, command
@@ -109,6 +110,7 @@ def _of_evaluation(record: EvaluationRecord, run: Run | None) -> Description:
     given = record.overrides
     if not given and network.run_dir:  # a record of version 0.1
         given = [override("runs", [network.run_dir]), f"suite={record.suite}", *_images(record)]
+        given += [f"attack_loss={raised(record)}"] * bool(raised(record))
     return (
         f"Suite “{record.suite}” on {label}",
         f"{label}, {network.run_dir or NOT_RECORDED}",

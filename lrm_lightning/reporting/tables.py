@@ -6,10 +6,14 @@ Each table is one function from the results on a data set to the parts that it a
 from collections.abc import Iterable, Mapping, Sequence
 
 from lrm_lightning.evaluation.metrics import (
+    ADAPTIVE,
     ATTACK_TITLES,
     FOLLOWING,
+    METHOD,
+    NORMS,
     attack_title,
     pgd_steps,
+    raised,
     weakness,
 )
 from lrm_lightning.reporting import paper, parts, settings
@@ -21,8 +25,6 @@ from lrm_lightning.runs.records import EvaluationRecord, Network
 
 # How the test at the end of training calls what an evaluation calls clean and adversarial.
 LOGGED = {"clean": "clean", "adversarial": "adv"}
-
-NORMS = {"linf": "L-inf", "l2": "L2"}
 
 INTERVALS = (
     "Accuracy in %, in brackets its 95% Wilson interval over the n test images; “±” is the standard"
@@ -60,7 +62,7 @@ def table_1(results: Results) -> list[Table]:
             train = command("train", f"method={method.name}", *results.recipe)
             rows.append(Row(method.title, cells, "not trained yet", train))
     notes = [BESIDE, ROWS] if results.comparable else [_no_paper(results)]
-    notes = [INTERVALS, *notes]
+    notes = [INTERVALS, *notes, *_adaptive(groups)]
     return _table(results, "table-1", "Table 1. White-box accuracy", names, rows, notes)
 
 
@@ -74,7 +76,8 @@ def other_configurations(results: Results) -> list[Table]:
     names = _attack_names(others)
     rows = [_white_box_row(group, names, {}, results) for group in others]
     what = "Other configurations. White-box accuracy"
-    return _table(results, "other-configurations", what, names, rows, [INTERVALS])
+    notes = [INTERVALS, *_adaptive(others)]
+    return _table(results, "other-configurations", what, names, rows, notes)
 
 
 def table_2(results: Results) -> Sequence[Table | Missing]:
@@ -142,8 +145,8 @@ def strong_table(results: Results) -> list[Table]:
         Row(group.title, [_accuracy(group, name) for name in names], _stands_on(group))
         for group in results.strong
     ]
-    note = INTERVALS + STRONG
-    return _table(results, "strong-evaluation", "Strong evaluation", names, rows, [note])
+    notes = [INTERVALS + STRONG, *_adaptive(results.strong)]
+    return _table(results, "strong-evaluation", "Strong evaluation", names, rows, notes)
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -179,11 +182,19 @@ def _table(
     return [Table(slug, caption, "training", columns, rows, notes)] if rows else []
 
 
-def _attack_names(groups: Iterable[Group]) -> list[str]:
+def _adaptive(groups: Iterable[Group]) -> list[str]:
+    """A note on what adaptive PGD raised, if there is any."""
+    losses = sorted({raised(each) for group in groups for each in group.evaluations} - {""})
+    own = ", “method” being that of the network's own training" if METHOD in losses else ""
+    return [f"“PGD, adaptive” raises the loss {', '.join(losses)}{own}."] if losses else []
+
+
+def _attack_names(groups: Sequence[Group]) -> list[str]:
     """Table 1's attacks, and PGD with more steps where it was measured."""
     measured = {pgd_steps(name) for group in groups for name in group.names}
     steps = {*measured, *map(pgd_steps, paper.ATTACKS)} - {None}
-    return ["clean", "fgsm", *(f"pgd{each}" for each in sorted(filter(None, steps)))]
+    adaptive = [ADAPTIVE] if any(ADAPTIVE in group.names for group in groups) else []
+    return ["clean", "fgsm", *(f"pgd{each}" for each in sorted(filter(None, steps))), *adaptive]
 
 
 def _white_box_row(

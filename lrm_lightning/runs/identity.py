@@ -75,11 +75,15 @@ def numeric(config: Any) -> Any:  # noqa: ANN401
     if not isinstance(config, Mapping):
         return config
     return {
-        key: float(found[1]) / float(found[2])
-        if key in PIXELS and isinstance(value, str) and (found := FRACTION.fullmatch(value))
-        else numeric(value)
-        for key, value in config.items()
+        key: _pixels(value) if key in PIXELS else numeric(value) for key, value in config.items()
     }
+
+
+def _pixels(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, list):
+        return [_pixels(each) for each in value]
+    found = FRACTION.fullmatch(value) if isinstance(value, str) else None
+    return float(found[1]) / float(found[2]) if found else numeric(value)
 
 
 def fractions(config: Mapping[str, Any]) -> dict[str, str]:

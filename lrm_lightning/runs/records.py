@@ -214,6 +214,34 @@ class Masking(_Part):
         return "; ".join([f"{fired} of {len(could)} signs that could be looked for", *without])
 
 
+class EpsCurve(_Part):
+    """Accuracy by eps, each with its 95% Wilson interval, and whether a large one breaks all."""
+
+    eps: list[Annotated[Number, Field(ge=0)]]
+    accuracy: list[Share]
+    intervals: list[Interval]
+    large_eps: Sign
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        pairs = list(zip(pairwise(self.eps), pairwise(self.accuracy), strict=False))
+        if not len(self.eps) == len(self.accuracy) == len(self.intervals) > 1:
+            raise ValueError("eps_curve must have one accuracy and one interval an eps")
+        if any(low >= high or here < there for (low, high), (here, there) in pairs):
+            raise ValueError("along eps_curve eps must rise and the accuracy must not")
+        return self
+
+
+class Kept(_Part):
+    """Attacked images in a file: that beside the record, or that which was given."""
+
+    attack: Text = ""  # the accuracy whose images they are; empty if they were given
+    file: Text = ""  # the file that was given
+    sha256: Text = ""  # of that; the one beside the record is among its files
+    accuracy: Share  # of the network on them
+    distance: Annotated[Number, Field(ge=0)]  # the largest from an original, in the attack's norm
+
+
 class AutoAttackNote(_Part):
     """What AutoAttack warned of, and SHA-256 in hex of the images it found."""
 
@@ -272,7 +300,8 @@ class EvaluationRecord(Record):
     Its verdicts lie beside it. Version 0.1 named the file after the suite alone.
 
     Suite ``paper`` has ``curve``, ``logits`` and ``gallery``; suite ``strong`` has ``settings`` of
-    each attack, ``autoattack`` and ``masking``.
+    each attack, ``autoattack`` and ``masking``; suite ``eps_curve`` has ``eps_curve``; suite
+    ``kept_images`` has ``kept``, as others that kept images.
     """
 
     kind: Literal["whitebox"]
@@ -292,6 +321,8 @@ class EvaluationRecord(Record):
     settings: Settings = {}
     autoattack: AutoAttackNote | None = None
     masking: Masking | None = None
+    eps_curve: EpsCurve | None = None
+    kept: Kept | None = None
     impossible: dict[Text, Text] = {}  # attacks that the network does not allow, and why
 
 

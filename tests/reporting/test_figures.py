@@ -7,7 +7,7 @@ import pytest
 
 from lrm_lightning.reporting import document
 from lrm_lightning.reporting.document import compose
-from lrm_lightning.reporting.figures.curves import step_curve, training_plots
+from lrm_lightning.reporting.figures.curves import eps_curves, step_curve, training_plots
 from lrm_lightning.reporting.figures.logits import (
     figure_1_left,
     figure_1_right,
@@ -207,3 +207,30 @@ def test_a_figure_names_a_section_that_there_is(records, monkeypatch):
         ValueError, match=r"section='conclusions' is unknown; choose one of: white-"
     ):
         compose(load([str(records.folder)]))
+
+
+def test_eps_curves_are_of_all_networks_and_of_each(records, read):
+    sign = {"name": "large_eps", "fired": False}
+    fired = sign | {"fired": True, "explanation": "PGD left 9 of 90 images correct at eps = 0.5"}
+    eps = [0.0, 4 / 255, 8 / 255]
+    for method, accuracy, large in (("pgd", [0.8, 0.6, 0.45], sign), ("alp", [0.7] * 3, fired)):
+        intervals = [[0.0, 1.0]] * 3
+        curve = {"eps": eps, "accuracy": accuracy, "intervals": intervals, "large_eps": large}
+        path = records.run(method)
+        records.evaluation(path, "eps_curve", {"clean": accuracy[0]}, eps_curve=curve)
+    both, pgd, alp = eps_curves(read())
+    assert [each.slug for each in (both, pgd, alp)] == [
+        f"eps-curve-linf{suffix}" for suffix in ("", "-1", "-2")
+    ]
+    drawn = series(both)
+    assert list(drawn) == ["PGD", "ALP"]
+    np.testing.assert_allclose(drawn["PGD"], [[0, 80], [4, 60], [8, 45]])
+    assert list(series(pgd)) == ["PGD"]
+    assert "PGD: 80.0% at 0 to 45.0% at 8/255, a half at most from 8/255" in both.alt
+    assert "ALP: PGD left 9 of 90 images correct at eps = 0.5" in both.caption
+    assert "left 9" not in pgd.caption
+    assert "left 9" in alp.caption
+    # The band of 45% of 500 images, from Wilson's formula.
+    band = both.figure.axes[0].collections[0].get_paths()[0].vertices
+    at_8 = band[np.isclose(band[:, 0], 8), 1]
+    np.testing.assert_allclose([at_8.min(), at_8.max()], [40.7, 49.4], atol=0.05)

@@ -20,6 +20,7 @@ Figure: TypeAlias = Callable[[Results], Sequence[Plot | Missing]]
 # A section's slug, and a figure that stands in it.
 FIGURES: list[tuple[str, Figure]] = [
     ("steps", curves.step_curve),
+    ("eps", curves.eps_curves),
     ("logits", logits.figure_1_left),
     ("logits", logits.figure_1_right),
     ("logits", logits.figure_2_left),

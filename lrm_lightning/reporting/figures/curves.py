@@ -1,16 +1,20 @@
-"""Curves: accuracy by the number of PGD steps (section 5.3), and training by epoch."""
+"""Curves: accuracy by the number of PGD steps (section 5.3) and by eps, and training by epoch."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.evaluation.metrics import attack_title, pgd_steps
+from lrm_lightning.evaluation.metrics import NORMS, attack_title, pgd_steps, shown_eps
 from lrm_lightning.reporting.aggregate import Group, Results, titled
 from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.load import Points, training_curves
 from lrm_lightning.reporting.parts import Missing, Plot, command, number
 from lrm_lightning.runs.intervals import wilson_interval
-from lrm_lightning.runs.records import Curve, printable
+from lrm_lightning.runs.records import Curve, EpsCurve, printable
 
 TICKS = (0, 5, 10, 20, 50, 100, 150, 200)
 # More lines in one figure can't be told apart.
@@ -30,13 +34,10 @@ def step_curve(results: Results) -> list[Plot]:
     seen, last = ["Accuracy against PGD steps"], 0
     for group in drawn:
         color, line, marker = style.look_of(group, drawn)
-        curves, n = _curves(group), group.record.n
+        curves = _curves(group)
         steps, accuracy = curves[0].steps, np.mean([each.accuracy for each in curves], axis=0)
-        counts = [round(each * n) for each in accuracy]
-        intervals = {count: wilson_interval(count, n) for count in counts}
-        low, high = 100 * np.transpose([intervals[count] for count in counts])
-        axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
-        style.draw(axes, steps, 100 * accuracy, group.title, color=color, linestyle=line)
+        look = {"color": color, "linestyle": line}
+        _draw_with_band(axes, steps, accuracy, group.record.n, group.title, **look)
         if results.comparable and group.row is not None:
             named = {pgd_steps(name): value for name, value in group.row.white_box.items()}
             printed = {each: value for each, value in named.items() if each and each <= steps[-1]}
@@ -59,6 +60,63 @@ def step_curve(results: Results) -> list[Plot]:
     caption = f"Section 5.3. Accuracy by the number of PGD steps, {results.data.title}"
     origins = tuple(origin for group in drawn for origin in group.origins)
     return [style.plot(axes, "step-curve", caption, seen, origins, columns=3)]
+
+
+def eps_curves(results: Results) -> list[Plot]:
+    """Accuracy against eps: of each norm all networks together, then each network alone.
+
+    With several seeds a curve is their mean; the band is the 95% interval of one seed. What a large
+    eps left, if that is a sign of masking, stands in the caption.
+    """
+    plots: list[Plot] = []
+    for norm, title in NORMS.items():
+        groups = [each for each in results.by_eps if each.record.attack.get("norm") == norm]
+        drawn = titled([group for group in groups if _eps(group)])
+        alone = [[group] for group in drawn] if len(drawn) > 1 else []
+        for place, part in enumerate([drawn, *alone] if drawn else []):
+            slug = f"eps-curve-{norm}" + (f"-{place}" if place else "")
+            what = f"Accuracy by eps in {title}{f' of {part[0].title}' if place else ''}"
+            plots.append(_eps_plot(slug, what, norm, part, drawn, results))
+    return plots
+
+
+def _eps_plot(
+    slug: str, what: str, norm: str, part: list[Group], drawn: list[Group], results: Results
+) -> Plot:
+    unit, scale = (", 255ths", 255) if norm == "linf" else ("", 1)
+    axes = style.new_axes(f"eps{unit}", "accuracy, %")
+    seen, signs, last = ["Accuracy against eps"], [], 0.0
+    for group in part:
+        color, line, marker = style.look_of(group, drawn)
+        curves = _eps(group)
+        eps, accuracy = curves[0].eps, np.mean([each.accuracy for each in curves], axis=0)
+        look = {"color": color, "linestyle": line, "marker": marker, "markersize": 2}
+        radii = scale * np.array(eps)
+        _draw_with_band(axes, radii, accuracy, group.record.n, group.title, **look)
+        ends = (f"{number(100 * accuracy[k])}% at {shown_eps(eps[k], norm)}" for k in (0, -1))
+        half = next((eps[k] for k, each in enumerate(accuracy) if each <= 0.5), None)
+        told = f", a half at most from {shown_eps(half, norm)}" if half is not None else ""
+        seen.append(f"{group.title}: {' to '.join(ends)}{told}")
+        fired = [each.large_eps for each in curves if each.large_eps.fired]
+        signs += [f"{group.title}: {sign.explanation}" for sign in fired]
+        last = max(last, radii[-1])
+    axes.set_xlim(0, last)
+    axes.set_ylim(-2, 100)
+    caption = ". ".join([f"{what}, {results.data.title}", *signs])
+    origins = tuple(origin for group in part for origin in group.origins)
+    return style.plot(axes, slug, caption, seen, origins, columns=3)
+
+
+def _draw_with_band(
+    axes: Axes, x: Sequence[float] | np.ndarray, accuracy: np.ndarray, n: int, label: str,
+    **look: Any,
+) -> None:  # fmt: skip
+    """Draw accuracies in [0, 1] of n images in %, with the band of their 95% Wilson intervals."""
+    counts = [round(each * n) for each in accuracy]
+    intervals = {count: wilson_interval(count, n) for count in counts}
+    low, high = 100 * np.transpose([intervals[count] for count in counts])
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    style.draw(axes, x, 100 * accuracy, label, **look)
 
 
 def training_plots(results: Results) -> list[Plot] | list[Missing]:
@@ -130,3 +188,9 @@ def _curves(group: Group) -> list[Curve]:
     """The curves of a group's seeds; of the lowest alone if they have other steps."""
     curves = [each.curve for each in group.evaluations if each.curve is not None]
     return curves if len({tuple(curve.steps) for curve in curves}) == 1 else curves[:1]
+
+
+def _eps(group: Group) -> list[EpsCurve]:
+    """The same of accuracy by eps."""
+    curves = [each.eps_curve for each in group.evaluations if each.eps_curve is not None]
+    return curves if len({tuple(curve.eps) for curve in curves}) == 1 else curves[:1]
