@@ -68,6 +68,8 @@ class EpsCurveSuite:
         n, radii, far = len(bench.images.y), self.radii(bench.threat.threat), self.large_eps
         if bench.threat.norm == "l2":
             far *= bench.images.x[0].numel() ** 0.5
+        if radii[-1] >= far:
+            raise ValueError(f"suite.eps={radii[-1]:g} must be below suite.large_eps={far:g}")
         losses = [*self.losses, *([] if bench.adaptive is None else [bench.adaptive])]
         clean = bench.compute(
             "clean", np.arange(n), lambda places, x, y: {"correct": correct_on(network, x, y)}

@@ -106,7 +106,7 @@ def _evaluate(
     pieces |= {
         key: value
         for key, value in {
-            "surrogate": surrogate and [target, weights_sha256(surrogate)],
+            "surrogate": surrogate is not None and [target, weights_sha256(surrogate)],
             "attack_loss": loss and str(loss),
             "keep_images": session.given["keep_images"],
             "images": isinstance(suite, KeptImagesSuite) and suite.sha256,

@@ -151,6 +151,7 @@ def test_it_is_recorded_and_shown(evaluated, make_run, capsys):
     [
         ("suite.eps=[0.2,0.1]", r"suite.eps=0.1 must be a number > 0.2"),
         ("suite.eps=[0,0.1]", r"suite.eps=0 must be a number > 0 "),
+        ("suite.eps=[0.6]", "suite.eps=0.6 must be below suite.large_eps=0.5"),
         ("suite.eps=0.1", "suite.eps=0.1 must be a list"),
         ("suite.losses=[margn]", "suite.losses='margn' is unknown; choose one of: cross_entropy"),
         ("suite.steps=0", "suite.steps=0 must be a whole number"),

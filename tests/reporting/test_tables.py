@@ -173,6 +173,22 @@ def test_the_strong_evaluation_and_its_verdicts(records, read):
     assert honest.startswith("**PGD: not masked**")
 
 
+def test_adaptive_pgd_has_a_column_and_says_what_it_raised(records, read):
+    found = {"clean": 0.7, "pgd20": 0.4, "pgd_adaptive": 0.31}
+    path = records.run("alp", n=500)
+    for suite, loss in (("paper", "method"), ("strong", "mine:loss")):
+        settings = {"pgd_adaptive": {"loss": loss, "steps": 20}}
+        records.evaluation(path, suite, found, settings=settings)
+    results = read()
+    for table, loss in ((table_1(results)[0], "method"), (strong_table(results)[0], "mine:loss")):
+        place = table.columns.index("PGD, adaptive")
+        (row,) = (each for each in table.rows if each.head.startswith("ALP"))
+        assert row.cells[place].value == "31.0"
+        assert any(f"“PGD, adaptive” raises the loss {loss}" in each for each in table.notes)
+    assert any("that of the network's own training" in each for each in table_1(results)[0].notes)
+    assert other_configurations(results) == []
+
+
 def test_every_table_is_marked_if_its_data_are_not_official(records):
     path = records.run("pgd", data=records.jpeg)
     records.run("mixup", data=records.jpeg)
