@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.identity import check_kinds, conf_dir
+from lrm_lightning.runs.identity import check_keys, check_kinds, conf_dir
 
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -38,6 +38,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             begun.append(True)
             try:  # in here, as Hydra would add lines of its own to an error that passes it
                 check_kinds(cfg, config_name)
+                check_keys(cfg, config_name)
                 return function(cfg)
             except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
                 fail(error)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from lrm_lightning import cli, evaluate, export, report, train, transfer
+from lrm_lightning import cli, dashboard, evaluate, export, report, train, transfer
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import identity
 from lrm_lightning.runs.identity import conf_dir
@@ -161,6 +161,17 @@ def test_other_commands_name_it_too(command, argument, monkeypatch, capsys):
         command.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(rf"error: {re.escape(argument)}.* must be (text|a text|a mapping)", line)
+
+
+@pytest.mark.parametrize("key", ["ckpt_path", "callbacks.x", "trainer.callbacks", "data.nonsense"])
+@pytest.mark.parametrize("command", [evaluate, transfer, export, report, dashboard])
+def test_a_key_that_nothing_reads_is_refused_by_every_command(command, key, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", f"+{key}=1"])
+    with pytest.raises(SystemExit, match="1"):
+        command.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(rf"{key}|{key.partition('.')[0]} has no effect; the nearest key that", line)
 
 
 @pytest.mark.parametrize("command", [train, evaluate, transfer, export, report])

@@ -69,6 +69,7 @@ class CIFAR10DataModule(OfficialDataModule):
     downloads: ClassVar = {URL: "c32a1d4ab5d03f1284b67883e8d87530"}
     megabytes = 350
     unpacked = (BINARY, tuple(FILES[BINARY]))
+    folders = tuple(FILES)
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class CIFAR100DataModule(OfficialDataModule):
     downloads: ClassVar = {URL: "eb9058c3a382ffc7106e4002c42a8d85"}
     megabytes = 350
     unpacked = (FOLDER, tuple(FILES))
+    folders = (FOLDER,)
 
     def is_there(self) -> bool:
         return is_folder(self.root / FOLDER)

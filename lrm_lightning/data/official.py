@@ -46,6 +46,7 @@ class OfficialDataModule(ImageDataModule):
     megabytes: ClassVar[int]  # of disk that fetching needs
     # Of an archive, the folder that is kept of it, and which files of that.
     unpacked: ClassVar[tuple[str, Sequence[str]]] = ("", ())
+    folders: ClassVar[Sequence[str]] = ()  # names of folders in ``root`` that hold the files
 
     def __init__(self, root: str | Path = "data", *, download: bool = True, **shared: Any) -> None:
         super().__init__(**shared)
@@ -62,8 +63,17 @@ class OfficialDataModule(ImageDataModule):
 
         A file counts only once its MD5 is right, and an archive's folder appears only once it is
         complete, so an interrupted call leaves nothing that a later one could take for good.
+
+        Raises:
+            UserError: If they can't be had, or ``root`` is the folder of the files itself.
         """
         if not self.is_there():
+            if self.root.absolute().name in self.folders:
+                above = self.root.absolute().parent
+                raise UserError(
+                    f"data.root={self.root} is where {self.title}'s files themselves lie; give the"
+                    f" folder above it, data.root={above}"
+                )
             for url, md5 in self.downloads.items():
                 self._fetch(url, md5)
 

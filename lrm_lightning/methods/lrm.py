@@ -36,8 +36,8 @@ class LogitRegularization(PGDTraining):
             supports 0.125.
         pairing_kind: h: ``"cross_entropy"``, ``"jensen_shannon"`` or ``"cosine"``.
         detach_clean: Whether h takes the clean logits as constants, so that it moves the attacked
-            ones alone. A ratio of 1 or more needs it: otherwise the network lowers h by becoming
-            more confident, w grows as h shrinks, and the loss diverges.
+            ones alone. With cross-entropy a ratio of 1 or more needs it: otherwise the network
+            lowers h by becoming more confident, w grows as h shrinks, and the loss diverges.
         smoothing: s in [0, 1 - 1/C].
         squeeze_weight: The paper's :math:`\beta`.
         mixing: How images are mixed.
@@ -65,6 +65,12 @@ class LogitRegularization(PGDTraining):
         check_number("pairing_to_adversarial_ratio", pairing_to_adversarial_ratio, low=0)
         check_choice("pairing_kind", pairing_kind, PAIRING_KINDS)
         check_flag("detach_clean", detach_clean)
+        if pairing_kind == "cross_entropy" and pairing_to_adversarial_ratio >= 1 > detach_clean:
+            raise ValueError(
+                f"pairing_to_adversarial_ratio={pairing_to_adversarial_ratio} must be below 1 unless"
+                " detach_clean=true: with a gradient through both logits the network lowers the"
+                " pairing by becoming more confident, its weight grows, and training ends in NaN"
+            )
         self.ratio = pairing_to_adversarial_ratio
         self.pairing_kind = pairing_kind
         self.detach_clean = detach_clean

@@ -80,6 +80,12 @@ def attack_departures(attack: Settings, wanted: Settings = paper.THREAT_MODEL) -
     return _departures(attack, wanted)
 
 
+def section_3_departures(method: str, settings: Settings) -> list[str]:
+    """In what a run's loss is not that of section 3, of which Fig. 1 left is: its alpha."""
+    wanted = {"method.alpha": paper.ALPHA_OF_SECTION_3} if method in paper.LOGIT_VARIANCE else {}
+    return _departures(settings, wanted)
+
+
 def limits(settings: Settings) -> list[str]:
     """What cut a training short of its epochs, such as ``limit_train_batches 1``: a debug run."""
     found = {key: settings.get(f"trainer.{key}") for key in LIMITS}
@@ -112,6 +118,8 @@ def _departures(settings: Settings, wanted: Settings) -> list[str]:
 def _departure(key: str, ours: object, papers: object) -> str:
     if key == "trainer.max_epochs":
         return f"{shown(ours)} epochs (paper {shown(papers)})"
+    if key == "data.val_size":
+        return f"{shown(ours)} training images held out (paper {shown(papers)})"
     if key == "model._target_":
         key, ours, papers = "network", *(shown(each).rpartition(".")[2] for each in (ours, papers))
     group, _, name = key.rpartition(".")

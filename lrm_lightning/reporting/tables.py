@@ -128,8 +128,10 @@ def logit_variances(results: Results) -> list[Table]:
         printed = paper.LOGIT_VARIANCE.get(group.method) if results.comparable else None
         values = (_variance(group, "clean"), printed), (_variance(group, "adversarial"), None)
         cells = [_cell(value, group.origins[:1], each, decimals=2) for value, each in values]
+        differs = settings.section_3_departures(group.method, group.settings)
         if any(cell.origins for cell in cells):
-            rows.append(Row(group.title, cells, _stands_on(group)))
+            extra = differs if results.comparable else []
+            rows.append(Row(group.title, cells, _stands_on(group, extra)))
     note = "Biased variance over all logits of the n test images; of several seeds, the lowest."
     note += " Beside it the paper's (section 3) and the difference." if results.comparable else ""
     columns = ["natural images", "adversarial images"]

@@ -1,9 +1,10 @@
 """The configuration: where it lies, and what of it identifies a run."""
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ NOT_IDENTIFYING_IN = {
 }
 # Callbacks of Lightning that only watch; any other, anybody's own included, may change a training.
 WATCHERS = re.compile(r"lightning\.pytorch\.callbacks\.\w*(Monitor|ModelSummary|ProgressBar)")
+# Mappings of which each key is read by its name; those of other mappings are a class's arguments.
+READ_BY_NAME = ("checkpoint", "data")
 # Quantities of pixels, wherever they stand: the field writes them as fractions, such as 8/255.
 PIXELS = ("eps", "step_size", "large_eps")
 FRACTION = re.compile(r"\s*(\d+\.?\d*)\s*/\s*0*([1-9]\d*)\s*")
@@ -59,6 +62,33 @@ def check_kinds(cfg: DictConfig, name: str) -> None:
             right = isinstance(like, (int, float)) or found is like or isinstance(found, str)
         if not right:
             raise UserError(f"{key}={found!r} must be {wanted}")
+
+
+def check_keys(cfg: DictConfig, name: str, **more: Collection[str]) -> None:
+    """Raise :class:`UserError` for a key that was added with ``+`` and that nothing would read.
+
+    Args:
+        cfg: The composed configuration, whose settings are of the right kinds.
+        name: Of the command's YAML file, ``conf/<name>.yaml``.
+        **more: By a mapping's name all keys that are read of it, beside those of the file.
+    """
+    base: Any = OmegaConf.load(conf_dir() / f"{name}.yaml")
+    groups = {str(key) for each in base.defaults if isinstance(each, DictConfig) for key in each}
+    top = {*map(str, base), *groups}
+    mappings = {key: base[key] for key in READ_BY_NAME if isinstance(base.get(key), DictConfig)}
+    known = {group: {*map(str, node)} for group, node in mappings.items()}
+    text = OmegaConf.to_yaml(cfg)
+    for group, keys in {"": top, **known, **more}.items():
+        where, node = (f"{group}.", cfg[group]) if group else ("", cfg)
+        if "_target_" in node and "_target_" not in keys:
+            continue  # a data set of the user's own, with its class's arguments
+        for key in map(str, node):
+            if key not in keys and f"${{{where}{key}" not in text:  # another key may refer to it
+                (near,) = difflib.get_close_matches(key, [*top, *keys], n=1, cutoff=0)
+                near = near if near in top else where + near
+                raise UserError(
+                    f"{where}{key} has no effect; the nearest key that has one is {near}"
+                )
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -145,6 +175,15 @@ def run_id(cfg: DictConfig) -> str:
     return hashed(identity(cfg))[:8]
 
 
-# On import, so that a job that a cluster's launcher unpickles elsewhere knows it too: ${run_id:} is
-# run_id of the whole configuration.
-OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
+def _of_directory(*, _root_: DictConfig) -> str:
+    """:func:`run_id` of the whole configuration, whose names have to be those of folders too."""
+    for key in ("data.name", "method.name"):
+        name = str(OmegaConf.select(_root_, key))
+        if Path(name).name != name or name == "..":
+            raise UserError(f"{key}={name} must be usable as the name of a folder")
+    return run_id(_root_)
+
+
+# On import, so that a job that a cluster's launcher unpickles elsewhere knows it too. Directories
+# are named by it, so it is asked before one is made.
+OmegaConf.register_new_resolver("run_id", _of_directory, replace=True)

@@ -1,6 +1,5 @@
 """From the configuration to the objects of a run, and whether every value makes sense."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.identity import check_kinds, conf_dir, numeric
+from lrm_lightning.runs.identity import check_keys, check_kinds, numeric
 
 # Importing torch takes seconds, which --help and a sweep's parent need not wait for.
 if TYPE_CHECKING:
@@ -120,6 +119,7 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: At the first wrong value; names the key, the value and what it must be.
     """
+    import lightning as L
     import torch
     from torch import nn
 
@@ -127,7 +127,8 @@ def validate(cfg: DictConfig) -> None:
 
     _checked("config", lambda: OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     check_kinds(cfg, "config")
-    _check_keys(cfg)
+    of_trainer = {"_target_", *inspect.signature(L.Trainer).parameters} - GIVEN
+    check_keys(cfg, "config", trainer=of_trainer)
     _checked("", lambda: _check_top(cfg))
     datamodule = build_datamodule(cfg)
     # The best weights are chosen on the validation split; the last ones need none.
@@ -144,29 +145,6 @@ def validate(cfg: DictConfig) -> None:
     build_callbacks(cfg)
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
     check_loggers(cfg)
-
-
-def _check_keys(cfg: DictConfig) -> None:
-    """Refuse keys that were added with ``+`` and that nothing would read."""
-    import lightning as L
-
-    base = OmegaConf.load(conf_dir() / "config.yaml")
-    groups = {key for each in base.defaults if isinstance(each, DictConfig) for key in each}
-    top = {str(key) for key in (*base, *groups)}
-    of_trainer = {"_target_", *inspect.signature(L.Trainer).parameters} - GIVEN
-    text = OmegaConf.to_yaml(cfg)
-    for where, node, known in (
-        ("", cfg, top),
-        ("checkpoint.", cfg.checkpoint, {str(key) for key in base.checkpoint}),
-        ("trainer.", cfg.trainer, of_trainer),
-    ):
-        for key in node:
-            if key not in known and f"${{{where}{key}" not in text:  # another key may refer to it
-                (near,) = difflib.get_close_matches(str(key), [*top, *known], n=1, cutoff=0)
-                near = near if near in top else where + near
-                raise UserError(
-                    f"{where}{key} has no effect; the nearest key that has one is {near}"
-                )
 
 
 def _check_top(cfg: DictConfig) -> None:

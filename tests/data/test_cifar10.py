@@ -148,6 +148,14 @@ def test_nothing_there_and_no_download_allowed(tmp_path):
     assert "data=digits" in message
 
 
+@pytest.mark.parametrize("name", [FOLDER, "cifar-10-batches-py"])
+def test_a_root_one_level_too_deep_downloads_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(official.pooch, "retrieve", lambda *_, **__: pytest.fail("a download"))
+    message = _error(tmp_path / name, download=True)
+    assert message.endswith(f"give the folder above it, data.root={tmp_path}")
+    assert not (tmp_path / name).exists()
+
+
 # --- pickles ---------------------------------------------------------------------------------
 
 

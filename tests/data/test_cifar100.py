@@ -110,6 +110,7 @@ def test_missing_files(folder, tmp_path):
     assert _error(folder.parent).startswith(f"{folder / 'train'} is missing; move {folder} away")
     empty = tmp_path / "empty"
     assert _error(empty).startswith(f"no CIFAR-100 in {empty}, where {FOLDER}.tar.gz is missing")
+    assert f"give the folder above it, data.root={folder.parent}" in _error(folder)
 
 
 def test_archive_put_there_by_hand(contents, tmp_path, monkeypatch):

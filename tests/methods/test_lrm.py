@@ -36,8 +36,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("detach_clean", [False, True])
-@pytest.mark.parametrize("ratio", [0.125, 8.0])
+@pytest.mark.parametrize(("ratio", "detach_clean"), [(0.125, False), (0.125, True), (8.0, True)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equation_10(
     kind, ratio, detach_clean, make, network, mixed_batch, train_on, assert_trains
@@ -73,6 +72,16 @@ def test_ratio_is_to_the_whole_adversarial_loss_whatever_alpha(make, network, ba
     settings = {"attack": ATTACK, "pairing_to_adversarial_ratio": 0.5}
     terms, _ = train_on(make(LogitRegularization, network, alpha=0.75, **settings), batch)
     np.testing.assert_allclose(terms["pairing"], 0.5 * terms["adversarial"] / 0.25, rtol=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [1, 8.0])
+def test_what_diverges_is_refused_with_a_reason(network, ratio):
+    with pytest.raises(
+        ValueError, match=f"pairing_to_adversarial_ratio={ratio} must be below 1 unle"
+    ):
+        LogitRegularization(network, pairing_to_adversarial_ratio=ratio)
+    LogitRegularization(network, pairing_to_adversarial_ratio=ratio, detach_clean=True)
+    LogitRegularization(network, pairing_to_adversarial_ratio=0.99)
 
 
 def test_defaults_are_section_5_2(network):

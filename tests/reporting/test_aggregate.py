@@ -152,6 +152,7 @@ def test_departures_from_the_recipe_are_named(records, read):
     ]
     # Trained on clean images: there is no training attack to differ.
     assert departures("regular", group.settings) == ["7 epochs (paper 200)"]
+    assert departures("pgd", {"data.val_size": 5000}) == ["5000 training images held out (paper 0)"]
     knobs = {"method.awp": 0.005, "method.input_noise": 0.5, "callbacks.ema.decay": 0.995}
     assert departures("pgd", knobs) == [
         "awp 0.005 (paper 0)",

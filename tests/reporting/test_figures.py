@@ -42,6 +42,7 @@ def test_figure_1_left_is_a_density(records, read):
     # A normal density of variance 4 is 0.199 at its middle.
     assert drawn["ALP, clean"][:, 1].max() == pytest.approx(0.199, abs=0.002)
     assert "PGD, clean: variance 8.00" in plot.alt
+    assert "Logits of PGD and ALP, alpha 0 (paper 0.5)" in plot.caption
     assert len(plot.origins) == 2
 
 

@@ -148,6 +148,8 @@ def test_variances_stand_beside_the_papers(records, read):
     # No evaluation: from the test at the end of training.
     assert (cells["ALP"][0].value, cells["ALP"][1].value) == ("3.00", "2.00")
     assert cells["ALP"][0].difference == "−1.02"
+    # The paper's are of section 3.
+    assert all("alpha 0 (paper 0.5)" in row.detail for row in table.rows)
 
 
 def test_the_strong_evaluation_and_its_verdicts(records, read):

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lrm_lightning.evaluation.metrics import attack_title, is_number
-from lrm_lightning.reporting import paper
+from lrm_lightning.reporting import paper, settings
 from lrm_lightning.reporting.aggregate import (
     Group,
     Results,
@@ -49,7 +49,9 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
         what = "No Fig. 1 left yet, it needs the logits of PGD and ALP"
         return [Missing(what, command("evaluate", "runs=[RUN]", "suite=paper"))]
     groups = [found["pgd"], found["alp"]]
-    return [_plot("fig-1-left", "Fig. 1 left. Logits of PGD and ALP", groups, results)]
+    differs = settings.section_3_departures("pgd", found["pgd"].settings)
+    caption = ", ".join(["Fig. 1 left. Logits of PGD and ALP", *differs])
+    return [_plot("fig-1-left", caption, groups, results)]
 
 
 def figure_2_right(results: Results) -> list[Plot | Missing]:
