@@ -112,8 +112,12 @@ def fail(error: BaseException) -> None:
     told = isinstance(error, UserError) or str(cause) in text
     if isinstance(cause, (OmegaConfBaseException, OSError)) and not told:
         text = f"{text} {cause}"
+    of_ours = r"UserError raised while resolving interpolation: (.*?)\s+full_key: .*"
+    text = re.sub(of_ours, r"\1", text, flags=re.DOTALL)
     if "Could not find 'hydra/sweeper/optuna'" in text:
         text = "Optuna's sweeper is not installed; pip install 'lrm_lightning[optuna]'"
+    if "Could not determine home directory" in text:  # W&B's word
+        text += " Set HOME to a folder that can be written"
     if isinstance(error, OverrideParseException):
         text = f"{error.override}: {text}"
     text = " ".join(text.split()) or type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lrm_lightning.reporting.listing import compare
 from lrm_lightning.reporting.paper import METHODS as PAPER
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
 
@@ -85,6 +86,21 @@ def test_a_table_of_results_is_that_of_the_records(file, columns, folder, method
             assert rows[title][heading] == ("yes" if verdict == "masked" else "no")
         if "PGD-20, paper" in rows[title]:
             assert rows[title]["PGD-20, paper"] == f"{PAPER[method].white_box['pgd20']:.1f}"
+
+
+def test_a_paired_difference_is_that_of_the_verdicts(capsys):
+    compare(*(next(SHORT.glob(f"{method}-*")) for method in ("pgd", "lrm")))
+    printed = capsys.readouterr().out
+    found = dict(re.findall(r"^ *test (\w+) % .* -(\d+\.\d ± \d+\.\d) *$", printed, re.MULTILINE))
+    told = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    for name, words in {
+        "pgd20": "It is {} points below PGD training under PGD-20",
+        "clean": "at a natural accuracy {} points lower",
+        "fgsm": "{} points under FGSM",
+        "pgd5": "{} under PGD-5",
+        "pgd10": "{} under PGD-10",
+    }.items():
+        assert words.format(found[name]) in told, name
 
 
 def test_the_picture_is_that_of_the_records(tmp_path):

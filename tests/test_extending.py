@@ -34,9 +34,9 @@ SHORT = (
 def walk(tmp_path, processes):
     """``walk("A defence")``: write its files, run its commands; gives what the last one printed."""
 
-    def take(title):
+    def take(title, *, write=True):
         blocks = re.findall(r"```(\w+)\n(.*?)```", WALKS[title], re.DOTALL)
-        for _, block in blocks:
+        for _, block in blocks if write else ():
             if found := re.match(r"# (\S+\.(?:py|yaml))\n", block):
                 path = tmp_path / found[1]
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,12 @@ def test_a_defence(walk, tmp_path):
     terms = {key: float(metrics[0][f"train/loss{key}"]) for key in ("", "/adversarial", "/cosine")}
     assert terms["/cosine"] > 0
     assert terms[""] == pytest.approx(terms["/adversarial"] + terms["/cosine"])
+    (module,) = {name for name in record["sources"] if not name.startswith("lrm_lightning.")}
+    assert "warning" not in walk("A defence")
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write("# another defence\n")
+    told = f"warning: its code has changed since: {module}; rerun=true trains with what there is"
+    assert told in walk("A defence", write=False)
 
 
 def test_a_defence_has_its_term_in_the_gradient(tmp_path):

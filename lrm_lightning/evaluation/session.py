@@ -209,6 +209,9 @@ def data_settings(
     if name == own.get("name"):
         told = own | told
     where = {key: told.get(key, settings[key]) for key in WHERE if key in settings}
+    if "download" in where and given.get("root") is None and where["root"] != settings["root"]:
+        # Nothing is fetched into a folder that only the file names, unless the user says so.
+        where["download"] = bool(given.get("download"))
     return {"_target_": settings["_target_"]} | where
 
 

@@ -67,7 +67,7 @@ class LogitRegularization(PGDTraining):
         check_flag("detach_clean", detach_clean)
         if pairing_kind == "cross_entropy" and pairing_to_adversarial_ratio >= 1 > detach_clean:
             raise ValueError(
-                f"pairing_to_adversarial_ratio={pairing_to_adversarial_ratio} must be below 1 unless"
+                f"pairing_to_adversarial_ratio={pairing_to_adversarial_ratio} must be below 1, or"
                 " detach_clean=true: with a gradient through both logits the network lowers the"
                 " pairing by becoming more confident, its weight grows, and training ends in NaN"
             )

@@ -6,10 +6,13 @@ import shlex
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
@@ -17,6 +20,7 @@ from lrm_lightning.reporting.load import command_line, training_curves, walk
 from lrm_lightning.reporting.settings import differences, shown, summary, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,
+    CORRECT,
     EVALUATIONS,
     RECORD,
     RunDir,
@@ -25,7 +29,14 @@ from lrm_lightning.runs.directory import (
 )
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.identity import flat, identifying
-from lrm_lightning.runs.records import EvaluationRecord, RunRecord, printable, read_record
+from lrm_lightning.runs.intervals import paired_difference
+from lrm_lightning.runs.records import (
+    EvaluationRecord,
+    RunRecord,
+    printable,
+    read_record,
+    read_verdicts,
+)
 from lrm_lightning.runs.settings import read_settings
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
@@ -130,18 +141,30 @@ def show(runs: Sequence[Listed]) -> None:
 
 
 def compare(one: Path, other: Path) -> None:
-    """Print the settings in which two runs differ, and the accuracies of both side by side."""
+    """Print the settings in which two runs differ, and the accuracies of both side by side.
+
+    Where both have their verdicts on the same images, the difference comes with its own interval.
+    """
     runs = [_read(one), _read(other)]
     ours, theirs = differences([flat(run.identity) for run in runs])
     rows = [[key, shown(ours[key]), shown(theirs[key])] for key in ours]
     if not rows:
         print("one configuration")  # noqa: T201
     measured = [_accuracies(run) for run in runs]
+    verdicts = [_verdicts(run) for run in runs]
+    heads = ["", *(shown_path(run.folder) for run in runs)]
+    paired = {
+        name: _difference(ours, verdicts[1][name])
+        for name, ours in verdicts[0].items()
+        if name in verdicts[1]
+    }
+    if any(paired.values()):
+        heads.append("second minus first, paired")
     rows += [
-        [name, *(each.get(name, "-") for each in measured)]
+        [name, *(each.get(name, "-") for each in measured), paired.get(name, "")]
         for name in dict.fromkeys([*measured[0], *measured[1]])
     ]
-    print_table(["", *(shown_path(run.folder) for run in runs)], rows, [])
+    print_table(heads, [[*row, ""][: len(heads)] for row in rows], [])
 
 
 def command(run: Listed) -> str:
@@ -170,14 +193,42 @@ def _read(folder: Path) -> Listed:
     return Listed(folder, saved["config"], saved.get("identity", {}), None)
 
 
+def _measured(run: Listed) -> Iterator[tuple[str, RunRecord | EvaluationRecord, Path]]:
+    """The run's own test and its evaluations: what each is called, its record and its verdicts."""
+    if run.record:
+        yield "test", run.record, run.folder / CORRECT
+    for path in sorted((run.folder / EVALUATIONS).glob("*.json")):
+        yield path.stem, read_record(path, EvaluationRecord), path.with_suffix(".npz")
+
+
 def _accuracies(run: Listed) -> dict[str, str]:
     """Everything that was measured of a run, in %, with 95% intervals."""
-    records: dict[str, RunRecord | EvaluationRecord] = {"test": run.record} if run.record else {}
-    for path in sorted((run.folder / EVALUATIONS).glob("*.json")):
-        records[path.stem] = read_record(path, EvaluationRecord)
     found = {"epochs": f"{run.progress[0]} ({run.state})"}
-    for source, record in records.items():
+    for source, record, _ in _measured(run):
         for name, share in record.metrics.items():
             ends = ", ".join(percent(end) for end in record.intervals.get(name, ()))
             found[f"{source} {name} %"] = percent(share) + (f" [{ends}]" if ends else "")
     return found
+
+
+def _verdicts(run: Listed) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    """Of what :func:`_accuracies` has: data, which images of it and their verdicts, where kept."""
+    found = {}
+    for source, record, path in _measured(run):
+        with suppress(FileNotFoundError):
+            arrays = read_verdicts(path, record)
+            found |= {
+                f"{source} {name} %": (record.data.fingerprint, arrays["index"], arrays[name])
+                for name in record.metrics.keys() & arrays.keys()
+            }
+    return found
+
+
+def _difference(*verdicts: tuple[str, np.ndarray, np.ndarray]) -> str:
+    """The difference of two accuracies in points; empty if they are not of the same images."""
+    (data, images, ours), (others_data, others, theirs) = verdicts
+    same = data == others_data and np.array_equal(images, others)
+    if not (same and ours.shape == theirs.shape == (len(images),)):  # of a random network: passes
+        return ""
+    difference, half = paired_difference(ours, theirs)
+    return f"{100 * difference:+.1f} ± {100 * half:.1f}"

@@ -91,7 +91,7 @@ RECIPE: Mapping[str, Any] = {
 
 # FGSM accuracy in % by smoothing s of otherwise regular training (section 4 and Table 1).
 FGSM_BY_SMOOTHING: Mapping[float, float] = {0.0: 6.1, 0.01: 38.3}
-# Variance of all logits on clean test images (section 3, Fig. 1 left), and the alpha of that section.
+# Variance of all logits on clean test images (section 3, Fig. 1 left), and that section's alpha.
 LOGIT_VARIANCE: Mapping[str, float] = {"pgd": 8.31, "alp": 4.02}
 ALPHA_OF_SECTION_3 = 0.5
 # Fig. 2 right.

@@ -74,7 +74,7 @@ def check_keys(cfg: DictConfig, name: str, **more: Collection[str]) -> None:
     """
     base: Any = OmegaConf.load(conf_dir() / f"{name}.yaml")
     groups = {str(key) for each in base.defaults if isinstance(each, DictConfig) for key in each}
-    top = {*map(str, base), *groups}
+    top = {*map(str, base), *groups} - {"defaults"}
     mappings = {key: base[key] for key in READ_BY_NAME if isinstance(base.get(key), DictConfig)}
     known = {group: {*map(str, node)} for group, node in mappings.items()}
     text = OmegaConf.to_yaml(cfg)
@@ -86,8 +86,10 @@ def check_keys(cfg: DictConfig, name: str, **more: Collection[str]) -> None:
             if key not in keys and f"${{{where}{key}" not in text:  # another key may refer to it
                 (near,) = difflib.get_close_matches(key, [*top, *keys], n=1, cutoff=0)
                 near = near if near in top else where + near
+                value = OmegaConf.to_container(OmegaConf.masked_copy(node, key))
+                added = next(iter(flat(value)))  # as it was typed
                 raise UserError(
-                    f"{where}{key} has no effect; the nearest key that has one is {near}"
+                    f"{where}{added} has no effect; the nearest key that has one is {near}"
                 )
 
 

@@ -288,6 +288,7 @@ class RunRecord(Record):
     intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals
     test_metrics: dict[Text, Number] = {}  # everything logged in the test
     config: Annotated[dict[str, JsonValue], AfterValidator(_upgraded)] = {}  # resolved
+    sources: dict[Text, Text] = {}  # SHA-256 of the modules that the configuration names
     epochs: Count | None = None
     global_step: Count | None = None  # the optimiser's steps
     score: Share | None = None  # robust validation accuracy after training, for sweepers

@@ -2,8 +2,11 @@
 
 import inspect
 import re
+import sys
+import sysconfig
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
@@ -12,7 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.identity import check_keys, check_kinds, numeric
+from lrm_lightning.runs.files import file_sha256
+from lrm_lightning.runs.identity import check_keys, check_kinds, flat, identity, numeric
 
 # Importing torch takes seconds, which --help and a sweep's parent need not wait for.
 if TYPE_CHECKING:
@@ -100,6 +104,23 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
         if not isinstance(callbacks[-1], L.Callback):
             raise UserError(f"callbacks.{name}: {node._target_} is no callback of Lightning")
     return callbacks
+
+
+def sources(cfg: DictConfig) -> dict[str, str]:
+    """SHA-256 in hex of each module that defines what ``cfg`` names, or a class that it is one of.
+
+    Modules of installed packages are left out: a record has their versions.
+    """
+    installed = tuple(sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
+    found: dict[str, str] = {}
+    for key, target in flat(identity(cfg)).items():
+        if key.endswith("_target_"):
+            named = get_object(target)
+            for each in getattr(named, "__mro__", (named,)):
+                file = getattr(sys.modules[each.__module__], "__file__", None)
+                if file is not None and not file.startswith(installed):
+                    found[each.__module__] = file_sha256(Path(file))
+    return dict(sorted(found.items()))
 
 
 def build_trainer(cfg: DictConfig, **given: Any) -> "L.Trainer":

@@ -30,7 +30,7 @@ from lrm_lightning.runs.directory import (
 )
 from lrm_lightning.runs.files import file_sha256, write_arrays
 from lrm_lightning.runs.intervals import accuracies
-from lrm_lightning.runs.records import RunRecord, write_record
+from lrm_lightning.runs.records import RunRecord, printable, write_record
 from lrm_lightning.tracking.loggers import open_loggers, upload_rest
 from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia
@@ -74,6 +74,7 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
         start.load_state_dict(record.init_from)
         _refuse_other_data(cfg, record)
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
+        _say_what_has_changed(cfg, record)
         print_runs([("", record, path)])
         upload_rest(cfg, path, record.val_metrics | record.test_metrics)
         return record.score
@@ -136,6 +137,15 @@ def _say_what_falls_short(cfg: DictConfig, defense: Defense, attacker: RobustAcc
     for name, (attack, steps) in searches.items():
         if line := attack.falls_short(steps):
             print(f"warning: {name}: {line}")  # noqa: T201
+
+
+def _say_what_has_changed(cfg: DictConfig, record: RunRecord) -> None:
+    """Say of which modules the code is not what a finished run was trained with."""
+    now = build.sources(cfg)
+    changed = [name for name, sha256 in record.sources.items() if now.get(name) != sha256]
+    if changed:
+        told = f"its code has changed since: {', '.join(map(printable, changed))}"
+        print(f"warning: {told}; rerun=true trains with what there is now")  # noqa: T201
 
 
 def _refuse_other_data(cfg: DictConfig, record: RunRecord) -> None:
@@ -220,6 +230,7 @@ def record_of(
         **accuracies(attacker.correct),
         "test_metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "config": identity.plain(cfg),
+        "sources": build.sources(cfg),
         **provenance.stamp(trainer.strategy.root_device, trainer.world_size),
         "epochs": trainer.current_epoch,
         "global_step": trainer.global_step,

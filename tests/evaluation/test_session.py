@@ -50,9 +50,11 @@ def test_data_are_as_trained_unless_told_otherwise():
         "_target_": "lrm_lightning.data.CIFAR10DataModule",
         "root": "here",
         "require_official": False,
-        "download": True,
+        "download": False,  # into a folder that only the run names
     }
-    assert data_settings(trained, nothing | {"root": "there"})["root"] == "there"
+    assert data_settings(trained, nothing | {"download": True})["download"]
+    there = data_settings(trained, nothing | {"root": "there"})
+    assert (there["root"], there["download"]) == ("there", True)
     digits = {"_target_": "lrm_lightning.data.DigitsDataModule"}
     assert data_settings(trained, nothing | {"name": "digits", "root": "there"}) == digits
     assert data_settings({}, nothing)["require_official"] is True

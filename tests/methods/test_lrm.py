@@ -76,9 +76,7 @@ def test_ratio_is_to_the_whole_adversarial_loss_whatever_alpha(make, network, ba
 
 @pytest.mark.parametrize("ratio", [1, 8.0])
 def test_what_diverges_is_refused_with_a_reason(network, ratio):
-    with pytest.raises(
-        ValueError, match=f"pairing_to_adversarial_ratio={ratio} must be below 1 unle"
-    ):
+    with pytest.raises(ValueError, match=f"ratio={ratio} must be below 1, or detach_clean=true"):
         LogitRegularization(network, pairing_to_adversarial_ratio=ratio)
     LogitRegularization(network, pairing_to_adversarial_ratio=ratio, detach_clean=True)
     LogitRegularization(network, pairing_to_adversarial_ratio=0.99)

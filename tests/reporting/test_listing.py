@@ -3,6 +3,7 @@
 import fcntl
 import shlex
 
+import numpy as np
 import pytest
 import yaml
 
@@ -85,6 +86,26 @@ def test_two_are_compared(records, say):
     (strong,) = [line for line in lines if line[:3] == ("strong", "worst", "%")]
     assert strong[3] == "-"
     assert not any(line and line[0].startswith("trainer") for line in lines)
+
+
+def test_a_difference_on_the_same_images_has_its_own_interval(records, say):
+    seen = {
+        "pgd": ([1, 1, 0, 0], [0, 1, 2, 3]),
+        "alp": ([1, 0, 0, 0], [0, 1, 2, 3]),
+        "lrm": ([1, 0, 0, 0], [0, 1, 2, 4]),
+    }
+    runs = {}
+    for method, (correct, index) in seen.items():
+        share = sum(correct) / 4
+        runs[method] = str(records.run(method, n=4, metrics=(share,) * 5))
+        arrays = {"clean": np.array(correct, bool), "index": np.array(index)}
+        np.savez(records.folder / runs[method] / "correct.npz", **arrays)
+    (line,) = [
+        each for each in say("diff", runs["pgd"], runs["alp"]).splitlines() if "clean" in each
+    ]
+    # The differences are 0, -1, 0, 0: their deviation is 0.5, and 1.96 * 0.5 / 2 = 0.49.
+    assert line.split()[-3:] == ["-25.0", "±", "49.0"]
+    assert "paired" not in say("diff", runs["pgd"], runs["lrm"])  # of other images
 
 
 def test_the_same_configuration_is_said_to_be_one(records, say):

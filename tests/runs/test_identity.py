@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from lrm_lightning.runs import identity
 
@@ -118,6 +119,14 @@ def test_identity_resolves_what_is_given_by_reference(cfg):
 def test_plain_is_plain(cfg):
     plain = identity.plain(cfg)
     assert json.loads(json.dumps(plain)) == yaml.safe_load(yaml.safe_dump(plain)) == plain
+
+
+@pytest.mark.parametrize("name", ["../..", "..", "a/b", "/tmp/x"])
+@pytest.mark.parametrize("key", ["data.name", "method.name"])
+def test_a_name_that_leads_out_of_runs_dir_names_no_directory(cfg, key, name):
+    named = _changed(_changed(cfg, key, name), "hydra", {"dir": "runs/${run_id:}"})
+    with pytest.raises(InterpolationResolutionError, match=f"{key}={re.escape(name)} must be usab"):
+        _ = named.hydra.dir
 
 
 def test_resolver_names_the_run_inside_the_configuration(cfg):

@@ -101,7 +101,7 @@ BAD = [
     ),
     ("nonsense", 1, "nonsense has no effect; the nearest key that has one is "),
     ("ckpt_path", "x", "ckpt_path has no effect; the nearest key that has one is "),
-    ("atack", {"eps": 1}, "atack has no effect; the nearest key that has one is attack"),
+    ("atack", {"eps": 1}, "atack.eps has no effect; the nearest key that has one is attack"),
     ("checkpoint.every_minute", 1, "checkpoint.every_minute has no effect; the nearest key that"),
     ("trainer.callbacks", [], "trainer.callbacks has no effect; the nearest key that has one is c"),
     ("trainer.max_epoch", 1, "trainer.max_epoch has no effect; the nearest key that has one is t"),
