@@ -66,7 +66,8 @@ def logit_squeezing(logits: Tensor) -> Tensor:
     .. math:: \frac{1}{B} \sum_i \lVert f(x^{(i)}) \rVert_2^2
 
     References:
-        Summers & Dinneen, the beta term of Eq. 10; Kannan et al. 2018, arXiv:1803.06373.
+        Summers & Dinneen, the beta term of Eq. 10; Kannan et al. 2018, arXiv:1803.06373. The norm
+        in the code of Mosbach et al. 2018, arXiv:1810.12042, is not squared; its weight is 0.5.
     """
     check_logits("logits", logits)
     return logits.square().sum(dim=1).mean()

@@ -50,7 +50,8 @@ class Defense(L.LightningModule, ABC):
         input_noise: Standard deviation, in pixels of [0, 1], of Gaussian noise that training images
             get before they are clipped to [0, 1] and, where a defence attacks, attacked; 0 switches
             it off.
-            Kannan et al. train clean logit pairing and squeezing with it (arXiv:1803.06373).
+            Kannan et al. train clean logit pairing and squeezing with it (arXiv:1803.06373); in the
+            code of Mosbach et al. (arXiv:1810.12042) it is off, and 0.5 where it is on.
 
     Raises:
         ValueError: If a value is out of range.
