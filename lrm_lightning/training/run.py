@@ -28,7 +28,7 @@ from lrm_lightning.runs.directory import (
     checkpoint_path,
     finished_run,
 )
-from lrm_lightning.runs.files import file_sha256, write_arrays
+from lrm_lightning.runs.files import file_sha256, shown_path, write_arrays
 from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.records import RunRecord, printable, write_record
 from lrm_lightning.tracking.loggers import open_loggers, upload_rest
@@ -93,6 +93,7 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
     trainer = build_trainer(cfg, run_dir, callbacks)
     with run_dir.locked(wait=wait) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
+            print(f"run directory: {shown_path(path)}", flush=True)  # noqa: T201
             if cfg.rerun:
                 run_dir.clear()
             plain = identity.plain(cfg)

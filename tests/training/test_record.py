@@ -99,6 +99,7 @@ def test_running_a_finished_run_again_trains_only_if_told_to(command, copy_of_un
     assert "lrm" in run.output.splitlines()[-3]  # the table
     assert written() == before
     run = command.run("method=lrm", "rerun=true")
+    assert f"run directory: runs/digits/{copy_of_undisturbed.name}\n" in run.output
     assert "training 2 epochs" in run.output
     assert "resumed" not in run.output
     after = written()
