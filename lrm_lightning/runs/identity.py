@@ -73,8 +73,9 @@ def check_keys(cfg: DictConfig, name: str, **more: Collection[str]) -> None:
         **more: By a mapping's name all keys that are read of it, beside those of the file.
     """
     base: Any = OmegaConf.load(conf_dir() / f"{name}.yaml")
-    groups = {str(key) for each in base.defaults if isinstance(each, DictConfig) for key in each}
-    top = {*map(str, base), *groups} - {"defaults"}
+    chosen = [str(key) for each in base.defaults if isinstance(each, DictConfig) for key in each]
+    groups = [key for key in chosen if " " not in key]  # "override hydra/help" is no key
+    top = {*map(str, base), *groups} - {"defaults", "hydra"}
     mappings = {key: base[key] for key in READ_BY_NAME if isinstance(base.get(key), DictConfig)}
     known = {group: {*map(str, node)} for group, node in mappings.items()}
     text = OmegaConf.to_yaml(cfg)

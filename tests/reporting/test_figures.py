@@ -58,8 +58,12 @@ def test_figure_2_right_is_of_three_quarters(records, read):
     assert is_missing(figure_2_right(read()))
     records.paper(records.run("label_smoothing", smoothing=0.75))
     (plot,) = figure_2_right(read())
-    assert list(series(plot)) == ["Label smoothing, clean", "Label smoothing, adversarial"]
+    smoothed = ["Label smoothing, clean", "Label smoothing, adversarial"]
+    assert list(series(plot)) == smoothed
     assert "s = 0.75" in plot.caption
+    records.paper(records.run("regular"))  # the figure's other half, s = 0
+    (plot,) = figure_2_right(read())
+    assert list(series(plot)) == ["Regular, clean", "Regular, adversarial", *smoothed]
 
 
 def test_figure_1_right_has_a_line_a_method_and_accuracy(records, read):

@@ -55,12 +55,14 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
 
 
 def figure_2_right(results: Results) -> list[Plot | Missing]:
-    """Logits of label smoothing with s = 0.75, if that was evaluated."""
+    """Logits of label smoothing with s = 0.75 and, beside them, of s = 0, if evaluated."""
     strength = paper.SMOOTHING_OF_FIGURE_2
-    for group in sorted(filter(_is_figure_2, results.paper), key=worth, reverse=True):
-        if group.evaluations[0].logits:
-            caption = f"Fig. 2 right. Logits of label smoothing with s = {strength}"
-            return [_plot("fig-2-right", caption, [group], results)]
+    drawn = [group for group in rows_of_paper(results.paper) if group.evaluations[0].logits]
+    smoothed = sorted(filter(_is_figure_2, drawn), key=worth, reverse=True)[:1]
+    if smoothed:
+        plain = [group for group in drawn if group.row is paper.METHODS["regular"]][:1]
+        caption = f"Fig. 2 right. Logits of label smoothing with s = {strength}"
+        return [_plot("fig-2-right", caption, plain + smoothed, results)]
     what = f"No Fig. 2 right yet, it needs the logits of label smoothing with s = {strength}"
     for group in filter(_is_figure_2, results.tests):
         folder = shown_path(group.origins[0].path.parent)
