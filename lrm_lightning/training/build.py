@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import sys
 import sysconfig
 from collections.abc import Callable
 from functools import partial
@@ -117,9 +116,10 @@ def sources(cfg: DictConfig) -> dict[str, str]:
         if key.endswith("_target_"):
             named = get_object(target)
             for each in getattr(named, "__mro__", (named,)):
-                file = getattr(sys.modules[each.__module__], "__file__", None)
-                if file is not None and not file.startswith(installed):
-                    found[each.__module__] = file_sha256(Path(file))
+                module = inspect.getmodule(each)
+                file = getattr(module, "__file__", None)
+                if module is not None and file is not None and not file.startswith(installed):
+                    found[module.__name__] = file_sha256(Path(file))
     return dict(sorted(found.items()))
 
 
