@@ -87,7 +87,7 @@ def check_keys(cfg: DictConfig, name: str, **more: Collection[str]) -> None:
             if key not in keys and f"${{{where}{key}" not in text:  # another key may refer to it
                 (near,) = difflib.get_close_matches(key, [*top, *keys], n=1, cutoff=0)
                 near = near if near in top else where + near
-                value = OmegaConf.to_container(OmegaConf.masked_copy(node, key))
+                value: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, key))
                 added = next(iter(flat(value)))  # as it was typed
                 raise UserError(
                     f"{where}{added} has no effect; the nearest key that has one is {near}"
