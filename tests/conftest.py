@@ -206,6 +206,30 @@ class Processes:
             run.process.join()
 
 
+# Python raises the event before it does what the event is of.
+KILLED_AT = """
+import os, signal, sys
+left = [{number}]
+
+def watch(event, arguments):
+    if event == "{event}" and any(str(each).endswith("{name}") for each in arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.fixture(scope="session")
+def killed_at():
+    """``killed_at("os.rename", "a.json", 2)``: prelude that kills the process when it is about to.
+
+    The event is one of Python's audit events; the name is how a path in it ends.
+    """
+    return lambda event, name, number=1: KILLED_AT.format(event=event, name=name, number=number)
+
+
 @pytest.fixture(scope="session")
 def in_folder():
     """``in_folder(path)``: processes that run there; ``clean_up()`` ends them."""

@@ -68,7 +68,8 @@ def duration(seconds: float) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to, which takes its place in one step at the context's end.
 
-    It is on the disk before: neither a kill nor a power failure leaves half of it.
+    It is on the disk before: neither a kill nor a power failure leaves half of it. What processes
+    that were killed while they wrote it have left is removed.
 
     Raises:
         UserError: If it can't be written (no permission, disk full).
@@ -87,6 +88,16 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+    _remove_left(path)
+
+
+def _remove_left(path: Path) -> None:
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        with suppress(ValueError, OverflowError, OSError):  # not of a process; alive, and another's
+            try:
+                os.kill(int(left.suffixes[-2][1:]), 0)
+            except ProcessLookupError:
+                left.unlink()
 
 
 def _sync(path: Path) -> None:

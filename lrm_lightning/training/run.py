@@ -122,8 +122,9 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
             if trainer.is_global_zero:
                 write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
                 hashes = {name: file_sha256(path / name) for name in (CORRECT, METRICS)}
-                write_record(path / RECORD, record.model_copy(update={"files": hashes}))
                 checkpoint_path(path, PREVIOUS).unlink(missing_ok=True)
+                # Last: its presence says that the run is finished.
+                write_record(path / RECORD, record.model_copy(update={"files": hashes}))
                 print_runs([("", record, path)])
     return record.score
 

@@ -170,6 +170,20 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(processes, m
     assert not pieces.exists()
 
 
+def test_killed_while_it_writes(processes, make_run, killed_at):
+    folder = make_run()
+    arguments = (COMMAND, f"runs=[{folder}]", *PAPER)
+    processes.run(*arguments)
+    undisturbed, names = read(folder, "paper"), sorted((folder / "evaluations").iterdir())
+    shutil.rmtree(folder / "evaluations")
+    for moment in (("os.rename", ".npz", 2), ("os.rename", ".json")):  # a piece; the record
+        processes.start(*arguments, prelude=killed_at(*moment)).ends(-9)
+        assert not list((folder / "evaluations").glob("*.json"))
+    processes.run(*arguments)
+    assert_same(undisturbed, read(folder, "paper"))
+    assert sorted((folder / "evaluations").iterdir()) == names
+
+
 ATTACK = """
 from dataclasses import dataclass
 import torch

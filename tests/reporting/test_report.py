@@ -53,6 +53,22 @@ def test_the_same_records_give_the_same_report(records, run, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_killed_while_it_writes(records, processes, killed_at):
+    records.run("pgd")
+
+    def written(out):
+        paths = (path for path in (processes.folder / out).rglob("*") if path.is_file())
+        return {str(path.relative_to(processes.folder / out)): path.read_bytes() for path in paths}
+
+    processes.run("lrm_lightning.report", "out=undisturbed")
+    for name in (".pdf", ".csv", "report.md", "index.html"):
+        killed = killed_at("os.rename", name)
+        processes.start("lrm_lightning.report", "out=report", prelude=killed).ends(-9)
+        assert "index.html" not in written("report")
+    processes.run("lrm_lightning.report", "out=report")
+    assert written("report") == written("undisturbed")
+
+
 def test_neither_torch_nor_lightning_is_needed(records, tmp_path):
     records.paper(records.run("pgd"))
     code = (

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,16 @@ def test_killed_between_writing_and_replacing(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = ["a.json.1.partial", "a.json.mine.partial", "ba.json.7.partial"]
+    for name in (*kept, f"a.json.{ended.pid}.partial"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a.json", "{}")
+    assert _names(tmp_path) == ["a.json", *kept]
 
 
 def test_folder_that_is_not_there(tmp_path):

@@ -51,6 +51,29 @@ def test_a_run_killed_right_after_a_checkpoint(name, command, undisturbed, finis
     finished("lrm").assert_same_result(undisturbed)
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("os.rename", "last.ckpt", 2),
+        ("os.link", "previous.ckpt", 2),
+        ("os.remove", "previous.ckpt", 3),  # when the run is over
+        ("os.rename", "record.json"),
+    ],
+    ids=lambda moment: "-".join(map(str, moment)),
+)
+def test_killed_while_a_file_is_replaced(moment, killed_at, command, undisturbed, finished):
+    each_batch = ("method=lrm", "checkpoint.every_minutes=1e-9")
+    command.start(*each_batch, prelude=killed_at(*moment)).ends(-9)
+    command.run(*each_batch)
+    result = finished("lrm")
+    result.assert_same_result(undisturbed)
+    names = [
+        sorted(str(path.relative_to(each.path)) for path in each.path.rglob("*"))
+        for each in (result, undisturbed)
+    ]
+    assert names[0] == names[1]
+
+
 def _unfinished(path):
     for name in ("record.json", "correct.npz", "metrics.csv"):
         (path / name).unlink()
