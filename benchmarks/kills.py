@@ -46,7 +46,7 @@ TRAIN = (
     "robust_accuracy.test_steps=[2]", "robust_accuracy.test_n_images=20",
     "checkpoint.every_minutes=1e-9",
 )  # fmt: skip
-SWEEP = (TRAIN[0], "-m", *TRAIN[1:], "hydra.launcher.jobs=2")
+SWEEP = (TRAIN[0], "-m", *TRAIN[1:], "hydra.launcher.jobs=2", "hydra.launcher.cores=2")
 RUNS = "runs=[runs/digits/lrm-*,runs/digits/pgd-*]"
 SUITES = {
     "paper": ("suite.steps=5", "suite.table=[2,5]", "suite.logits_at=2"),
@@ -71,6 +71,9 @@ ROOT, PLAN, LOG = os.getcwd() + "/", json.loads(os.environ["KILL_PLAN"]), os.env
 seen = {}
 
 def kill(path):
+    if "killed" in seen:  # an ancestor: what has no parent any more shall not kill another
+        return
+    seen["killed"] = True
     if PLAN["half"]:
         os.truncate(path, os.path.getsize(path) // 2)
     pid = os.getpid()
@@ -112,7 +115,7 @@ sys.addaudithook(watch)
 
 
 class Event(NamedTuple):
-    """What an undisturbed process did to a file, the how manieth time, and when, in seconds."""
+    """What an undisturbed process did to a file, for the how manieth time, and when, in seconds."""
 
     at: float
     number: int
@@ -200,21 +203,22 @@ def planned(work: Path, count: int, random: Random) -> Iterator[Kill]:
         else:
             command, places, events = REPORT, (work / "strong", reported), reporting
         plan = a_moment(events, what, random) | {"depth": turn % 3 if what == "sweep" else 0}
+        plan["half"] &= not plan["depth"]  # the others don't write the file
         yield Kill(what, command, *places, plan)
 
 
 def a_moment(events: list[Event], what: str, random: Random) -> dict[str, Any]:
-    """Where to kill: at a moment of the whole time, or at what is done to a checkpoint's files.
+    """Where to kill: of a training at any moment between its first step and its last.
 
-    Other commands than a training are killed at either, at random.
+    While a checkpoint is replaced, before anything that is done to its files; of the other commands
+    either, of everything that they do.
     """
+    if what in ("training", "checkpoint", "sweep"):
+        events = [each for each in events if "/checkpoints/" in each.what]
     if what == "training" or (what != "checkpoint" and random.random() < 0.5):
-        first = min(each.at for each in events)
-        at = random.uniform(first, max(each.at for each in events))
+        at = random.uniform(events[0].at, events[-1].at)
         event = max(each for each in events if each.at <= at)
         return _plan(event, after=at - event.at)
-    if what in ("checkpoint", "sweep"):
-        events = [each for each in events if "/checkpoints/" in each.what]
     event = random.choice(events)
     return _plan(event, half=event.what.startswith("os.rename") and random.random() < 0.5)
 

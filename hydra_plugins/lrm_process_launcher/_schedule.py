@@ -42,7 +42,7 @@ class Resources:
     """Shares out the machine's GPUs and CPU cores among the jobs of one batch.
 
     On the CPU every job gets the same number of cores, so that its speed and its rounding don't
-    depend on when it happens to start.
+    depend on when it happens to start, or on how many others are done already.
     """
 
     def __init__(self, jobs: Sequence[Job], settings: ProcessLauncherConf) -> None:
@@ -89,7 +89,9 @@ class Schedule:
         self._jobs, self._composer, self._settings = jobs, composer, settings
         self._waiting = [job for job in jobs if job.state is State.WAITING and job.twin is None]
         self._running: list[tuple[Job, Share, JobProcess]] = []
-        self._resources = Resources(self._waiting, settings)
+        # Of those that an earlier attempt has done too: the others then get what they had in it.
+        done = [job for job in jobs if job.state is State.EARLIER and job.twin is None]
+        self._resources = Resources([*self._waiting, *done], settings)
 
     def run(self) -> int | None:
         """Return the number of the signal that ended it early, or None."""

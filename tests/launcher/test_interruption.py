@@ -53,8 +53,11 @@ def test_the_same_command_continues_an_interrupted_sweep(app):
     os.kill(sweep.pid, signal.SIGINT)
     output, _ = sweep.communicate(timeout=PATIENCE)
     assert "The same command continues where it stopped." in output
+    threads = app.seen("hang_once")["environment"]["OMP_NUM_THREADS"]
     app.run(*command)
     assert app.calls("ok", "hang_once") == [1, 2]
+    # on as many threads as before, which decide the rounding, though the other job is done
+    assert app.seen("hang_once")["environment"]["OMP_NUM_THREADS"] == threads == "2"
 
 
 def test_a_job_over_its_time_is_stopped_and_fails(app):
