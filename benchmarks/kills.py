@@ -21,8 +21,6 @@ from random import Random
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from lrm_lightning.evaluation import suites as _suites
 from lrm_lightning.reporting import page as _page
@@ -152,24 +150,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="which moments; default 0")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    work, console = REPOSITORY / ".benchmarks/kills", Console(width=120)
+    work, failed = REPOSITORY / ".benchmarks/kills", 0
     shutil.rmtree(work, ignore_errors=True)
-    table = Table("#", "killed", "method", "moment", "exit codes", "the same in the end")
-    failed = 0
+    show("", "killed", "method", "moment", "exit codes", "the same in the end")
+    show(*6 * ["---"])
     for number, kill in enumerate(planned(work, chosen.kills, Random(chosen.seed)), 1):
         folder = work / f"kill-{number}"
         codes, differing = carry_out(kill, folder)
         same = "yes" if not differing else f"NO: {', '.join(differing)[:300]}"
         method = next((each[7:] for each in kill.command if each.startswith("method=")), "")
-        row = (str(number), kill.what, method, kill.moment, f"{codes[0]}, {codes[1]}", same)
-        table.add_row(*row)
-        console.print(" | ".join(row), soft_wrap=True)
+        show(str(number), kill.what, method, kill.moment, f"{codes[0]}, {codes[1]}", same)
         failed += bool(differing)
         if not differing:
             shutil.rmtree(folder)
-    console.print(table)
-    console.print(f"{chosen.kills - failed} of {chosen.kills} ended as if undisturbed")
+    sys.stdout.write(f"\n{chosen.kills - failed} of {chosen.kills} ended as if undisturbed\n")
     raise SystemExit(failed > 0)
+
+
+def show(*cells: str) -> None:
+    """Print a row of the table, which is Markdown."""
+    sys.stdout.write(f"| {' | '.join(cells)} |\n")
+    sys.stdout.flush()
 
 
 def planned(work: Path, count: int, random: Random) -> Iterator[Kill]:
@@ -208,7 +209,7 @@ def planned(work: Path, count: int, random: Random) -> Iterator[Kill]:
 
 
 def a_moment(events: list[Event], what: str, random: Random) -> dict[str, Any]:
-    """Where to kill: of a training at any moment between its first step and its last.
+    """Where to kill: of a training at any moment after its first step, its test included.
 
     While a checkpoint is replaced, before anything that is done to its files; of the other commands
     either, of everything that they do.
