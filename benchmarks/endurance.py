@@ -18,6 +18,7 @@ from statistics import mean
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -90,10 +91,11 @@ def slope(epochs: Sequence[int], values: Sequence[int]) -> tuple[float, float]:
     size = len(epochs) // BLOCKS
     starts = range(len(epochs) - BLOCKS * size, len(epochs), size)
     blocks = [slice(start, start + size) for start in starts]
-    fit: Any = stats.linregress(
-        [mean(epochs[b]) for b in blocks], [mean(values[b]) for b in blocks]
-    )
-    return float(fit.slope), float(stats.t.ppf(0.975, BLOCKS - 2) * fit.stderr)
+    x, y = (np.array([mean(each[block]) for block in blocks]) for each in (epochs, values))
+    x, y = x - x.mean(), y - y.mean()
+    growth = x @ y / (x @ x)
+    error = np.sqrt(((y - growth * x) ** 2).sum() / (BLOCKS - 2) / (x @ x))
+    return float(growth), float(stats.t.ppf(0.975, BLOCKS - 2) * error)
 
 
 def measure(logger: str, epochs: int, folder: Path) -> dict[str, list[int]]:
