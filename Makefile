@@ -69,12 +69,13 @@ gpu-check: $(VENV)/.installed-dev  ## Does all of it work on this machine's GPU,
 	$(PY) -m benchmarks.gpu_check
 
 # In an environment of their own, which what they look at shall not become a part of.
-$(VENV)/audit: $(VENV)/.made
-	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --disable-pip-version-check -q pip-licenses pip-audit
+$(VENV)/audit/.installed: $(VENV)/.made
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-licenses pip-audit
+	@touch $@
 
 # pip-audit names what it could not ask about, as it does without a network.
-audit: $(VENV)/.installed $(VENV)/audit  ## Licences of what is installed (none of the GPL's) and known weaknesses
+audit: $(VENV)/.installed $(VENV)/audit/.installed  ## Licences of what is installed (none of the GPL's) and known weaknesses
 	$(VENV)/audit/bin/pip-licenses --python $(PY) --order license --partial-match --fail-on "GPL;GNU"
 	PIPAPI_PYTHON_LOCATION=$(abspath $(PY)) $(VENV)/audit/bin/pip-audit --progress-spinner off
 
