@@ -2,15 +2,18 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from lrm_lightning.attacks import fgsm
 from lrm_lightning.data import DigitsDataModule
+from lrm_lightning.evaluation.foreign import load_foreign
 from lrm_lightning.export import export_model
-from lrm_lightning.runs.networks import load_foreign, load_model
+from lrm_lightning.runs.networks import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -54,6 +57,31 @@ def test_network_from_elsewhere(tmp_path, monkeypatch):
         assert torch.equal(logits, trained(batch.x))
     assert (logits.argmax(dim=1) == batch.y).float().mean() > 0.8
     assert loaded.about.label == "small_cnn"
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+def test_a_lightning_module_of_somebody_elses():
+    foreign = example("foreign_lightning")
+    source = (EXAMPLES / "foreign_lightning.py").read_text()
+    assert set(re.findall(r"^from lrm_lightning\S* import (.*)$", source, re.MULTILINE)) == {
+        "PGDAttack",
+        "RobustAccuracy",
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = foreign.Digits()
+        logged = foreign.train(module, epochs=2)
+    _, loader = foreign.loaders()
+    x, y = (torch.cat(each)[:200] for each in zip(*loader, strict=True))
+    with torch.no_grad():
+        clean = (module.eval()(x).argmax(dim=1) == y).float().mean()
+    assert logged["val/acc/clean"] == pytest.approx(float(clean))
+    x_adv = fgsm(module, x, y, eps=0.1)
+    with torch.no_grad():
+        attacked = (module(x_adv).argmax(dim=1) == y).float().mean()
+    assert logged["val/acc/fgsm"] == pytest.approx(float(attacked))
+    assert logged["val/acc/pgd10"] <= logged["val/acc/pgd1"] < logged["val/acc/clean"]
+    assert "val/loss" in logged
 
 
 def test_the_notebook_trains_attacks_and_draws():

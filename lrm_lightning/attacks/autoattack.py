@@ -9,7 +9,7 @@ finds.
 
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -36,7 +36,7 @@ FLAGS = {
 }
 
 Piece = dict[str, np.ndarray]
-Once = Callable[[str, Callable[[], Piece]], Piece]
+Each = Callable[[Mapping[str, Callable[[], Piece]]], Iterable[tuple[str, Piece]]]
 
 
 class Ensemble(NamedTuple):
@@ -64,7 +64,7 @@ def autoattack(
     iterations: int | None = None,
     queries: int | None = None,
     attacks: Sequence[str] = STANDARD,
-    once: Once = lambda name, compute: compute(),
+    each: Each = lambda pieces: ((name, compute()) for name, compute in pieces.items()),
     done: Callable[[str, int, int], None] = lambda attack, images, of: None,
 ) -> Ensemble:
     """AutoAttack standard: APGD-CE, APGD-T, FAB-T and Square, each on what the former left correct.
@@ -81,7 +81,8 @@ def autoattack(
         iterations: Steps of APGD and FAB instead of the standard's 100: for quick checks only.
         queries: Queries of Square instead of the standard's 5000: for quick checks only.
         attacks: Those of ``STANDARD`` to run, in order.
-        once: ``once(name, compute)`` returns ``compute()``, or what it returned before a kill.
+        each: Of functions by name yields each name with what its function returns, or returned
+            before a kill or in another process, in any order.
         done: Told ``(attack, images, of)``: no images as an attack begins, then each batch's.
 
     Returns:
@@ -106,11 +107,17 @@ def autoattack(
     for attack in attacks:
         (left,) = robust.nonzero()
         done(attack, 0, len(left))
-        for number, begin in enumerate(range(0, len(left), batch_size)):
-            rows = left[begin : begin + batch_size]
+        batches = {
+            f"autoattack-{attack}-{number}": left[begin : begin + batch_size]
+            for number, begin in enumerate(range(0, len(left), batch_size))
+        }
+
+        def compute(rows: np.ndarray, attack: str = attack) -> Piece:
             index = torch.from_numpy(rows)
-            compute = partial(attacked, x[index], y[index], attack)
-            piece = once(f"autoattack-{attack}-{number}", compute)
+            return attacked(x[index], y[index], attack)
+
+        for name, piece in each({name: partial(compute, rows) for name, rows in batches.items()}):
+            rows = batches[name]
             broken = rows[piece["broken"]]
             robust[broken] = False
             y_adv[broken] = piece["y_adv"]

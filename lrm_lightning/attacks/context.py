@@ -71,7 +71,9 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     if x._version != version:
         raise ValueError(OVERWRITES)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"{type(logits)}"
+        got = f"a {type(logits).__name__}; say which part of it they are: output=0, output=logits"
+        if isinstance(logits, Tensor):
+            got = f"shape {tuple(logits.shape)}"
         raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")
     if classes is not None and logits.shape[1] != classes:
         raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")

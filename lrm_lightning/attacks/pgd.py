@@ -19,6 +19,7 @@ from lrm_lightning.attacks.base import Attack
 from lrm_lightning.attacks.context import BN_MODES, attack_mode
 from lrm_lightning.attacks.loop import Point, Problem, ascend
 from lrm_lightning.attacks.objectives import OBJECTIVES, Objective, PairedLoss
+from lrm_lightning.attacks.wrappers import StraightThrough
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.models.view import ENGINES, attack_view
 
@@ -223,18 +224,27 @@ class PGDAttack(Attack):
         :attr:`targeted`; any misclassification counts all the same. Into ``found``, shape of ``x``,
         are written the iterates that are misclassified first or, where none is, the last ones.
 
+        An image whose iterate is, bit for bit, what it was at most :data:`SEGMENT` steps before
+        repeats these steps forever, so it leaves the batch too. (Not where the gradient is a
+        stand-in's, which may be random, nor with ``found``, which is given the last iterates.)
+
         Returns:
             int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
+
+        References:
+            arXiv:2503.19347: signed gradients without momentum fall into cycles.
         """
         needed = torch.full((len(x),), NEVER, device=x.device)
         x_adv, aim = start.to(x).clone(), y if target is None else target
+        cycling = torch.zeros_like(needed).bool()
+        repeats = found is None and not isinstance(model, StraightThrough)
         for begin in range(0, self.steps, SEGMENT):
-            rows = (needed == NEVER).nonzero()[:, 0]
+            rows = ((needed == NEVER) & ~cycling).nonzero()[:, 0]
             if not len(rows):
                 break
             with self._attacking(model, x[rows], aim[rows], x_adv[rows]) as problem:
                 point = Point(problem, next(problem.starts(random_start=False, generator=None)))
-                steps = min(SEGMENT, self.steps - begin)
+                first, steps = point.x_adv, min(SEGMENT, self.steps - begin)
                 path = ascend(problem, point, step_size=self.step_size, steps=steps)
                 for step, point in enumerate(path, start=begin):
                     wrong = point.logits.argmax(dim=1) != y[rows]
@@ -242,7 +252,9 @@ class PGDAttack(Attack):
                     needed[rows[broken]] = step
                     if found is not None:
                         found[rows[broken]] = point.x_adv[broken]
-                    if bool((needed[rows] < NEVER).all()):
+                    if repeats and step > begin:
+                        cycling[rows] |= (point.x_adv == first).flatten(1).all(dim=1)
+                    if bool(((needed[rows] < NEVER) | cycling[rows]).all()):
                         break
                 x_adv[rows] = point.x_adv
         if found is not None:

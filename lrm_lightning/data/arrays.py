@@ -1,4 +1,4 @@
-"""Images of the user's own: one .npz file of pixels and labels."""
+"""Images of the user's own: one .npz file of pixels and labels, or a folder of images by class."""
 
 import zipfile
 import zlib
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.datamodule import ImageDataModule
@@ -17,20 +18,25 @@ from lrm_lightning.errors import UserError
 # What numpy raises on a file that is damaged or no .npz, and what is raised here.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 SHAPES = "uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-MEND = "give an .npz of x_train, y_train, x_test and y_test (docs/data.md)"
+MEND = "give an .npz of x_train, y_train, x_test and y_test, or a folder with train/CLASS/IMAGE and"
+MEND += " test/CLASS/IMAGE (docs/data.md)"
 
 
 class ArraysDataModule(ImageDataModule):
-    """Images of an ``.npz`` file, as ``numpy.savez`` writes it, with four arrays.
+    """Images of an ``.npz`` file, as ``numpy.savez`` writes it, or of a folder.
 
     ``x_train`` and ``x_test`` are uint8 pixels of shape (N, H, W, C) with one or three channels, or
     (N, H, W). ``y_train`` and ``y_test`` are whole numbers of shape (N,) from 0 to the number of
     classes less 1; each occurs in ``y_train``. Nothing in the file is executed.
 
+    A folder has ``train`` and ``test``, and in each a folder for each class, whose images are all
+    of one size; the classes are numbered in the order of their names. Grey images have one channel,
+    others three.
+
     Labels and shapes are read and checked by the constructor, since networks depend on them.
 
     Args:
-        root: The file.
+        root: The file or the folder.
         **shared: Arguments of :class:`~lrm_lightning.data.datamodule.ImageDataModule`; by default
             few images are held out and none is mirrored.
 
@@ -52,7 +58,7 @@ class ArraysDataModule(ImageDataModule):
     ) -> None:
         super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **shared)
         if root is None:
-            raise ValueError("root=None must be the .npz file of the images")
+            raise ValueError("root=None must be the .npz file, or the folder, of the images")
         self.root = Path(root).expanduser()
         self.note = self.root.name
         with _opened(self.root) as arrays:
@@ -70,8 +76,11 @@ class ArraysDataModule(ImageDataModule):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The arrays of a file; whatever is wrong with them becomes a UserError."""
+    """The arrays of a file or a folder; whatever is wrong with them becomes a UserError."""
     try:
+        if path.is_dir():
+            yield _of_folder(path)
+            return
         # pickles could run code
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
@@ -80,13 +89,37 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"data.root={path}: {reason}; {MEND}") from error
 
 
+def _of_folder(root: Path) -> dict[str, np.ndarray]:
+    """The four arrays of a folder."""
+    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    arrays = {}
+    for part in ("train", "test"):
+        files = [sorted((root / part / name).iterdir()) for name in classes]
+        arrays[f"x_{part}"] = np.stack([_pixels(path) for each in files for path in each])
+        arrays[f"y_{part}"] = np.repeat(np.arange(len(classes)), [len(each) for each in files])
+    return arrays
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+
+
+def _header(arrays: Any, name: str) -> tuple[tuple[int, ...], np.dtype]:  # noqa: ANN401
+    """Shape and type of an array; of a file's no pixel is read."""
+    if isinstance(arrays, dict):
+        return arrays[name].shape, arrays[name].dtype
+    with arrays.zip.open(f"{name}.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
+
+
 def _checked(arrays: Any) -> tuple[int, int]:  # noqa: ANN401
-    """Number of classes and of channels; raises ValueError. No pixel is read."""
+    """Number of classes and of channels; raises ValueError."""
     sizes = set()
     for part in ("train", "test"):
-        with arrays.zip.open(f"x_{part}.npy") as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, dtype = _header(arrays, f"x_{part}")
         if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
             raise ValueError(f"x_{part} is {dtype} of shape {shape} instead of {SHAPES}")
         y = arrays[f"y_{part}"]

@@ -1,5 +1,6 @@
 """The images that are attacked, where attacks on them begin, and what a suite of attacks is."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks import Attack, PGDAttack
-from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.context import attack_mode, predict
 from lrm_lightning.attacks.objectives import PairedLoss
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import ImageSplit
@@ -119,23 +120,24 @@ class Bench:
         ``part`` tells parts of a stage apart: both together are unique. Without places there are no
         arrays.
         """
-        pieces: list[Piece] = []
+        batches = {
+            f"{stage} {part} {number}": places[begin : begin + self.batch_size]
+            for number, begin in enumerate(range(0, len(places), self.batch_size))
+        }
         self.progress(stage, 0, len(places))
-        for number, begin in enumerate(range(0, len(places), self.batch_size)):
-            batch = places[begin : begin + self.batch_size]
-            rows = self.images.rows(batch)
-            name = f"{stage} {part} {number}"
-            pieces.append(
-                self.cache.once(name, partial(self._seeded, name, function, batch, *rows))
-            )
-            self.progress(stage, len(batch), len(places))
-        names = pieces[0] if pieces else ()
-        return {name: np.concatenate([each[name] for each in pieces]) for name in names}
+        pieces: dict[str, Piece] = {}
+        for name, piece in self.cache.each(
+            {name: partial(self._seeded, name, function, batch) for name, batch in batches.items()}
+        ):
+            pieces[name] = piece
+            self.progress(stage, len(batches[name]), len(places))
+        in_order = [pieces[name] for name in batches]
+        names = in_order[0] if in_order else ()
+        return {name: np.concatenate([each[name] for each in in_order]) for name in names}
 
-    def _seeded(
-        self, name: str, function: Compute, places: np.ndarray, x: Tensor, y: Tensor
-    ) -> Piece:
+    def _seeded(self, name: str, function: Compute, places: np.ndarray) -> Piece:
         """``function`` of a batch; what a random network draws depends on seed and ``name``."""
+        x, y = self.images.rows(places)
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(generator(self.seed, "network", name).initial_seed())
             return function(places, x, y)
@@ -148,6 +150,24 @@ class Bench:
         """Keep the :meth:`pixels` of what was found at ``places``, if there are any."""
         if self.worst is not None and found:
             self.worst.add(places, found["x_adv"], broken)
+
+    def say_cost(self, passes: Mapping[str, tuple[int, nn.Module, bool]]) -> None:
+        """Say what so many passes an image cost, by one timed pass of a batch of each kind.
+
+        By kind: how many, of which network, and whether backward too.
+        """
+        x, _ = self.images.rows(np.arange(min(len(self.images.y), self.batch_size)))
+        counts = {kind: count for kind, (count, *_) in passes.items()}
+
+        def seconds() -> float:
+            timed = (
+                count * _seconds(network, x, backward=backward)
+                for count, network, backward in passes.values()
+                if count
+            )
+            return sum(timed) / len(x)
+
+        self.progress.cost(len(self.images.y), counts, seconds)
 
     def left(
         self, stage: str, correct: np.ndarray, survive: Compute, part: object = ""
@@ -198,6 +218,19 @@ class Outcome(NamedTuple):
     arrays: dict[str, np.ndarray]  # more for the file of verdicts
     # The worst attack's name, and its images, float32 (n, channels, H, W), if they are to be kept.
     kept: tuple[str, np.ndarray] | None = None
+
+
+def _seconds(network: nn.Module, x: Tensor, *, backward: bool) -> float:
+    """How long a pass of a batch takes, the device's waiting included."""
+    for images in (x[:2], x):  # the first pass of all has more to do
+        begin = time.monotonic()
+        with attack_mode(network), torch.set_grad_enabled(backward):
+            leaf = images.detach().requires_grad_(backward)
+            result = network(leaf).sum()
+            if backward:
+                (result,) = torch.autograd.grad(result, leaf)
+            result.cpu()
+    return time.monotonic() - begin
 
 
 def correct_on(network: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:

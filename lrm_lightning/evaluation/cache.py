@@ -1,9 +1,10 @@
 """A long evaluation: its finished pieces on disk, and what a person sees of it meanwhile."""
 
+import fcntl
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +28,75 @@ class Cache:
     order that depends on earlier pieces alone; then an interrupted evaluation ends like an
     undisturbed one. Without a folder nothing is kept. Evaluations of another identity, which is
     what determines the pieces as JSON, have pieces of their own beside these.
+
+    Several processes may do one evaluation together: a piece is locked while it is computed, and
+    who needs it waits for it. The lock of a process that is killed is free: another computes the
+    piece. Where the file system has no locks, pieces are computed more than once, to equal results.
+    ``share`` is which of how many processes this is, from 1.
     """
 
     def __init__(
-        self, folder: Path | None = None, identity: Mapping[str, Any] | None = None
+        self,
+        folder: Path | None = None,
+        identity: Mapping[str, Any] | None = None,
+        share: tuple[int, int] = (1, 1),
     ) -> None:
         self._folder = folder and folder / hashed(identity or {})[:16]
+        self.share = share
         self.wall_s = 0.0  # of all pieces so far, those before an interruption included
+
+    def each(self, pieces: Mapping[str, Callable[[], Piece]]) -> Iterator[tuple[str, Piece]]:
+        """Names and arrays of these pieces, which don't depend on each other.
+
+        A process begins with its own share and goes on with the rest; what others are computing
+        comes last.
+        """
+        number, of = self.share
+        names, others = list(pieces), []
+        first = len(names) * (number - 1) // of
+        for name in names[first:] + names[:first]:
+            piece = self._once(name, pieces[name], wait=False)
+            if piece is None:
+                others.append(name)
+            else:
+                yield name, piece
+        for name in others:
+            yield name, self.once(name, pieces[name])
 
     def once(self, name: str, compute: Callable[[], Piece]) -> Piece:
         """Arrays by name: what ``compute()`` returns, or returned before an interruption."""
-        path = self._folder and self._folder / f"{hashed(name)[:16]}.npz"
-        piece = path and _read(path)
-        if piece is None:
-            begin = time.monotonic()
-            piece = compute()
-            seconds = np.array(time.monotonic() - begin)
-            if path is not None:
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise UserError(f"cannot write {path}: {error.strerror}") from error
-                write_arrays(path, sealed(piece | {SECONDS: seconds, WHERE: _where(path)}))
-        else:
-            seconds = piece.pop(SECONDS)
-        self.wall_s += float(seconds)
+        piece = self._once(name, compute, wait=True)
+        assert piece is not None
         return piece
+
+    def _once(self, name: str, compute: Callable[[], Piece], *, wait: bool) -> Piece | None:
+        path = self._folder and self._folder / f"{hashed(name)[:16]}.npz"
+        piece = _timed(compute) if path is None else _read(path) or _made(path, compute, wait=wait)
+        if piece is not None:
+            self.wall_s += float(piece.pop(SECONDS))
+        return piece
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """A context for each process that uses these pieces: the last to leave forgets them.
+
+        Whoever fails in it leaves them for later.
+        """
+        if self._folder is None:
+            yield
+            return
+        lock = self._folder.with_suffix(".lock")
+        with _locked(lock, fcntl.LOCK_SH):
+            yield
+        with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+            if alone:
+                lock.unlink(missing_ok=True)
+                self.remove()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are pieces, or other processes make some."""
+        return self._folder is not None and self._folder.with_suffix(".lock").exists()
 
     def remove(self) -> None:
         """Forget these pieces: the evaluation is finished and recorded."""
@@ -60,6 +104,47 @@ class Cache:
             shutil.rmtree(self._folder, ignore_errors=True)
             with suppress(OSError):  # not there, or other evaluations have pieces
                 self._folder.parent.rmdir()
+
+
+def _made(path: Path, compute: Callable[[], Piece], *, wait: bool) -> Piece | None:
+    """The piece, kept at ``path``; ``None`` if another process computes it and we do not wait."""
+    lock = path.with_suffix(".lock")
+    with _locked(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as ours:
+        if not ours:
+            return None
+        try:
+            piece = _read(path)  # it may have been finished since
+            if piece is None:
+                piece = _timed(compute)
+                write_arrays(path, sealed(piece | {WHERE: _where(path)}))
+            return piece
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _timed(compute: Callable[[], Piece]) -> Piece:
+    begin = time.monotonic()
+    piece = compute()
+    return piece | {SECONDS: np.array(time.monotonic() - begin)}
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[bool]:
+    """A context with a lock of this kind on a file, and whether it was free; a kill ends it too."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")  # NFS wants to read for a shared lock, to write for another
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, kind)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # the file system has no locks
+            pass
+        yield True
 
 
 def _read(path: Path) -> Piece | None:
@@ -85,6 +170,19 @@ class Progress:
     def __init__(self, title: str = "", cache: Cache | None = None) -> None:
         self._title, self._cache, self._printed = title, cache or Cache(), -EVERY_S
         self._images, self._before = 0, 0.0
+
+    def cost(self, n: int, passes: Mapping[str, int], seconds: Callable[[], float]) -> None:
+        """Say what is ahead for each of ``n`` images at most: how many ``passes`` of which kind.
+
+        ``seconds()`` times a few and returns what all of an image's take.
+        """
+        if self._title:
+            number = self._cache.share[1]
+            told = ", ".join(f"{count:,} {kind}" for kind, count in passes.items() if count)
+            total = n * seconds()
+            shared = f", {duration(total / number)} in {number} shares" * (number > 1)
+            told = f"at most {told}, for each of {n:,} images: {duration(total)}{shared}"
+            print(f"{self._title}: {told}", flush=True)  # noqa: T201
 
     def __call__(self, stage: str, images: int, of: int) -> None:
         """So many more ``images`` of the stage's are done; none: the stage begins."""

@@ -16,11 +16,12 @@ from lrm_lightning.attacks.context import exact_arithmetic, predict
 from lrm_lightning.checks import check_choice, check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation import foreign
 from lrm_lightning.evaluation.bench import Bench, Images, at, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.evaluation.images import X_ADV, write_images
 from lrm_lightning.runs import provenance, records
-from lrm_lightning.runs.files import file_sha256, override, write_arrays
+from lrm_lightning.runs.files import file_sha256, locked, override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
 from lrm_lightning.runs.networks import TrainedNetwork, load_runs, trusted
 from lrm_lightning.runs.records import EvaluationRecord, TransferRecord, printable
@@ -65,6 +66,12 @@ class Session:
             check_flag("rerun", given["rerun"])
             check_integer("seed", given["seed"], low=0)
             check_integer("batch_size", given["batch_size"], low=1)
+            check_integer("shares", given["shares"], low=1)
+            check_integer("share", given["share"], low=1)
+            if given["share"] > given["shares"]:
+                raise ValueError(
+                    f"share={given['share']} must be from 1 to shares={given['shares']}"
+                )
         self.device = choose_device(given["device"])
         self._loaded: dict[str, ImageDataModule] = {}
         self.index: np.ndarray | None = None  # the test images that are meant, instead of a subset
@@ -73,22 +80,29 @@ class Session:
         """The runs and exports that the setting ``key`` names."""
         return load_runs(self.given[key], checkpoint, self.given["trust"], key=key)
 
+    def foreign(self) -> list[TrainedNetwork]:
+        """The network from elsewhere, if one is given."""
+        if self.given["network"] is None:
+            return []
+        settings = {key: self.given[key] for key in foreign.SETTINGS}
+        return [foreign.load_foreign(self.given["network"], **settings)]
+
     def overrides(self, **networks: Sequence[TrainedNetwork]) -> list[str]:
         """The command line's overrides, with these runs under their keys instead of patterns."""
         if not self._overrides:
             return []
         known = {
-            key: override(key, [each.about.run_dir for each in found])
+            key: override(key, [each.about.run_dir for each in found if each.about.run_dir])
             for key, found in networks.items()
             if found
         }
-        replaced = (*networks, "rerun")
+        replaced = (*networks, "rerun", "share", "shares")
         kept = [each for each in self._overrides if each.partition("=")[0] not in replaced]
         return [*known.values(), *kept]
 
     def threat(self, networks: Sequence[TrainedNetwork]) -> PGDAttack:
         """PGD of the threat model: as the networks were trained unless told otherwise."""
-        threats = {threat_model(each.config, self.given["attack"]) for each in networks}
+        threats = {threat_model(each.config, self.given["attack"]) for each in _trained(networks)}
         if len(threats) > 1:
             choose = "choose one with attack.norm=... and attack.eps=..."
             raise UserError(f"the runs were trained against different attacks; {choose}")
@@ -97,7 +111,7 @@ class Session:
     def data(self, networks: Sequence[TrainedNetwork]) -> tuple[ImageDataModule, Images]:
         """The networks' data and the images that are attacked; every network is tried on two."""
         told, trust = self.given["data"], self.given["trust"]
-        settings, *others = (data_settings(each.config, told, trust) for each in networks)
+        settings, *others = (data_settings(each.config, told, trust) for each in _trained(networks))
         if any(_which(each) != _which(settings) for each in others):
             choose = "choose one with data.name=..."
             raise UserError(f"the runs were trained on different data; {choose}")
@@ -136,32 +150,45 @@ class Session:
         data, images = self.data(networks)
         common = {key: self.given[key] for key in ("seed", "batch_size")}
         common |= {"schema": records.SCHEMA, "data": data.fingerprint, "n": len(images.y)}
-        cache = Cache(path.with_suffix(".progress"), {**common, **pieces})
+        share = self.given["share"], self.given["shares"]
+        cache = Cache(path.with_suffix(".progress"), {**common, **pieces}, share)
+        title += f", share {share[0]} of {share[1]}" * (share[1] > 1)
         evaluation_id = hashed({**common, **pieces, **more})[:8]
         old, path = path, path.with_name(f"{path.stem}-{evaluation_id}.json")
-        record = None
-        if not self.given["rerun"]:
-            record = _finished(path, kind, evaluation_id) or _finished(old, kind, evaluation_id)
+
+        def finished() -> R | None:
+            if self.given["rerun"]:
+                return None
+            return _finished(path, kind, evaluation_id) or _finished(old, kind, evaluation_id)
+
+        record = finished()
         if record is not None:
             print(f"already evaluated (rerun=true does it again): {path}")  # noqa: T201
-        else:
-            seed, size, progress = common["seed"], common["batch_size"], Progress(title, cache)
-            with exact_arithmetic():
-                fields, arrays = make(Bench(images, threat, seed, size, cache, progress))
-            fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
-            fields.setdefault("subset", {key: self.given[key] for key in ("seed", "n_images")})
-            fields |= {"data": data.provenance(), "n": len(images.y)}
-            fields |= {"fractions": self.fractions} if self.fractions else {}
-            fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
-            written, x_adv = [path.with_suffix(".npz")], arrays.pop(X_ADV, None)
-            write_arrays(written[0], {"index": images.index} | arrays)
-            if x_adv is not None:
-                whole = len(images.y) == fields["data"]["n_test"]
-                written += write_images(path, images, x_adv, whole=whole)
-            record = kind(**fields, files={each.name: file_sha256(each) for each in written})
-            # Last: its presence says that the evaluation is finished.
-            records.write_record(path, record)
-        cache.remove()
+            if not cache.begun:
+                return record
+        with cache.shared():
+            record = record or finished()  # another process may have ended meanwhile
+            if record is None:
+                seed, size, progress = common["seed"], common["batch_size"], Progress(title, cache)
+                with exact_arithmetic():
+                    fields, arrays = make(Bench(images, threat, seed, size, cache, progress))
+                fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
+                fields.setdefault("subset", {key: self.given[key] for key in ("seed", "n_images")})
+                fields |= {"data": data.provenance(), "n": len(images.y)}
+                fields |= {"fractions": self.fractions} if self.fractions else {}
+                fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
+                written, x_adv = [path.with_suffix(".npz")], arrays.pop(X_ADV, None)
+                with locked(path.parent):
+                    record = finished()  # by another process that shares it
+                    if record is None:
+                        write_arrays(written[0], {"index": images.index} | arrays)
+                        if x_adv is not None:
+                            whole = len(images.y) == fields["data"]["n_test"]
+                            written += write_images(path, images, x_adv, whole=whole)
+                        files = {each.name: file_sha256(each) for each in written}
+                        record = kind(**fields, files=files)
+                        # Last: its presence says that the evaluation is finished.
+                        records.write_record(path, record)
         return record
 
 
@@ -203,7 +230,7 @@ def data_settings(
             package, target = printable(target.partition(".")[0])[:40], printable(target)[:120]
             choose += f"; or trust its class {target} with trust=[{package}]"
         name = printable(name)[:80]
-        choose += f"; or give one of your own with +data={name} hydra.searchpath=[...]"
+        choose += f"; or give one of your own with data={name} hydra.searchpath=[...]"
         raise UserError(f"data.name={name} is unknown; {choose}")
     settings = dict(OmegaConf.load(shipped[name]))
     if name == own.get("name"):
@@ -231,6 +258,11 @@ def load_data(settings: Mapping[str, Any]) -> ImageDataModule:
     datamodule.val_size = 0  # a training's concern
     datamodule.setup()
     return datamodule
+
+
+def _trained(networks: Sequence[TrainedNetwork]) -> Sequence[TrainedNetwork]:
+    """Those that say how they were trained, if there are such."""
+    return [each for each in networks if each.config] or networks
 
 
 def _which(settings: Mapping[str, Any]) -> tuple[Any, ...]:

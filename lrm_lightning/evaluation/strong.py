@@ -18,6 +18,7 @@ from lrm_lightning.evaluation.bench import Bench, Outcome, Worst
 from lrm_lightning.evaluation.metrics import ADAPTIVE, STANDARD_BUDGET
 from lrm_lightning.evaluation.randomised import RandomNetwork
 from lrm_lightning.evaluation.searches import BY_LOSS, TRANSFER_STEPS
+from lrm_lightning.models.view import attack_view
 from lrm_lightning.runs.records import LossNote, Masking
 
 
@@ -78,6 +79,40 @@ class StrongSuite:
         """Of its searches within the threat model."""
         return self.pgd_steps, self.targeted_steps, TRANSFER_STEPS
 
+    def cost(self, classes: int, *, flows: bool) -> tuple[int, int]:
+        """Passes that an image which nothing breaks takes: forward and backward, and forward alone.
+
+        Without those of ``sources``, ``surrogate`` and ``extra_attacks``.
+        """
+        queries = self.square_queries or STANDARD_BUDGET["queries"]
+        if not flows:
+            return 0, queries
+        iterations = self.autoattack_iterations or STANDARD_BUDGET["iterations"]
+        wrong = classes - 1
+        searches = self._steps + self.large_eps_steps
+        searches += min(self.targets, wrong) * self.targeted_steps
+        # The path, the unit test; APGD-CE, and APGD-T and FAB-T towards each of nine classes.
+        both = searches + 2 * self.pgd_steps + iterations * (1 + 2 * min(9, wrong))
+        # FAB looks at each of its points once more.
+        return both, queries + iterations * min(9, wrong)
+
+    @property
+    def _steps(self) -> int:
+        """Of the searches by PGD on all losses."""
+        return len(BY_LOSS) * self.pgd_restarts * self.pgd_steps
+
+    def _say_cost(self, network: nn.Module, bench: Bench, *, flows: bool, times: int) -> None:
+        both, forward = self.cost(predict(network, bench.images.x[:1]).shape[1], flows=flows)
+        view = attack_view(network, bench.threat.engine)
+        passes: dict[str, tuple[int, nn.Module, bool]] = {
+            "passes forward and backward": (times * both, view, True),
+            "passes forward alone": (times * forward, network, False),
+        }
+        if bench.surrogate is not None:
+            through = StraightThrough(network, bench.surrogate)
+            passes["through the stand-in"] = times * self._steps, through, True
+        bench.say_cost(passes)
+
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         apart = bench.compute(
             "randomness",
@@ -85,9 +120,11 @@ class StrongSuite:
             lambda places, x, y: {"difference": np.array([randomised.difference(network, x)])},
         )["difference"]
         attacks, flows = self._attacks(bench), searches.has_gradient(network, bench.images.x[:1])
+        random = apart[0] > randomised.DIFFERENCE
+        self._say_cost(network, bench, flows=flows, times=self.eot if random else 1)
         official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
         official |= {"seed": bench.seed, "queries": self.square_queries}
-        if apart[0] > randomised.DIFFERENCE:
+        if random:
             if bench.keep_images:
                 raise ValueError("keep_images=true: the output is random, no image is the worst")
             iterations = {"iterations": self.autoattack_iterations}
@@ -117,7 +154,7 @@ class StrongSuite:
         held = np.logical_and.reduce(
             [clean, *(each.held[-1] for stage, each in found.items() if stage in BY_LOSS)]
         )
-        how: dict[str, Any] = {"batch_size": bench.batch_size, "once": bench.cache.once}
+        how: dict[str, Any] = {"batch_size": bench.batch_size, "each": bench.cache.each}
         how |= {"iterations": self.autoattack_iterations, "done": bench.progress}
         how |= {"attacks": STANDARD if flows else STANDARD[-1:]}
         ensemble = autoattack(network, bench.images.x, bench.images.y, **official, **how)

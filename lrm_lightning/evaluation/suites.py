@@ -21,7 +21,7 @@ from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.directory import EVALUATIONS
 from lrm_lightning.runs.intervals import accuracies
-from lrm_lightning.runs.networks import TrainedNetwork, imported, load_foreign, weights_sha256
+from lrm_lightning.runs.networks import TrainedNetwork, imported, weights_sha256
 from lrm_lightning.runs.records import EvaluationRecord
 
 Suite = PaperSuite | StrongSuite | EpsCurveSuite | KeptImagesSuite
@@ -68,9 +68,7 @@ def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Ev
     extra_attacks = {name: _attack(name, node) for name, node in given["extra_attacks"].items()}
     loss = given["attack_loss"] and given_loss(given["attack_loss"], given["trust"])
     networks = session.networks("runs", given["checkpoint"])
-    if given["network"] is not None:
-        outside = {key: given[key] for key in ("weights", "name", "out")}
-        networks.append(load_foreign(given["network"], **outside))
+    networks += session.foreign()
     if not networks:
         raise UserError("nothing to evaluate: give runs=[...], or network=package.module:function")
     sources = session.networks("sources") if name == "strong" else []

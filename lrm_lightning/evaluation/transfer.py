@@ -48,7 +48,10 @@ def transfer(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Transfe
     given = session.given
     with as_user_error():
         check_integer("steps", given["steps"], low=1)
-    networks = {key: session.networks(key, given["checkpoint"]) for key in ("sources", "targets")}
+    foreign = session.foreign()
+    networks = {
+        key: session.networks(key, given["checkpoint"]) + foreign for key in ("sources", "targets")
+    }
     for key, found in networks.items():
         if not found:
             raise UserError(f"no {key}: give {key}=[run directory, ...]")

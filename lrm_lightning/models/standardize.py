@@ -27,8 +27,8 @@ class ChannelNormalization(nn.Module):
     """Subtract a fixed mean from each channel and divide it by a fixed standard deviation.
 
     Args:
-        mean: One value a channel, in pixels of [0, 1].
-        std: One positive value a channel, in pixels of [0, 1].
+        mean: One value a channel, or one for all, in pixels of [0, 1].
+        std: As many positive values.
     """
 
     mean: Tensor

@@ -60,6 +60,7 @@ def check_kinds(cfg: DictConfig, name: str) -> None:
         else:
             wanted = "text; a number is one in two pairs of quotes"
             right = isinstance(like, (int, float)) or found is like or isinstance(found, str)
+            right |= key == "output" and isinstance(found, int)
         if not right:
             raise UserError(f"{key}={found!r} must be {wanted}")
 

@@ -1,4 +1,4 @@
-"""Loading trained networks: runs of this project, exports of them, and anybody's own.
+"""Loading trained networks: runs of this project, and exports of them.
 
 Files may come from anybody: nothing in them is executed, and a class that they name is one of ours
 or of a package that the user trusts, or is refused. An import path on the command line is code that
@@ -125,33 +125,6 @@ def imported(key: str, target: str, *arguments: object) -> nn.Module:
         kind = type(network).__name__
         raise UserError(f"{key}={target} returned a {kind}, not a torch.nn.Module")
     return network
-
-
-def load_foreign(
-    target: str, *, weights: str | None, name: str | None, out: str | Path
-) -> TrainedNetwork:
-    """A network that this project did not train, from ``package.module:function``.
-
-    The function is imported and called without arguments. ``weights`` is a file that
-    :func:`~lrm_lightning.runs.weights.fill` reads; ``None`` if the function has loaded them.
-    ``name`` is the function's by default.
-
-    Raises:
-        UserError: If it can't be imported, called or filled.
-    """
-    network = imported("network", target)
-    name = name or target.partition(":")[2]
-    if Path(name).name != name or name in (".", ".."):
-        raise UserError(f"name={name} must be usable as the name of a folder")
-    path = Path(weights or "").expanduser()
-    if weights is not None:
-        if not path.is_file():
-            raise UserError(f"weights={weights}: there is no such file")
-        fill(network, path)
-    sha256 = weights_sha256(network.eval().float())
-    known = {"name": name, "label": name, "checkpoint": path.name, "weights_sha256": sha256}
-    about = Network(**known, run_dir="", run_id="")  # given, so that a record says so
-    return TrainedNetwork(network, about, Path(out) / name, {})
 
 
 def load_runs(

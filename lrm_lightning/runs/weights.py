@@ -19,7 +19,9 @@ from lrm_lightning.runs.integrity import opened
 from lrm_lightning.runs.records import printable
 
 # Keys under which checkpoints have the state dict, one within another where there are several.
-NESTED = ("state_dict", "model_state_dict", "model", "net")
+NESTED = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "ema", "params",
+)  # fmt: skip
 SHOWN = 4  # names in a message
 WHOSE = "whose"  # in a run's checkpoints: see checkpoint_owner
 

@@ -16,12 +16,15 @@ from lrm_lightning.attacks import Attack, PGDAttack
 from lrm_lightning.attacks.context import attack_mode, exact_arithmetic
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import Batch
+from lrm_lightning.data.batch import Draws
 from lrm_lightning.data.loader import laid_out
 from lrm_lightning.diagnostics import LogitStatistics, PairingDiagnostics
 from lrm_lightning.errors import NotFiniteError
-from lrm_lightning.methods import PGDTraining
+from lrm_lightning.methods import Defense, PGDTraining
 
 SHOWN = 8
+# Ours, or images (B, channels, H, W), labels (B,) and whatever else a foreign loader gives.
+AnyBatch = Batch | Sequence[Tensor]
 
 
 class Examples(NamedTuple):
@@ -110,14 +113,17 @@ class Correctness(Metric):
 class RobustAccuracy(Callback):
     """Logs accuracy on clean, FGSM and PGD-k images, and statistics of the logits, every epoch.
 
-    It works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one. One
-    PGD trajectory an image serves all step counts and FGSM. Logged under ``val/`` or ``test/``:
+    It works in ``fit``, ``validate`` and ``test``, in this project's Trainer or a foreign one, of
+    any LightningModule whose ``forward`` takes pixels in [0, 1] and returns logits, with batches
+    that begin with images and labels. One PGD trajectory an image serves all step counts and FGSM.
+    Logged under ``val/`` or ``test/``:
     ``acc/clean``, ``acc/fgsm``, ``acc/pgd<k>``, and ``acc/<name>`` of a training attack that is no
     PGD; ``logits/clean/...`` and ``logits/adv/...``; ``pairing/...`` (Summers & Dinneen, Eq. 4-7).
     The largest k makes the adversarial logits.
 
     Random starts depend on the image's place and the seed alone, so every epoch attacks from the
-    same starts. Nothing of the model or of torch's global random state is changed. ``test``
+    same starts; of a foreign loader it is the place in what the loader gives alone, whose order
+    must not change. Nothing of the model or of torch's global random state is changed. ``test``
     computes in full float32, or float64, whatever the Trainer's precision. When adversarial
     training collapses, it says so (:func:`collapse`).
 
@@ -203,16 +209,26 @@ class RobustAccuracy(Callback):
         self._begin("test", pl_module)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: AnyBatch,
+        *_: int,
     ) -> None:
         if self.active:
-            self._attack(pl_module, batch)
+            self._attack(pl_module, self._placed(trainer, batch))
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: AnyBatch,
+        *_: int,
     ) -> None:
         with exact_arithmetic():
-            self._attack(pl_module, batch)
+            self._attack(pl_module, self._placed(trainer, batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.active:
@@ -243,9 +259,22 @@ class RobustAccuracy(Callback):
         self._pairing = PairingDiagnostics().to(self._summed_on)
         self._logits: dict[str, list[Tensor]] = {"clean": [], "adv": []}
         self.examples = None
+        self._seen = 0  # images of a foreign loader
+
+    def _placed(self, trainer: Trainer, batch: AnyBatch) -> Batch:
+        """The batch; of a foreign loader with the places of its images."""
+        if isinstance(batch, Batch):
+            return batch
+        x, y, *_ = batch
+        size, rank, ranks = len(x), trainer.global_rank, trainer.world_size
+        # As torch's DistributedSampler deals images out: one to each process in turn.
+        index = (self._seen + torch.arange(size, device=x.device)) * ranks + rank
+        draws = Draws(0, 0, self._seen, size * ranks, size * rank, size * (rank + 1))
+        self._seen += size
+        return Batch(x, targets=y, y=y, index=index, draws=draws)
 
     def _attack(self, pl_module: LightningModule, batch: Batch) -> None:
-        network = pl_module.network
+        network = pl_module.network if isinstance(pl_module, Defense) else pl_module
         assert isinstance(network, nn.Module)
         wanted = batch.index < (math.inf if self._limit is None else self._limit)
         if not wanted.any():

@@ -58,25 +58,26 @@ def test_interrupted_anywhere_it_finds_the_same(network, batch):
     x, y = batch
     kept, calls = {}, []
 
-    def once(name, compute):
-        if name not in kept:
-            if len(calls) == stop:
-                raise KeyboardInterrupt
-            calls.append(name)
-            kept[name] = compute()
-        return kept[name]
+    def each(pieces):
+        for name in reversed(pieces):
+            if name not in kept:
+                if len(calls) == stop:
+                    raise KeyboardInterrupt
+                calls.append(name)
+                kept[name] = pieces[name]()
+            yield name, kept[name]
 
     undisturbed = autoattack(network, x, y, eps=0.03, batch_size=9, **QUICK)
     for stop in (0, 2, 5, 6):
         with pytest.raises(KeyboardInterrupt):
-            autoattack(network, x, y, eps=0.03, batch_size=9, once=once, **QUICK)
+            autoattack(network, x, y, eps=0.03, batch_size=9, each=each, **QUICK)
         torch.manual_seed(stop)
     stop = -1
-    resumed = autoattack(network, x, y, eps=0.03, batch_size=9, once=once, **QUICK)
+    resumed = autoattack(network, x, y, eps=0.03, batch_size=9, each=each, **QUICK)
     assert len(set(calls)) == len(calls) == len(kept)
     assert torch.equal(resumed.x_adv, undisturbed.x_adv)
     assert all(
-        (resumed.correct[each] == undisturbed.correct[each]).all() for each in resumed.correct
+        (left == undisturbed.correct[attack]).all() for attack, left in resumed.correct.items()
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from lrm_lightning.attacks import PGDAttack, fgsm, pgd
 from lrm_lightning.attacks.pgd import NEVER
+from lrm_lightning.attacks.wrappers import StraightThrough
 
 BUDGETS = {
     "linf": {"norm": "linf", "eps": 0.06, "step_size": 0.01},
@@ -146,3 +147,46 @@ def test_search_ends_with_the_last_image_that_is_broken(network, batch, counting
     needed = PGDAttack(eps=0.5, step_size=0.03, steps=200).steps_to_break(counted, x, y, start=x)
     assert 2 < needed.max() < 20
     assert counted.forwards == needed.max() + 1
+
+
+class Waves(nn.Module):
+    """Logits whose sums are of one image's pixels alone, whatever the batch: bit for bit."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(4, 192, generator=generator()))
+        self.images = 0
+
+    def forward(self, x):
+        self.images += len(x)
+        waves = torch.sin(20 * x.flatten(1))
+        logits = torch.stack([(each * waves).sum(dim=1) for each in self.weights], dim=1)
+        return logits + torch.tensor([100.0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("norm", BUDGETS)
+def test_images_that_go_in_circles_leave_and_nothing_else_changes(batch, norm):
+    x, y = batch[0], torch.zeros_like(batch[1])
+    network = Waves()
+    attack = PGDAttack(**BUDGETS[norm], steps=200)
+    start = x + attack.threat.draw(x.shape, generator=generator())
+    needed = attack.steps_to_break(network, x, y, start=start)
+    shown, network.images = network.images, 0
+    # The same logits and gradient, but a stand-in's, so that no image leaves for a circle.
+    without = attack.steps_to_break(StraightThrough(network, network), x, y, start=start)
+    assert torch.equal(needed, without)
+    held = int((needed == NEVER).sum())
+    assert 5 < held < len(x)
+    assert shown < 0.5 * network.images / 2
+    path = attack.trajectory(network, x, y, range(201), start=start).iterates
+    images = torch.stack([each.x_adv.flatten(1) for each in path.values()])
+    circles = 0
+    for own in images[:, needed == NEVER].unbind(dim=1):
+        same = (own[:, None] == own[None]).all(dim=2).tril(diagonal=-1)
+        if same.any():
+            again = int(same.any(dim=1).nonzero()[0, 0])
+            first = int(same[again].nonzero()[0, 0])
+            # What is left out is known: the last iterate is one from before.
+            assert torch.equal(own[200], own[first + (200 - first) % (again - first)])
+            circles += 1
+    assert circles > held / 2

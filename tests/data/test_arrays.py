@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lrm_lightning.data import ArraysDataModule
 from lrm_lightning.errors import UserError
@@ -55,6 +56,33 @@ def test_images_of_any_size(save, shape, channels):
     assert not provenance["official"]
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)], ids=["grey", "colours"])
+def test_a_folder_of_images_is_the_file_of_the_same(shape, save, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arrays, names = _arrays(shape), ("apple", "bear", "cup")
+    for part in ("train", "test"):
+        order = np.argsort(arrays[f"y_{part}"], kind="stable")
+        for key in ("x", "y"):
+            arrays[f"{key}_{part}"] = arrays[f"{key}_{part}"][order]
+        pairs = zip(arrays[f"x_{part}"], arrays[f"y_{part}"], strict=True)
+        for number, (x, y) in enumerate(pairs):
+            folder = tmp_path / "mine" / part / names[y]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x).save(folder / f"{number:02}.png")
+    file, folder = (ArraysDataModule(root, val_size=10) for root in (save(**arrays), "mine"))
+    for module in (file, folder):
+        module.setup()
+    assert (folder.num_classes, folder.in_channels) == (file.num_classes, file.in_channels)
+    assert folder.fingerprint == file.fingerprint
+    assert folder.note == "mine"
+    (tmp_path / "mine/test/cup/00.png").write_text("no image")
+    with pytest.raises(UserError, match=r"^data\.root=mine: cannot identify image file .*00\.png"):
+        ArraysDataModule("mine")
+    Image.new("L", (9, 9)).save(tmp_path / "mine/test/cup/00.png")
+    with pytest.raises(UserError, match=r"^data\.root=mine: all input arrays must have the same"):
+        ArraysDataModule("mine")
+
+
 def test_fingerprint_is_of_the_content(save, tmp_path):
     def fingerprint(path):
         module = ArraysDataModule(path, val_size=10)
@@ -99,7 +127,7 @@ def test_wrong_arrays(save, case):
     changed, message = BAD[case]
     with pytest.raises(UserError, match=message) as error:
         ArraysDataModule(save(**(_arrays() | changed)))
-    assert str(error.value).endswith("y_test (docs/data.md)")
+    assert str(error.value).endswith("(docs/data.md)")
 
 
 class _Bomb:

@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -226,16 +227,16 @@ def test_more_of_what_is_tried_repeats_no_other_attack(
         killed_at_the_end.setattr(Cache, "remove", lambda self: None)
         (first,) = evaluated(*fixed)
     computed = []
-    once = Cache.once
+    each = Cache.each
 
-    def counted(self, name, compute):
-        def noted():
+    def counted(self, pieces):
+        def noted(name):
             computed.append(name)
-            return compute()
+            return pieces[name]()
 
-        return once(self, name, noted)
+        return each(self, {name: partial(noted, name) for name in pieces})
 
-    monkeypatch.setattr(Cache, "once", counted)
+    monkeypatch.setattr(Cache, "each", counted)
     sources = f"sources=[{one},{other}]"  # of which the network itself is none
     (record,) = evaluated(*fixed, sources, *own_attack, f"{MINE}.eps=0.005")
     assert set(record.metrics) == set(first.metrics) | {"transfer_b-2", "mine"}

@@ -94,12 +94,12 @@ def test_data_set_of_a_class_of_ones_own(arrays, tmp_path, make_run, evaluated, 
     np.savez(tmp_path / "rgb.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     run = make_run()  # of the digits
     paper = ("suite.steps=3", "suite.table=[3]", "suite.logits_at=1")
-    own = ("+data=mine", f"hydra.searchpath=[file://{tmp_path / 'conf'}]")
+    own = ("data=mine", f"hydra.searchpath=[file://{tmp_path / 'conf'}]")
     (record,) = evaluated(f"runs=[{run}]", *paper, *own)
     assert (record.data.name, record.data.n_test, record.n) == ("mine", 20, 20)
     with pytest.raises(UserError, match=r"^regular-00000000: .* to have 3 channels"):
         evaluated(f"runs=[{run}]", *paper, *own, f"data.root={arrays}")
-    with pytest.raises(UserError, match=r"data\.name=mine is unknown; .* with \+data=mine hydra"):
+    with pytest.raises(UserError, match=r"data\.name=mine is unknown; .* with data=mine hydra"):
         evaluated(f"runs=[{run}]", "data.name=mine")
     with pytest.raises(UserError, match=r"^data: .*nowhere_at_all"):
         evaluated(f"runs=[{run}]", *own, "data._target_=nowhere_at_all.Mine")

@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks.wrappers import FiniteDifferences
 from lrm_lightning.evaluation.bench import Images
 from lrm_lightning.evaluation.randomised import RandomNetwork
+from lrm_lightning.evaluation.searches import has_gradient
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.intervals import accuracies
 
@@ -145,6 +147,20 @@ def test_the_verdict_is_right(name, networks, make_bench, many):
     left = {name: f"{100 * each.mean():.0f}" for name, each in outcome.correct.items()}
     print(name, told.verdict, left, [sign.name for sign in told.signs if sign.fired])
     assert told.verdict == expected, [(sign.name, sign.explanation) for sign in told.signs]
+
+
+def test_finite_differences_break_a_network_without_a_gradient(networks, many):
+    network = Before(networks["undefended"], thermometer).requires_grad_(False)
+    x, y = many.rows(np.arange(60))
+    clean = (network(x).argmax(dim=1) == y).float().mean()
+    assert not has_gradient(network, x)
+    attack = PGDAttack(eps=0.12, step_size=0.0312, loss="margin", random_start=False, keep="best")
+    torch.manual_seed(0)
+    x_adv = attack(FiniteDifferences(network, samples=32), x, y)
+    assert (x_adv - x).abs().max() <= 0.12 + 1e-6
+    left = (network(x_adv).argmax(dim=1) == y).float().mean()
+    print(f"thermometer: {100 * left:.0f}% left by 640 passes of finite differences")
+    assert left < 0.3 < 0.9 < clean
 
 
 def test_chance_is_not_an_attack(networks, make_bench, many):

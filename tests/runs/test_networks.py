@@ -12,10 +12,10 @@ from torch import nn
 
 import lrm_lightning
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.foreign import load_foreign
 from lrm_lightning.models import ResNet
 from lrm_lightning.runs.directory import RunDir
 from lrm_lightning.runs.networks import (
-    load_foreign,
     load_model,
     load_run,
     load_runs,

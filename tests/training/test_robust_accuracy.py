@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from lrm_lightning.attacks import Attack, PGDAttack, fgsm, pgd
+from lrm_lightning.data.randomness import generator
 from lrm_lightning.methods import PGDTraining, Regular
 from lrm_lightning.training.robust_accuracy import Correctness, RobustAccuracy, collapse
 
@@ -199,6 +202,63 @@ def test_ranks_start_from_their_rows_of_the_global_noise(network, digits, monkey
         )
     assert [len(each) for each in starts] == [12, 8, 4]
     assert torch.equal(torch.cat(starts[1:]), starts[0])
+
+
+class Foreign(L.LightningModule):
+    """A module of anybody's; what it calls its network is no business of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(192, 10)
+
+    def forward(self, x):
+        return self.network((x - 0.5).flatten(1))
+
+    def test_step(self, batch, number):
+        pass
+
+
+def _foreign_loader(count, batch_size):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(count, 3, 8, 8, generator=generator)
+    y = torch.randint(10, (count,), generator=generator)
+    return DataLoader(TensorDataset(x, y), batch_size)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+def test_a_foreign_module_and_its_batches(make_trainer):
+    torch.manual_seed(0)
+    module, loader = Foreign(), _foreign_loader(40, 16)
+    callback = RobustAccuracy(ATTACK, test_steps=[2], test_n_images=30)
+    make_trainer(callback).test(module, loader, verbose=False)
+    expected, module = [], module.eval()
+    for place, (x, y) in enumerate(loader):
+        noise = ATTACK.threat.draw(
+            x.shape, generator=generator(0, "robust_accuracy", 0, 16 * place)
+        )
+        budget = {"eps": ATTACK.eps, "step_size": 0.26 * ATTACK.eps, "random_start": False}
+        x_adv = pgd(module, x, y, steps=2, start=x + noise, **budget)
+        expected += (module(x_adv).argmax(dim=1) == y).tolist()
+    assert callback.index.tolist() == list(range(30))
+    assert callback.correct["pgd2"].tolist() == expected[:30]
+    assert callback.logits["adv"].shape == (30, 10)
+
+
+def test_processes_share_a_foreign_loader_in_turn():
+    """As DistributedSampler does; each has rows of its own of the noise."""
+    found = []
+    for rank in (0, 1):
+        callback, trainer = RobustAccuracy(ATTACK), SimpleNamespace(global_rank=rank, world_size=2)
+        callback._begin("val", Foreign())
+        for x, y in _foreign_loader(10, 4):
+            found.append(callback._placed(trainer, (x, y, "a name")))
+    indices = [each.index.tolist() for each in found]
+    assert indices == [
+        *([0, 2, 4, 6], [8, 10, 12, 14], [16, 18]),
+        *([1, 3, 5, 7], [9, 11, 13, 15], [17, 19]),
+    ]
+    assert [each.draws[3:] for each in found[::3]] == [(8, 0, 4), (8, 4, 8)]
+    assert found[0].draws[:3] == found[3].draws[:3] != found[1].draws[:3]
 
 
 @dataclass(frozen=True, kw_only=True)
