@@ -79,7 +79,7 @@ class StrongSuite:
         """Of its searches within the threat model."""
         return self.pgd_steps, self.targeted_steps, TRANSFER_STEPS
 
-    def cost(self, classes: int, *, flows: bool) -> tuple[int, int]:
+    def cost(self, classes: int, *, flows: bool, losses: int = 3) -> tuple[int, int]:
         """Passes that an image which nothing breaks takes: forward and backward, and forward alone.
 
         Without those of ``sources``, ``surrogate`` and ``extra_attacks``.
@@ -89,20 +89,17 @@ class StrongSuite:
             return 0, queries
         iterations = self.autoattack_iterations or STANDARD_BUDGET["iterations"]
         wrong = classes - 1
-        searches = self._steps + self.large_eps_steps
+        searches = losses * self.pgd_restarts * self.pgd_steps + self.large_eps_steps
         searches += min(self.targets, wrong) * self.targeted_steps
         # The path, the unit test; APGD-CE, and APGD-T and FAB-T towards each of nine classes.
         both = searches + 2 * self.pgd_steps + iterations * (1 + 2 * min(9, wrong))
         # FAB looks at each of its points once more.
         return both, queries + iterations * min(9, wrong)
 
-    @property
-    def _steps(self) -> int:
-        """Of the searches by PGD on all losses."""
-        return len(BY_LOSS) * self.pgd_restarts * self.pgd_steps
-
     def _say_cost(self, network: nn.Module, bench: Bench, *, flows: bool, times: int) -> None:
-        both, forward = self.cost(predict(network, bench.images.x[:1]).shape[1], flows=flows)
+        losses = sum(stage in BY_LOSS for stage in self._attacks(bench))
+        classes = predict(network, bench.images.x[:1]).shape[1]
+        both, forward = self.cost(classes, flows=flows, losses=losses)
         view = attack_view(network, bench.threat.engine)
         passes: dict[str, tuple[int, nn.Module, bool]] = {
             "passes forward and backward": (times * both, view, True),
@@ -110,7 +107,11 @@ class StrongSuite:
         }
         if bench.surrogate is not None:
             through = StraightThrough(network, bench.surrogate)
-            passes["through the stand-in"] = times * self._steps, through, True
+            passes["through the stand-in"] = (
+                times * losses * self.pgd_restarts * self.pgd_steps,
+                through,
+                True,
+            )
         bench.say_cost(passes)
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
