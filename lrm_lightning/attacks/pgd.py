@@ -19,7 +19,7 @@ from lrm_lightning.attacks.base import Attack
 from lrm_lightning.attacks.context import BN_MODES, attack_mode
 from lrm_lightning.attacks.loop import Point, Problem, ascend
 from lrm_lightning.attacks.objectives import OBJECTIVES, Objective, PairedLoss
-from lrm_lightning.attacks.wrappers import StraightThrough
+from lrm_lightning.attacks.wrappers import Expectation, StraightThrough
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.models.view import ENGINES, attack_view
 
@@ -225,8 +225,9 @@ class PGDAttack(Attack):
         are written the iterates that are misclassified first or, where none is, the last ones.
 
         An image whose iterate is, bit for bit, what it was at most :data:`SEGMENT` steps before
-        repeats these steps forever, so it leaves the batch too. (Not where the gradient is a
-        stand-in's, which may be random, nor with ``found``, which is given the last iterates.)
+        repeats these steps forever, so it leaves the batch too. (Not where the gradient
+        may be random, of a stand-in or of a mean of passes, nor with ``found``, which is given the
+        last iterates.)
 
         Returns:
             int64 ``(B,)``: 0 if the start is misclassified already, ``NEVER`` if no iterate is.
@@ -237,7 +238,7 @@ class PGDAttack(Attack):
         needed = torch.full((len(x),), NEVER, device=x.device)
         x_adv, aim = start.to(x).clone(), y if target is None else target
         cycling = torch.zeros_like(needed).bool()
-        repeats = found is None and not isinstance(model, StraightThrough)
+        repeats = found is None and not isinstance(model, (Expectation, StraightThrough))
         for begin in range(0, self.steps, SEGMENT):
             rows = ((needed == NEVER) & ~cycling).nonzero()[:, 0]
             if not len(rows):
