@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn
+from rich.progress import Progress as Bar
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.files import duration, read_arrays, write_arrays
@@ -161,15 +164,29 @@ def _where(path: Path) -> np.ndarray:
 
 
 class Progress:
-    """Prints a line at most every ten seconds: where it is, how long the stage will still take.
+    """Says where an evaluation is and how long the stage will still take.
 
-    Every line begins with the title; nothing is printed without one. The cache knows how long each
-    batch took, those before an interruption included.
+    As a context it is a bar on a terminal; else it prints a line at most every ten seconds. Both
+    begin with the title; nothing is shown without one. The cache knows how long each batch took,
+    those before an interruption included.
     """
 
     def __init__(self, title: str = "", cache: Cache | None = None) -> None:
         self._title, self._cache, self._printed = title, cache or Cache(), -EVERY_S
         self._images, self._before = 0, 0.0
+        console = Console()
+        self._bar = Bar(
+            "{task.description}", BarColumn(), MofNCompleteColumn(), "images{task.fields[left]}",
+            console=console, transient=True, disable=not (title and console.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task(title, total=None, left="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def cost(self, n: int, passes: Mapping[str, int], seconds: Callable[[], float]) -> None:
         """Say what is ahead for each of ``n`` images at most: how many ``passes`` of which kind.
@@ -189,11 +206,12 @@ class Progress:
         if not images:
             self._images, self._before = 0, self._cache.wall_s
         self._images += images
-        now = time.monotonic()
-        if self._title and now - self._printed >= EVERY_S:
-            self._printed, left = now, ""
-            if 0 < self._images < of:
-                each = (self._cache.wall_s - self._before) / self._images
-                left = f", about {duration((of - self._images) * each)} of it left"
-            told = f"{self._title}: {stage} {self._images}/{of} images{left}"
-            print(told, flush=True)  # noqa: T201  (a person reads it)
+        left = ""
+        if 0 < self._images < of:
+            each = (self._cache.wall_s - self._before) / self._images
+            left = f", about {duration((of - self._images) * each)} of it left"
+        told, now = f"{self._title}: {stage}", time.monotonic()
+        self._bar.update(self._task, description=told, completed=self._images, total=of, left=left)
+        if self._title and self._bar.disable and now - self._printed >= EVERY_S:
+            self._printed = now
+            print(f"{told} {self._images}/{of} images{left}", flush=True)  # noqa: T201

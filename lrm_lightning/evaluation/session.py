@@ -169,8 +169,8 @@ class Session:
         with cache.shared():
             record = record or finished()  # another process may have ended meanwhile
             if record is None:
-                seed, size, progress = common["seed"], common["batch_size"], Progress(title, cache)
-                with exact_arithmetic():
+                seed, size = common["seed"], common["batch_size"]
+                with exact_arithmetic(), Progress(title, cache) as progress:
                     fields, arrays = make(Bench(images, threat, seed, size, cache, progress))
                 fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
                 fields.setdefault("subset", {key: self.given[key] for key in ("seed", "n_images")})

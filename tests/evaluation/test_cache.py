@@ -1,10 +1,12 @@
 """Pieces are computed once, whatever happens in between; progress and its estimate."""
 
 import io
+import re
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation import cache
@@ -138,3 +140,15 @@ def test_progress_estimates_from_what_the_pieces_took(tmp_path, monkeypatch, cap
         "strong: pgd_ce 0/400 images",
         "strong: pgd_ce 200/400 images, about 59 s of it left",
     ]
+
+
+def test_a_terminal_gets_a_bar_instead_of_lines(monkeypatch, capsys):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(cache, "Console", lambda: console)
+    with Progress("strong mine") as progress:
+        progress("pgd_ce", 0, 40)
+        progress("pgd_ce", 40, 40)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"strong mine: pgd_ce .* 40/40 images", shown)
+    assert capsys.readouterr().out == ""
