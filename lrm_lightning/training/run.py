@@ -30,7 +30,7 @@ from lrm_lightning.runs.directory import (
 )
 from lrm_lightning.runs.files import file_sha256, shown_path, write_arrays
 from lrm_lightning.runs.intervals import accuracies
-from lrm_lightning.runs.records import RunRecord, printable, write_record
+from lrm_lightning.runs.records import RunRecord, write_record
 from lrm_lightning.tracking.loggers import open_loggers, upload_rest
 from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia
@@ -48,6 +48,7 @@ from lrm_lightning.training.interruption import Interruption
 from lrm_lightning.training.lightning_internals import count_last_epoch, quieten
 from lrm_lightning.training.progress import Progress
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
+from lrm_lightning.training.sources import Sources
 
 
 def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
@@ -68,13 +69,13 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
     quieten()
     build.validate(cfg)
     run_dir = RunDir(path, identity.identity(cfg))
-    start = InitialWeights(cfg.init_from)
+    start, sources = InitialWeights(cfg.init_from), Sources(build.sources(cfg))
     record = None if cfg.rerun else finished_run(path)
     if record is not None:
         start.load_state_dict(record.init_from)
         _refuse_other_data(cfg, record)
         print(f"already finished (rerun=true trains it again): {path}")  # noqa: T201
-        _say_what_has_changed(cfg, record)
+        sources.compare(record.sources, "rerun=true trains with what there is now")
         print_runs([("", record, path)])
         upload_rest(cfg, path, record.val_metrics | record.test_metrics)
         return record.score
@@ -89,7 +90,7 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
     attacker = build.build_robust_accuracy(cfg)
     _say_what_falls_short(cfg, defense, attacker)
     progress, interruption = Progress(path, attacker), Interruption()
-    callbacks = [attacker, progress, interruption, start, WandbMedia(attacker)]
+    callbacks = [attacker, progress, interruption, start, sources, WandbMedia(attacker)]
     trainer = build_trainer(cfg, run_dir, callbacks)
     with run_dir.locked(wait=wait) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
@@ -118,7 +119,9 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
                 trainer.test(
                     defense, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
                 )
-            record = record_of(cfg, trainer, defense, datamodule, attacker, progress, start)
+            record = record_of(
+                cfg, trainer, defense, datamodule, attacker, progress, start, sources
+            )
             if trainer.is_global_zero:
                 write_arrays(path / CORRECT, {"index": attacker.index} | attacker.correct)
                 hashes = {name: file_sha256(path / name) for name in (CORRECT, METRICS)}
@@ -139,15 +142,6 @@ def _say_what_falls_short(cfg: DictConfig, defense: Defense, attacker: RobustAcc
     for name, (attack, steps) in searches.items():
         if line := attack.falls_short(steps):
             print(f"warning: {name}: {line}")  # noqa: T201
-
-
-def _say_what_has_changed(cfg: DictConfig, record: RunRecord) -> None:
-    """Say of which modules the code is not what a finished run was trained with."""
-    now = build.sources(cfg)
-    changed = [name for name, sha256 in record.sources.items() if now.get(name) != sha256]
-    if changed:
-        told = f"its code has changed since: {', '.join(map(printable, changed))}"
-        print(f"warning: {told}; rerun=true trains with what there is now")  # noqa: T201
 
 
 def _refuse_other_data(cfg: DictConfig, record: RunRecord) -> None:
@@ -218,6 +212,7 @@ def record_of(
     attacker: RobustAccuracy,
     progress: Progress,
     start: InitialWeights,
+    sources: Sources,
 ) -> RunRecord:
     """All that the run has found, and where it came from."""
     fields = {
@@ -232,7 +227,7 @@ def record_of(
         **accuracies(attacker.correct),
         "test_metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
         "config": identity.plain(cfg),
-        "sources": build.sources(cfg),
+        "sources": sources.sha256,
         **provenance.stamp(trainer.strategy.root_device, trainer.world_size),
         "epochs": trainer.current_epoch,
         "global_step": trainer.global_step,
