@@ -11,7 +11,9 @@ from lrm_lightning.reporting.paper import METHODS as PAPER
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
 
 ROOT = Path(__file__).parents[1]
-SMALL, SHORT = (ROOT / f"results/cifar10-jpeg-{each}" for each in ("cpu", "short"))
+SMALL, FIFTEEN, SHORT = (
+    ROOT / f"results/cifar10-jpeg-{each}" for each in ("cpu", "15-epochs", "short")
+)
 METHODS = {
     "regular": "regular",
     "label smoothing, s = 0.5": "label_smoothing",
@@ -23,8 +25,9 @@ METHODS_OF_SHORT = {
     "regular": "regular",
     "label smoothing, s = 0.75": "label_smoothing",
     "PGD": "pgd",
-    "LRM": "lrm",
+    "ALP": "alp",
 }
+METHODS_OF_FIFTEEN = {k: v for k, v in METHODS_OF_SHORT.items() if v != "alp"} | {"LRM": "lrm"}
 # Heading of a column: the record's file, and the attack's name in it.
 README = {
     "natural": ("evaluations/strong*.json", "clean"),
@@ -66,8 +69,9 @@ def _tables(path):
         ("docs/results.md", WHITE_BOX, SMALL, METHODS),
         ("docs/results.md", STRONG, SMALL, METHODS),
         ("docs/results.md", WHITE_BOX, SHORT, METHODS_OF_SHORT),
+        ("docs/results.md", WHITE_BOX, FIFTEEN, METHODS_OF_FIFTEEN),
     ],
-    ids=["readme", "white-box", "strong", "short"],
+    ids=["readme", "white-box", "strong", "short", "15-epochs"],
 )
 def test_a_table_of_results_is_that_of_the_records(file, columns, folder, methods):
     (rows,) = (
@@ -88,19 +92,48 @@ def test_a_table_of_results_is_that_of_the_records(file, columns, folder, method
             assert rows[title]["PGD-20, paper"] == f"{PAPER[method].white_box['pgd20']:.1f}"
 
 
-def test_a_paired_difference_is_that_of_the_verdicts(capsys):
-    compare(*(next(SHORT.glob(f"{method}-*")) for method in ("pgd", "lrm")))
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (
+            (FIFTEEN, "pgd"),
+            (FIFTEEN, "lrm"),
+            {
+                "pgd20": "It is {} points below PGD training under PGD-20",
+                "clean": "at a natural accuracy {} points lower",
+                "fgsm": "{} points under FGSM",
+                "pgd5": "{} under PGD-5",
+                "pgd10": "{} under PGD-10",
+            },
+        ),
+        (
+            (SHORT, "pgd"),
+            (FIFTEEN, "pgd"),
+            {
+                "pgd20": "PGD-20 rose by {} points from 15 to 30 epochs",
+                "clean": "the natural accuracy by {}",
+            },
+        ),
+        (
+            (SHORT, "pgd"),
+            (SHORT, "alp"),
+            {
+                "pgd20": "by {} points under PGD-20",
+                "pgd10": "by {} points under PGD-10",
+                "clean": "a natural accuracy {} points lower",
+                "fgsm": "Under FGSM ({} points)",
+            },
+        ),
+    ],
+    ids=["lrm", "epochs", "alp"],
+)
+def test_a_paired_difference_is_that_of_the_verdicts(first, second, told, capsys):
+    compare(*(next(folder.glob(f"{method}-*")) for folder, method in (first, second)))
     printed = capsys.readouterr().out
-    found = dict(re.findall(r"^ *test (\w+) % .* -(\d+\.\d ± \d+\.\d) *$", printed, re.MULTILINE))
-    told = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
-    for name, words in {
-        "pgd20": "It is {} points below PGD training under PGD-20",
-        "clean": "at a natural accuracy {} points lower",
-        "fgsm": "{} points under FGSM",
-        "pgd5": "{} under PGD-5",
-        "pgd10": "{} under PGD-10",
-    }.items():
-        assert words.format(found[name]) in told, name
+    found = dict(re.findall(r"^ *test (\w+) % .* [+-](\d+\.\d ± \d+\.\d) *$", printed, re.M))
+    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    for name, words in told.items():
+        assert words.format(found[name]) in text, name
 
 
 def test_the_picture_is_that_of_the_records(tmp_path):
