@@ -37,7 +37,6 @@ def test_export_is_attacked_with_foolbox_and_autoattack(make_run, tmp_path):
         clean = float((network(x).argmax(dim=1) == y).float().mean())
     pgd = attack.with_foolbox(network, x, y, 0.1)
     worst = attack.with_autoattack(network, x, y, 0.1, queries=10)
-    assert clean > 0.6
     assert 0 <= worst <= pgd < clean
 
 

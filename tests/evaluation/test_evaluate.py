@@ -154,7 +154,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_record(processes, m
 
     generator = random.Random(5)
     pieces = folder / "evaluations" / "strong.progress"
-    moments = sorted(generator.sample(range(1, 24), 5))
+    moments = sorted(generator.sample(range(1, 12), 5))
     for moment in moments:
         process = processes.start(*arguments).process
         deadline = time.monotonic() + 120
