@@ -93,7 +93,6 @@ class Cache:
             yield
         with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
             if alone:
-                lock.unlink(missing_ok=True)
                 self.remove()
 
     @property
@@ -105,6 +104,8 @@ class Cache:
         """Forget these pieces: the evaluation is finished and recorded."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+            # After them: whoever is killed here has left what says that there may be pieces.
+            self._folder.with_suffix(".lock").unlink(missing_ok=True)
             with suppress(OSError):  # not there, or other evaluations have pieces
                 self._folder.parent.rmdir()
 

@@ -117,6 +117,24 @@ def test_without_a_folder_nothing_is_kept():
     nothing.remove()
 
 
+def test_whoever_is_killed_while_pieces_are_removed_has_left_the_lock(tmp_path, monkeypatch):
+    kept = Cache(tmp_path / "kept")
+
+    def killed(folder, **_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        with kept.shared():
+            kept.once("x", lambda: piece(2))
+    assert files(tmp_path)
+    assert kept.begun
+    with Cache(tmp_path / "kept").shared():
+        pass
+    assert not files(tmp_path)
+    assert not kept.begun
+
+
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
