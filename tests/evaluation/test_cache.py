@@ -123,10 +123,10 @@ def test_whoever_is_killed_while_pieces_are_removed_has_left_the_lock(tmp_path, 
     def killed(folder, **_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shutil, "rmtree", killed)
-        with kept.shared():
-            kept.once("x", lambda: piece(2))
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt), kept.shared():
+        kept.once("x", lambda: piece(2))
+    monkeypatch.undo()
     assert files(tmp_path)
     assert kept.begun
     with Cache(tmp_path / "kept").shared():
