@@ -41,9 +41,8 @@ SAMPLES = "samples.csv"
 OWN = ("rss_kib", "open_files", "threads")
 COLUMNS = ("epoch", *OWN, *(f"children_{each}" for each in OWN), "children")
 FIRST = 0.25  # of the epochs are not looked at: caches fill and allocators settle
-BLOCKS = (
-    10  # of epochs, whose means the slope is fitted to: neighbouring epochs are not independent
-)
+# Of epochs, whose means the slope is fitted to: neighbouring epochs are not independent.
+BLOCKS = 10
 
 
 class Sample(L.Callback):

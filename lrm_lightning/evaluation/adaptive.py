@@ -36,9 +36,9 @@ def given_loss(name: str, trust: Sequence[str]) -> Loss:
         known = [METHOD, *OBJECTIVES]
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            choose = f"hoose one of: {', '.join(known)}; or give package.module:function"
-            choose = f"did you mean {near[0]}? C{choose}" if near else f"c{choose}"
-            raise UserError(f"attack_loss={name} is unknown; {choose}")
+            guess = f" (did you mean {near[0]}?)" if near else ""
+            choose = f"choose one of {', '.join(known)}, or give package.module:function"
+            raise UserError(f"attack_loss={name} is unknown{guess}; {choose}")
         return name
     function = trusted(name.replace(":", "."), trust)
     if function is None:

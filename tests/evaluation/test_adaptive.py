@@ -264,8 +264,11 @@ TRUST = "trust=[somebodys_losses]"
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["attack_loss=metod"], "attack_loss=metod is unknown; did you mean method\\? Choose"),
-        (["attack_loss=xyz"], "attack_loss=xyz is unknown; choose one of: method, cross_entropy"),
+        (
+            ["attack_loss=metod"],
+            "attack_loss=metod is unknown \\(did you mean method\\?\\); choose one of method",
+        ),
+        (["attack_loss=xyz"], "attack_loss=xyz is unknown; choose one of method, cross_entropy"),
         (["attack_loss=somebodys_losses:logit"], r"give trust=\[somebodys_losses\]"),
         (["attack_loss=os:system", TRUST], r"attack_loss=os:system is not a function"),
         (["attack_loss=somebodys_losses:absent", TRUST], "absent is not a function of a package"),
