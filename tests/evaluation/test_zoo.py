@@ -68,6 +68,16 @@ def shattered_at_random(x):
     return x + 0.01 * torch.sin(400 * x + 2 * torch.pi * torch.rand_like(x))
 
 
+def misleading(x, given):
+    """The pixels, whose gradient is that of ``given``, which may be anything of their shape."""
+    return x.detach() + given - given.detach()
+
+
+def rotated(x):
+    """Each pixel gets the gradient of another one."""
+    return misleading(x, x.flip(-1, -2))
+
+
 def noise(sigma):
     return lambda x: x + sigma * torch.randn_like(x)
 
@@ -126,6 +136,10 @@ ZOO = {
     "quantised input": (lambda net: Before(net, rounded), MASKED),
     "thermometer": (lambda net: Before(net, thermometer), MASKED),
     "noise, thermometer": (lambda net: Before(net, lambda x: thermometer(noise(0.1)(x))), MASKED),
+    "reversed gradient": (lambda net: Before(net, lambda x: misleading(x, -x)), MASKED),
+    "gradient of another pixel": (lambda net: Before(net, rotated), MASKED),
+    "labels alone": (lambda net: After(net, lambda z: F.one_hot(z.argmax(1), 4).float()), MASKED),
+    "rounded logits": (lambda net: After(net, lambda z: z.round()), MASKED),
     "shattered": (lambda net: Before(net, shattered), MASKED),
     "shattered at random": (lambda net: Before(net, shattered_at_random), MASKED),
 }  # fmt: skip
