@@ -2,7 +2,9 @@
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -59,6 +61,14 @@ def hardware(device: torch.device, devices: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process held at once: of a GPU's memory, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def check_device(device: torch.device) -> None:

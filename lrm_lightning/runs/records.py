@@ -291,6 +291,9 @@ class RunRecord(Record):
     sources: dict[Text, Text] = {}  # SHA-256 of the modules that the configuration names
     epochs: Count | None = None
     global_step: Count | None = None  # the optimiser's steps
+    # Mean over the epochs since the last start, validation included, without the test.
+    epoch_s: Annotated[Number, Field(ge=0)] | None = None
+    peak_memory_bytes: Count | None = None  # of a GPU, else of the process; of rank 0
     score: Share | None = None  # robust validation accuracy after training, for sweepers
     val_metrics: dict[Text, Number] = {}  # everything logged in the last attacked validation
 

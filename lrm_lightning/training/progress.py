@@ -30,7 +30,12 @@ class Progress(L.Callback):
     Args:
         run_dir: The run directory.
         robust_accuracy: The callback that attacks.
+
+    Attributes:
+        epoch_s: Mean seconds of an epoch since the last start, validation included.
     """
+
+    epoch_s: float | None = None
 
     def __init__(self, run_dir: Path, robust_accuracy: RobustAccuracy) -> None:
         self._status = run_dir / STATUS
@@ -81,6 +86,7 @@ class Progress(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         each = (time.monotonic() - self._epochs_from) / (epoch - self._first_epoch)
+        self.epoch_s = each
         metrics = self._attacked.val_metrics if self._attacked.active else {}
         shown = [
             f"{key.removeprefix('val/acc/')} {100 * value:.1f}%"

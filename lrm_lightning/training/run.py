@@ -234,7 +234,10 @@ def record_of(
         "score": attacker.val_metrics.get(f"val/acc/pgd{max(cfg.robust_accuracy.steps)}"),
         "val_metrics": attacker.val_metrics,
         "wall_s": round(progress.elapsed_s, 1),
+        "peak_memory_bytes": provenance.peak_memory(trainer.strategy.root_device),
     }
+    if progress.epoch_s is not None:
+        fields["epoch_s"] = round(progress.epoch_s, 1)
     if start.state_dict():
         fields["init_from"] = start.state_dict()
     return RunRecord(**fields)
