@@ -21,7 +21,7 @@ METHODS := regular label_smoothing pgd alp lrm
 globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo bench gpu-check audit report picture table1 table2 figures strong reproduce dashboard test lint format wheel clean
+.PHONY: help install install-dev demo bench gpu-check audit report picture table1 table2 figures strong leaderboard reproduce dashboard test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,13 @@ reproduce: $(VENV)/.installed  ## The whole paper, which goes on after a stop; E
 strong: $(VENV)/.installed  ## Strong attacks and verdicts on the rows of Table 1, then the report
 	$(call evaluate,$(call globs,$(RUNS)),strong) 'sources=[$(call globs,$(RUNS)/sources)]'
 	$(REPORT) runs_dir=$(RUNS)
+
+# A folder of its own: in one table stands what was trained with one recipe.
+leaderboard: $(VENV)/.installed  ## Every defence with one recipe: AutoAttack, and by how much PGD-20 flatters
+	$(call sweep,leaderboard,$(RUNS)/leaderboard)
+	$(call evaluate,$(RUNS)/leaderboard/$(DATA)/*,paper) suite.steps=20 'suite.table=[5,10,20]'
+	$(call evaluate,$(RUNS)/leaderboard/$(DATA)/*,strong)
+	$(REPORT) runs_dir=$(RUNS)/leaderboard out=report/leaderboard
 
 picture: $(VENV)/.installed  ## The picture of the README, from the records in results/
 	$(PY) docs/make_picture.py

@@ -11,6 +11,7 @@ from lrm_lightning.reporting import tables
 from lrm_lightning.reporting.aggregate import Results, aggregate
 from lrm_lightning.reporting.figures import FIGURES
 from lrm_lightning.reporting.gallery import galleries
+from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.load import Records
 from lrm_lightning.reporting.parts import Part, Plot, Table
 from lrm_lightning.reporting.references import References
@@ -20,6 +21,12 @@ Maker: TypeAlias = Callable[[Results], Sequence[Part]]
 
 # Slug, title, how to read it, and what makes its parts; the figures of FIGURES stand before them.
 SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
+    (
+        "ranking",
+        "Leaderboard",
+        "What is left under AutoAttack, and by how much the customary attack flatters.",
+        (leaderboard,),
+    ),
     (
         "white-box",
         "White-box accuracy",

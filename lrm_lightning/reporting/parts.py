@@ -35,7 +35,10 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; ``slug`` is its anchor, ``corner`` the heading above its rows' names."""
+    """A table; ``slug`` is its anchor, ``corner`` the heading above its rows' names.
+
+    The page sorts the rows of a ``sortable`` one by the column whose heading is pressed.
+    """
 
     slug: str
     caption: str
@@ -43,6 +46,7 @@ class Table(NamedTuple):
     columns: list[str]
     rows: list[Row]
     notes: list[str]
+    sortable: bool = False
 
 
 class Plot(NamedTuple):

@@ -4,6 +4,7 @@ Each table is one function from the results on a data set to the parts that it a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
 
 from lrm_lightning.evaluation.metrics import (
     ADAPTIVE,
@@ -131,7 +132,7 @@ def logit_variances(results: Results) -> list[Table]:
         differs = settings.section_3_departures(group.method, group.settings)
         if any(cell.origins for cell in cells):
             extra = differs if results.comparable else []
-            rows.append(Row(group.title, cells, _stands_on(group, extra)))
+            rows.append(Row(group.title, cells, stands_on(group, extra)))
     note = "Biased variance over all logits of the n test images; of several seeds, the lowest."
     note += " Beside it the paper's (section 3) and the difference." if results.comparable else ""
     columns = ["natural images", "adversarial images"]
@@ -144,7 +145,7 @@ def strong_table(results: Results) -> list[Table]:
     names = [name for name in ATTACK_TITLES if name in measured]
     names += sorted(name for name in measured - set(names) if not name.startswith(FOLLOWING))
     rows = [
-        Row(group.title, [_accuracy(group, name) for name in names], _stands_on(group))
+        Row(group.title, [accuracy(group, name) for name in names], stands_on(group))
         for group in results.strong
     ]
     notes = [INTERVALS + STRONG, *_adaptive(results.strong)]
@@ -202,7 +203,7 @@ def _attack_names(groups: Sequence[Group]) -> list[str]:
 def _white_box_row(
     group: Group, names: Sequence[str], printed: Mapping[str, float], results: Results
 ) -> Row:
-    cells = [_accuracy(group, name, printed.get(name)) for name in names]
+    cells = [accuracy(group, name, printed.get(name)) for name in names]
     trained, attacked = [], []
     if results.comparable:
         trained = settings.departures(group.method, group.settings) if group.row else []
@@ -210,22 +211,39 @@ def _white_box_row(
     named = {"trained": ", ".join(trained), "attacked": ", ".join(attacked)}
     extra = [f"{how} with {what}" for how, what in named.items() if what]
     extra += [f"a debug run: {each}" for each in settings.limits(group.settings)]
-    return Row(group.title, cells, _stands_on(group, extra))
+    return Row(group.title, cells, stands_on(group, extra))
 
 
-def _accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
+def accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
     """An accuracy in % with its interval, or its mean and standard deviation over seeds."""
     if name not in group.names:
         return _cell(None, (), printed)
-    value, spread = 100 * group.mean(name), group.spread(name)
     mark = next(filter(None, (weakness(each.record, name) for each in group.origins)), "")
-    if spread is None:
-        bounds = parts.percent_range(group.interval(name))
-        return _cell(value, group.origins, printed, bounds=bounds, mark=mark)
-    distinct = len(set(group.seeds)) == len(group.origins)
-    bounds = f"{len(group.origins)} {'seeds' if distinct else 'runs'}"
-    deviation = f" ± {parts.number(100 * spread)}"
-    return _cell(value, group.origins, printed, deviation=deviation, bounds=bounds, mark=mark)
+    shares = [100 * each.record.metrics[name] for each in group.origins]
+    bounds = parts.percent_range(group.interval(name))
+    return over_seeds(group, shares, group.origins, bounds, printed=printed, mark=mark)
+
+
+def over_seeds(
+    group: Group,
+    values: Sequence[float],
+    origins: Origins,
+    bounds: str = "",
+    *,
+    printed: float | None = None,
+    mark: str = "",
+    decimals: int = 1,
+) -> Cell:
+    """A number with its interval, or the mean and standard deviation of one number a seed."""
+    deviation = ""
+    if len(values) > 1:
+        distinct = len(set(group.seeds)) == len(values)
+        bounds = f"{len(values)} {'seeds' if distinct else 'runs'}"
+        deviation = f" ± {parts.number(stdev(values), decimals)}"
+    return _cell(
+        fmean(values), origins, printed, decimals=decimals, deviation=deviation, bounds=bounds,
+        mark=mark,
+    )  # fmt: skip
 
 
 def _cell(
@@ -247,7 +265,7 @@ def _cell(
     return Cell(shown, bounds, beside, difference, mark, origins)
 
 
-def _stands_on(group: Group, extra: Iterable[str] = ()) -> str:
+def stands_on(group: Group, extra: Iterable[str] = ()) -> str:
     """On how many images and seeds a row stands, and what else there is to say of it."""
     seeds = [str(seed) for seed in group.seeds if seed is not None]
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""

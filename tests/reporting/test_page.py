@@ -1,12 +1,20 @@
 """The page as a browser and its readers get it."""
 
+import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lrm_lightning.report import report
+from lrm_lightning.reporting import page as module
+
+SCRIPT = Path(module.__file__).parent / "templates" / "sort.js"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--headless",
@@ -28,6 +36,17 @@ addEventListener("load", () => {{
   const root = document.getElementById("f").contentDocument.documentElement;
   document.title = root.scrollWidth + " of " + root.clientWidth;
 }});
+</script>"""
+
+# Presses headings of the leaderboard one after another, and tells what the table shows after each.
+PRESS = """<script>
+const table = document.querySelector("table.sortable"), headings = [...table.tHead.rows[0].cells];
+const shown = () => [
+  [...table.tBodies[0].rows].map((row) => row.cells[0].firstChild.textContent.trim()).join(" "),
+  headings.map((each) => each.getAttribute("aria-sort")),
+];
+const press = (place) => (headings[place].querySelector("button").click(), shown());
+document.title = JSON.stringify([shown(), ...[1, 1, 6, 6, 0].map(press)]);
 </script>"""
 
 
@@ -72,7 +91,9 @@ def page(html):
 
 
 def test_nothing_is_loaded_from_anywhere(page, html):
-    assert not page.all("script")
+    (script,) = page.text["script"]  # ours alone, whatever records are called
+    assert script.strip() == SCRIPT.read_text(encoding="utf-8").strip()
+    assert page.all("script") == [{}]
     assert not page.all("iframe")
     ids = {attributes["id"] for _, attributes, _ in page.elements if "id" in attributes}
     for tag, attributes, _ in page.elements:
@@ -98,7 +119,7 @@ def test_ids_are_unique(page):
 
 
 def test_names_from_records_are_escaped(html, published):
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     markdown = (published / "report.md").read_text(encoding="utf-8")
     # In code nothing is HTML.
@@ -192,3 +213,39 @@ def test_the_page_does_not_scroll_sideways(html, tmp_path, width):
     found = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout)
     assert found is not None
     assert int(found[1]) <= int(found[2]) == width
+
+
+def test_a_heading_sorts_the_leaderboard(records, tmp_path):
+    # Natural accuracy, AutoAttack, and what PGD-20 flatters by: as text, -3.0 and 10.0 would
+    # come before 9.0.
+    rows = {
+        "nuat": (0.09, 0.5, None), "alp": (1.0, 0.4, 9), "mart": (0.5, 0.3, -3),
+        "pgd": (0.6, 0.2, 10),
+    }  # fmt: skip
+    for method, (clean, left, above) in rows.items():
+        run = records.run(method, n=100, curves=False)
+        record = records.strong(run, n=100, clean=clean, autoattack=left)
+        index = np.arange(100)
+        np.savez(record.with_suffix(".npz"), index=index, autoattack=index < 100 * left)
+        if above is not None:
+            pgd20 = left + above / 100
+            record = records.evaluation(run, "paper", {"pgd20": pgd20}, n=100)
+            np.savez(record.with_suffix(".npz"), index=index, pgd20=index < round(100 * pgd20))
+    report([str(records.folder)], tmp_path / "out")
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "pressed.html").write_text(html + PRESS)
+    done = run_chromium(tmp_path, "--dump-dom", (tmp_path / "pressed.html").as_uri())
+    title = re.search("<title>(.*)</title>", done.stdout)
+    assert title is not None
+    states = [
+        ("NuAT ALP MART PGD", None, None),  # as written
+        ("ALP PGD MART NuAT", 1, "descending"),
+        ("NuAT MART PGD ALP", 1, "ascending"),
+        ("PGD ALP MART NuAT", 6, "descending"),
+        ("MART ALP PGD NuAT", 6, "ascending"),  # what is missing stays last
+        ("ALP MART NuAT PGD", 0, "ascending"),  # by names
+    ]
+    assert json.loads(unescape(title[1])) == [
+        [order, [how if place == column else None for place in range(9)]]
+        for order, column, how in states
+    ]

@@ -200,6 +200,7 @@ def test_every_table_is_marked_if_its_data_are_not_official(records):
     document = compose(load([str(records.folder)]))
     tables = [part for part in document.parts if isinstance(part, Table)]
     assert [table.slug for table in tables] == [
+        "cifar10-leaderboard",
         "cifar10-table-1",
         "cifar10-table-2",
         "cifar10-logit-variance",
