@@ -21,6 +21,7 @@ from lrm_lightning.training import build
 
 CONF = identity.conf_dir()
 SWEEPS = Path(__file__).parents[1] / "sweeps"
+STAND_INS = Path(__file__).parent / "stand_ins"  # for networks of packages that need not be there
 GROUPS = (
     *("method", "model", "data", "attack", "optimizer", "scheduler"),
     *("trainer", "callbacks", "logger", "experiment", "debug"),
@@ -67,8 +68,10 @@ def test_there_are_the_papers_defences_and_those_of_the_field():
     ("group", "option"),
     [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))],
 )
-def test_option_composes_and_validates(group, option, tmp_path):
+def test_option_composes_and_validates(group, option, tmp_path, monkeypatch):
     own = []
+    if group == "model":
+        monkeypatch.syspath_prepend(STAND_INS)
     if option == "arrays":  # a file of the user's, which decides on the network
         x, y = np.zeros((4, 9, 7), np.uint8), np.arange(4)
         np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)

@@ -122,6 +122,20 @@ def test_a_network(walk, tmp_path):
     assert saved["state_dict"]["network.6.weight"].shape == (10, 16)
 
 
+def test_a_network_of_timm(processes, tmp_path):
+    (tmp_path / "timm.py").write_text((Path(__file__).parent / "stand_ins/timm.py").read_text())
+    train = ("method=pgd", "model=timm", "model.model_name=resnet34", "data=digits", *SHORT)
+    processes.run("lrm_lightning.train", *train)
+    path, record, _ = _run(tmp_path, "digits/pgd-*")
+    assert record["config"]["model"]["model_name"] == "resnet34"
+    evaluate = (f"runs=[{path}]", "n_images=10", "suite.steps=20", "suite.table=[5]")
+    error = processes.run("lrm_lightning.evaluate", *evaluate, code=1)
+    assert "give trust=[timm]" in error
+    processes.run("lrm_lightning.evaluate", *evaluate, "trust=[timm]")
+    (evaluation,) = path.glob("evaluations/*.json")
+    assert "pgd5" in json.loads(evaluation.read_text())["metrics"]
+
+
 def test_an_attack(walk, tmp_path):
     output = walk("An attack")
     path, record, metrics = _run(tmp_path, "digits/pgd-*")
