@@ -2,7 +2,9 @@
 
 import json
 import platform
+import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,3 +55,12 @@ def test_stamp_is_plain():
     assert found["threads"] == torch.get_num_threads()
     assert found["cores"] >= 1
     assert found["name"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_what_the_kernel_says():
+    status = Path("/proc/self/status").read_text()
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    found = provenance.peak_memory(torch.device("cpu"))
+    # The kernel counts pages with some delay.
+    assert found == pytest.approx(1024 * int(peak), rel=0.02)

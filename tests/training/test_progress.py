@@ -5,6 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
 
@@ -101,3 +102,24 @@ def test_time_left_after_the_first_steps(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     # 980 of 1,000 steps at half a second; the slow first five don't count
     assert line.startswith("about 8 min of training at 0.500 s a step")
+
+
+def test_an_epoch_takes_the_mean_since_the_last_start(tmp_path, monkeypatch):
+    now = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("lrm_lightning.training.progress.time", clock)
+    progress = Progress(tmp_path, RobustAccuracy(PGDAttack()))
+    assert progress.epoch_s is None  # a run that was stopped in its test has none
+    trainer = SimpleNamespace(
+        max_epochs=10, num_training_batches=3, global_step=12, current_epoch=4, is_global_zero=True,
+        estimated_stepping_batches=30, progress_bar_callback=None,
+        callback_metrics={"train/loss": 1.0},
+    )  # fmt: skip
+    now = 100.0
+    progress.on_train_start(trainer, SimpleNamespace(device=torch.device("cpu")))
+    now = 110.0
+    progress.on_train_epoch_end(trainer, None)
+    trainer.current_epoch, now = 5, 140.0
+    progress.on_train_epoch_end(trainer, None)
+    assert progress.epoch_s == 20
+    progress.on_train_end(trainer, None)

@@ -33,7 +33,8 @@ def test_record_says_what_it_is_of(undisturbed):
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
     assert set(record["git"]) == {"commit", "dirty"}
     assert record["hardware"]["device"] == "cpu"
-    assert record["wall_s"] > 0
+    assert 0 < record["epoch_s"] <= record["wall_s"]
+    assert record["peak_memory_bytes"] > 50 * 2**20  # torch alone takes more
     assert record["score"] == record["val_metrics"]["val/acc/pgd10"]
 
 
