@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.attacks.context import exact_arithmetic
+from lrm_lightning.attacks.forward import exact_arithmetic
 from lrm_lightning.data import DigitsDataModule, ImageSplit
 from lrm_lightning.data.loader import Augmentation, TrainLoader
 from lrm_lightning.methods import PGDTraining

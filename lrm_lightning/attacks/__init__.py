@@ -1,6 +1,6 @@
 """Attacks on the pixels of images: FGSM, N-FGSM and PGD, in L-inf and L2."""
 
-from lrm_lightning.attacks.base import Attack, ThreatModel
+from lrm_lightning.attacks.base import Attack, ThreatModel, attack_mode
 from lrm_lightning.attacks.n_fgsm import NFGSM
 from lrm_lightning.attacks.pgd import Iterate, PGDAttack, Trajectory, fgsm, pgd
 
@@ -11,6 +11,7 @@ __all__ = [
     "PGDAttack",
     "ThreatModel",
     "Trajectory",
+    "attack_mode",
     "fgsm",
     "pgd",
 ]

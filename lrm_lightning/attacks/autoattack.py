@@ -19,8 +19,8 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
-from lrm_lightning.attacks.base import ThreatModel
-from lrm_lightning.attacks.context import attack_mode, predict
+from lrm_lightning.attacks.base import ThreatModel, attack_mode
+from lrm_lightning.attacks.forward import predict
 from lrm_lightning.checks import check_integer
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")

@@ -1,8 +1,9 @@
-"""Threat models, and the interface of an attack that training and the evaluations share."""
+"""Threat models, the interface of an attack, and the state of a model while it is attacked."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from lrm_lightning.checks import check_choice, check_number
 
 NORMS = ("linf", "l2")
+BN_MODES = ("eval", "train")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class Attack(ABC):
 
         Args:
             model: Network that takes pixels in [0, 1] and returns logits ``(B, C)``. Nothing of it
-                may be changed: :func:`~lrm_lightning.attacks.context.attack_mode` sees to that.
+                may be changed: :func:`attack_mode` sees to that.
             x: Clean images in [0, 1], shape ``(B, C, H, W)``.
             y: Labels ``(B,)`` or, while training, distributions over classes ``(B, C)``.
             start: Where its searches begin, ``x`` plus :meth:`draw_noise`; with ``None`` the attack
@@ -169,3 +172,49 @@ class Attack(ABC):
     def as_dict(self) -> dict[str, Any]:
         """The settings that determine what the attack finds, as plain values."""
         return asdict(self)
+
+
+@contextmanager
+def attack_mode(model: nn.Module, bn_mode: str = "eval") -> Generator[None]:
+    """Freeze ``model`` and let gradients flow to its input; restore everything on the way out.
+
+    Inside, no parameter requires a gradient, gradients are enabled and inference mode is left, so
+    an attack works within a ``Trainer``'s validation too. On the way out, after an exception as
+    well, each parameter and each submodule has its own flags back. Nothing else of the model
+    changes: not ``.grad``, not the running statistics.
+
+    Args:
+        model: What is attacked.
+        bn_mode: ``"eval"``: all submodules in eval mode. ``"train"``: batch norm normalises with
+            the statistics of the batch it sees, and does not record them; everything else, dropout
+            included, stays in eval mode, so that the attack faces one fixed function.
+
+    Raises:
+        ValueError: If ``bn_mode`` is unknown.
+    """
+    check_choice("bn_mode", bn_mode, BN_MODES)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modes = [(module, module.training) for module in model.modules()]
+    tracking = [
+        (module, module.track_running_stats)
+        for module in model.modules()
+        if bn_mode == "train" and isinstance(module, BATCH_NORMS)
+    ]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        # The flag, not train(): a network may override train(), and each flag is restored singly.
+        for module, _ in modes:
+            module.training = False
+        for module, _ in tracking:
+            module.training = True
+            module.track_running_stats = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, tracked in tracking:
+            module.track_running_stats = tracked
+        for module, training in modes:
+            module.training = training
+        for parameter in trainable:
+            parameter.requires_grad_(True)

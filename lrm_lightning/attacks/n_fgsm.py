@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.attacks.base import Attack
-from lrm_lightning.attacks.context import BN_MODES
+from lrm_lightning.attacks.base import BN_MODES, Attack
 from lrm_lightning.attacks.pgd import PGDAttack
 from lrm_lightning.checks import check_choice, check_number
 from lrm_lightning.models.view import ENGINES

@@ -5,22 +5,22 @@ gradients become 0, and the attack stops moving.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.attacks.base import Attack
-from lrm_lightning.attacks.context import BN_MODES, attack_mode
-from lrm_lightning.attacks.loop import Point, Problem, ascend
-from lrm_lightning.attacks.objectives import OBJECTIVES, Objective, PairedLoss
+from lrm_lightning.attacks.base import BN_MODES, Attack, attack_mode
+from lrm_lightning.attacks.forward import check_shapes, check_values, explain
 from lrm_lightning.attacks.wrappers import Expectation, StraightThrough
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
+from lrm_lightning.errors import NotFiniteError
+from lrm_lightning.losses import OBJECTIVES, Objective, hard_labels
 from lrm_lightning.models.view import ENGINES, attack_view
 
 KEEPS = ("final", "best")
@@ -45,6 +45,21 @@ class Trajectory(NamedTuple):
     iterates: dict[int, Iterate]  # the requested ones by number of steps, ascending
 
 
+@dataclass(frozen=True)
+class PairedLoss:
+    """A loss that may compare an attacked image with the clean one.
+
+    ``function`` takes the logits of the clean images, without a graph, those of the attacked ones,
+    ``(B, C)`` both, and ``y``; it returns ``(B,)``. Records call the loss by its ``name``.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @dataclass(frozen=True, kw_only=True)
 class PGDAttack(Attack):
     r"""Projected gradient ascent, :math:`x^{t+1} = \Pi(x^t + a\,\mathrm{sign} \nabla_x J(x^t, y))`.
@@ -64,7 +79,7 @@ class PGDAttack(Attack):
         targeted: ``y`` holds the classes to reach: lower their loss instead of raising the label's.
         loss: ``"cross_entropy"``, ``"margin"``, ``"dlr"``, or a function of logits ``(B, C)`` and
             ``y`` that gives values ``(B,)``, of a defence whose attack raises a term of its own, or
-            a :class:`~lrm_lightning.attacks.objectives.PairedLoss`.
+            a :class:`PairedLoss`.
         bn_mode: ``"eval"``, or ``"train"``: batch norm uses the batch's statistics, recording none.
         keep: ``"final"`` iterate of a search, or of each image the ``"best"`` of all its iterates,
             the start included. A misclassified image (``targeted``: one at its target) beats
@@ -155,11 +170,8 @@ class PGDAttack(Attack):
         first k; other searches draw theirs. It is put into the ball if it is outside.
         """
         with self._attacking(model, x, y, start) as problem:
-            starts = problem.starts(random_start=self.random_start, generator=generator)
-            paths = (
-                ascend(problem, Point(problem, begin), step_size=self.step_size, steps=self.steps)
-                for begin in islice(starts, self.restarts)
-            )
+            starts = islice(problem.starts(generator), self.restarts)
+            paths = (problem.ascend(Point(problem, begin), self.steps) for begin in starts)
             return _worst(_candidates(paths, keep=self.keep))
 
     def trajectory(
@@ -201,10 +213,9 @@ class PGDAttack(Attack):
             fgsm_iterate = iterate(problem.move(natural, self.eps))
             iterates: dict[int, Iterate] = {}
             if steps:
-                starts = problem.starts(random_start=self.random_start, generator=generator)
-                begin = next(starts)
+                begin = next(problem.starts(generator))
                 point = natural if begin is problem.x else Point(problem, begin)
-                path = ascend(problem, point, step_size=self.step_size, steps=max(steps))
+                path = problem.ascend(point, max(steps))
                 iterates = {k: iterate(point) for k, point in enumerate(path) if k in steps}
         return Trajectory(logits, fgsm_iterate, iterates)
 
@@ -244,9 +255,8 @@ class PGDAttack(Attack):
             if not len(rows):
                 break
             with self._attacking(model, x[rows], aim[rows], x_adv[rows]) as problem:
-                point = Point(problem, next(problem.starts(random_start=False, generator=None)))
-                first, steps = point.x_adv, min(SEGMENT, self.steps - begin)
-                path = ascend(problem, point, step_size=self.step_size, steps=steps)
+                point = Point(problem, next(problem.starts(None)))
+                first, path = point.x_adv, problem.ascend(point, min(SEGMENT, self.steps - begin))
                 for step, point in enumerate(path, start=begin):
                     wrong = point.logits.argmax(dim=1) != y[rows]
                     broken = wrong & (needed[rows] == NEVER)
@@ -265,14 +275,11 @@ class PGDAttack(Attack):
     @contextmanager
     def _attacking(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None
-    ) -> Iterator[Problem]:
+    ) -> Iterator["Problem"]:
         # A view has no batch statistics to attack with.
         view = attack_view(model, self.engine if self.bn_mode == "eval" else "reference")
         with attack_mode(view, self.bn_mode):
-            loss = OBJECTIVES[self.loss] if isinstance(self.loss, str) else self.loss
-            problem = Problem(
-                view, x, y, threat=self.threat, loss=loss, targeted=self.targeted, start=start
-            )
+            problem = Problem(self, view, x, y, start)
             yield problem
             problem.finish()
 
@@ -299,6 +306,125 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, **settings: Any)
         Goodfellow et al. 2015, arXiv:1412.6572, section 4.
     """
     return pgd(model, x, y, eps=eps, step_size=eps, steps=1, random_start=False, **settings)
+
+
+class Problem:
+    """One call of an attack, and the only projected-gradient loop; used inside ``attack_mode``."""
+
+    def __init__(
+        self, attack: PGDAttack, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None
+    ) -> None:
+        check_shapes(x, y, start)  # the values are checked with the first forward
+        self.x = _usable(x)
+        y = _usable(y)
+        self._y = y.long() if y.ndim == 1 else y
+        self._start = None if start is None else _usable(start).to(self.x)
+        self._model = model
+        self._attack, self._threat = attack, attack.threat
+        self._loss = OBJECTIVES[attack.loss] if isinstance(attack.loss, str) else attack.loss
+        self._checked = False
+        self._total = self.x.new_zeros(())
+
+    def starts(self, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """Where searches begin: first at the caller's starts, then at random ones or at ``x``."""
+        if self._start is not None:
+            for start in self._start.reshape(-1, *self.x.shape):
+                # In the memory format of x, in which convolutions are faster.
+                yield self._threat.project(torch.empty_like(self.x).copy_(start), self.x)
+        while True:
+            if self._attack.random_start:
+                noise = self._threat.draw(self.x.shape, generator=generator, device=self.x.device)
+                yield self._threat.project(self.x + noise, self.x)
+            else:
+                yield self.x
+
+    def forward(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, C)`` and what the attack raises ``(B,)``, both with their graph."""
+        try:
+            logits = self._model(x_adv)
+        except RuntimeError as error:
+            if self._checked or not (problem := explain(error, self._model, self.x)):
+                raise
+            raise ValueError(problem) from error
+        if not self._checked:
+            check_values(self.x, self._y, self._start, logits)
+            self._checked = True
+        if isinstance(self._loss, PairedLoss):  # in the first forward
+            with torch.no_grad():
+                clean = self._model(self.x).to(self.x.dtype)
+            self._loss = partial(self._loss.function, clean)
+        logits = logits.to(self.x.dtype)
+        gain = self._loss(logits, self._y)
+        gain = -gain if self._attack.targeted else gain
+        self.watch(gain)
+        return logits, gain
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Where the attack has reached its aim: bool ``(B,)``."""
+        return (logits.argmax(dim=1) == hard_labels(self._y)) == self._attack.targeted
+
+    def move(self, point: "Point", step_size: float) -> "Point":
+        """One step of steepest ascent from ``point``, put back into the ball and ``[0, 1]``."""
+        moved = point.x_adv.add(self._threat.steepest(point.gradient), alpha=step_size)
+        return Point(self, self._threat.project(moved, self.x))
+
+    def ascend(self, point: "Point", steps: int) -> Iterator["Point"]:
+        """Yield ``point`` and the ``steps`` points after it.
+
+        The pass that gives a point's logits also gives the gradient of the next step; the last
+        point costs none unless its logits are read.
+        """
+        yield point
+        for _ in range(steps):
+            point = self.move(point, self._attack.step_size)
+            yield point
+
+    def watch(self, values: Tensor) -> None:
+        """Remember if any of ``values`` is not finite, without waiting for the device."""
+        self._total = self._total + values.detach().sum()
+
+    def finish(self) -> None:
+        """Raise :class:`NotFiniteError` if a loss or gradient on the way was not finite."""
+        if not bool(self._total.isfinite()):
+            what = "the model's logits or gradients"
+            raise NotFiniteError(f"{what} became NaN or infinite during the attack")
+
+
+class Point:
+    """Images ``x_adv``, in bounds; one forward pass is made when a result is first read."""
+
+    def __init__(self, problem: Problem, x_adv: Tensor) -> None:
+        self.x_adv = x_adv
+        self._problem = problem
+
+    @cached_property
+    def _passed(self) -> tuple[Tensor, Tensor, Tensor]:
+        leaf = self.x_adv.detach().requires_grad_()
+        return leaf, *self._problem.forward(leaf)
+
+    @property
+    def logits(self) -> Tensor:
+        """Shape ``(B, C)``, no graph."""
+        return self._passed[1].detach()
+
+    @property
+    def gain(self) -> Tensor:
+        """What the attack raises, shape ``(B,)``, no graph."""
+        return self._passed[2].detach()
+
+    @property
+    def fooled(self) -> Tensor:
+        """Where the attack has reached its aim: bool ``(B,)``."""
+        return self._problem.fooled(self.logits)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Gradient of the summed gain, shape of ``x_adv``; no parameter's ``.grad`` is touched."""
+        leaf, _, gain = self._passed
+        gradient = torch.autograd.grad(gain.sum(), leaf)[0]
+        # sign(NaN) is 0: without this an L-inf attack would do nothing and call the model robust.
+        self._problem.watch(gradient)
+        return gradient
 
 
 class _Outcome(NamedTuple):
@@ -331,3 +457,8 @@ def _worst(candidates: Iterator[Point]) -> Tensor:
             gain=torch.where(worse, point.gain, worst.gain),
         )
     return worst.x_adv
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """``tensor`` without its graph; a copy if inference mode made it, which autograd can't save."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

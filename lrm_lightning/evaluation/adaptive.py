@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrm_lightning.attacks.context import predict
-from lrm_lightning.attacks.objectives import OBJECTIVES, PairedLoss
+from lrm_lightning.attacks.forward import predict
+from lrm_lightning.attacks.pgd import PairedLoss
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import METHOD
+from lrm_lightning.losses import OBJECTIVES
 from lrm_lightning.runs.directory import CHECKPOINTS
 from lrm_lightning.runs.networks import PREFIX, TrainedNetwork, trusted, weights_file
 from lrm_lightning.runs.records import printable

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.attacks import Attack, PGDAttack
-from lrm_lightning.attacks.context import attack_mode, predict
-from lrm_lightning.attacks.objectives import PairedLoss
+from lrm_lightning.attacks import Attack, PGDAttack, attack_mode
+from lrm_lightning.attacks.forward import predict
+from lrm_lightning.attacks.pgd import PairedLoss
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import ImageSplit
 from lrm_lightning.data.randomness import generator

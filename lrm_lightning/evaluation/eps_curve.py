@@ -8,11 +8,11 @@ import numpy as np
 from torch import nn
 
 from lrm_lightning.attacks import ThreatModel
-from lrm_lightning.attacks.objectives import OBJECTIVES
 from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.bench import Bench, Outcome, correct_on
 from lrm_lightning.evaluation.searches import search
+from lrm_lightning.losses import OBJECTIVES
 from lrm_lightning.runs.intervals import wilson_interval
 
 POINTS = 16  # of the default range, besides eps = 0

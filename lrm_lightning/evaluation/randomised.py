@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import attack_batch, count_classes
-from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.forward import predict
 from lrm_lightning.attacks.wrappers import Expectation, StraightThrough
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.bench import Bench, correct_on, described

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrm_lightning.attacks import PGDAttack
+from lrm_lightning.attacks import PGDAttack, attack_mode
 from lrm_lightning.attacks.autoattack import Ensemble, attack_batch
-from lrm_lightning.attacks.context import attack_mode, predict
-from lrm_lightning.attacks.objectives import Objective, cross_entropy, dlr
+from lrm_lightning.attacks.forward import predict
 from lrm_lightning.attacks.pgd import NEVER
 from lrm_lightning.evaluation.bench import Bench, correct_on
 from lrm_lightning.evaluation.cache import Piece
 from lrm_lightning.evaluation.metrics import ADAPTIVE
+from lrm_lightning.losses import Objective, cross_entropy, dlr
 from lrm_lightning.models.view import attack_view
 from lrm_lightning.runs.networks import weights_sha256
 

@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from lrm_lightning.attacks import PGDAttack, ThreatModel
-from lrm_lightning.attacks.context import exact_arithmetic, predict
+from lrm_lightning.attacks.forward import exact_arithmetic, predict
 from lrm_lightning.checks import check_choice, check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
 from lrm_lightning.errors import UserError

@@ -10,7 +10,7 @@ from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.autoattack import STANDARD, autoattack
-from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.forward import predict
 from lrm_lightning.attacks.wrappers import StraightThrough
 from lrm_lightning.checks import check_integer, check_number
 from lrm_lightning.evaluation import masking, randomised, searches

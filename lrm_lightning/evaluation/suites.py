@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrm_lightning.attacks import Attack
-from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.forward import predict
 from lrm_lightning.checks import check_flag
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.adaptive import Loss, given_loss, loss_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lrm_lightning.attacks import Attack, PGDAttack
-from lrm_lightning.attacks.context import exact_arithmetic
+from lrm_lightning.attacks.forward import exact_arithmetic
 from lrm_lightning.checks import check_choice, check_integer, check_number
 from lrm_lightning.data import Batch, ImageDataModule
 from lrm_lightning.data.mixing import MIXINGS

@@ -5,12 +5,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lrm_lightning.checks import check_choice, check_number
-from lrm_lightning.data import Batch
 from lrm_lightning.losses import PAIRING_DISTANCES, logit_pairing, soft_cross_entropy
-from lrm_lightning.methods.base import Defense
+from lrm_lightning.methods.regular import Regular
 
 
-class CleanLogitPairing(Defense):
+class CleanLogitPairing(Regular):
     r"""Clean training that pulls the logits of random pairs of clean images together.
 
     .. math:: J(x) + \lambda L(f(x^{(i)}), f(x^{(j)}))
@@ -42,12 +41,6 @@ class CleanLogitPairing(Defense):
         check_choice("pairing_distance", pairing_distance, PAIRING_DISTANCES)
         self.pairing_weight = pairing_weight
         self.pairing_distance = pairing_distance
-
-    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self(batch.x)
-        targets = self.training_targets(batch)
-        self.keep_accuracy("clean", logits, targets)
-        return self.terms(logits, targets)
 
     def terms(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         *_, logits = outputs.split(len(targets))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.attacks.objectives import cross_entropy
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
+from lrm_lightning.losses import cross_entropy
 from lrm_lightning.methods.pgd import PGDTraining
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lrm_lightning.attacks.context import attack_mode
+from lrm_lightning.attacks import attack_mode
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
 from lrm_lightning.losses import soft_cross_entropy

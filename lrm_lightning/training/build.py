@@ -64,7 +64,7 @@ def build_network(cfg: DictConfig, num_classes: int, in_channels: int = 3) -> "n
 
 def check_network(network: "nn.Module", datamodule: "ImageDataModule") -> None:
     """Raise a UserError unless the network takes the images, which have been read."""
-    from lrm_lightning.attacks.context import predict
+    from lrm_lightning.attacks.forward import predict
 
     x = datamodule.test_dataloader().split.images[:2].float() / 255
     _checked("model", lambda: predict(network, x, classes=datamodule.num_classes))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lrm_lightning.attacks import Attack, PGDAttack
-from lrm_lightning.attacks.context import attack_mode, exact_arithmetic
+from lrm_lightning.attacks import Attack, PGDAttack, attack_mode
+from lrm_lightning.attacks.forward import exact_arithmetic
 from lrm_lightning.checks import check_integer
 from lrm_lightning.data import Batch
 from lrm_lightning.data.batch import Draws

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack, fgsm, pgd
-from lrm_lightning.attacks.objectives import OBJECTIVES
+from lrm_lightning.losses import OBJECTIVES
 
 BUDGETS = {
     "linf": {"norm": "linf", "eps": 0.06, "step_size": 0.02},

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.attacks.objectives import cross_entropy
 from lrm_lightning.evaluation import masking
 from lrm_lightning.evaluation.searches import (
     Path,
@@ -18,6 +17,7 @@ from lrm_lightning.evaluation.searches import (
     unit_test,
     zero_gradient,
 )
+from lrm_lightning.losses import cross_entropy
 
 STEPS = 100
 RISING = np.linspace(0, 1, STEPS + 1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from lrm_lightning.attacks import PGDAttack, pgd
-from lrm_lightning.attacks.context import predict
+from lrm_lightning.attacks.forward import predict
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.methods import (
     MART,

@@ -1,8 +1,12 @@
-"""Checks of the tensors that an attack is given; each mistake is one line."""
+"""What an attack or an evaluation gives a network, and gets from it; each mistake is one line."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from lrm_lightning.attacks.base import attack_mode
 from lrm_lightning.errors import NotFiniteError
 
 OVERWRITES = "the model overwrites its input x; let it compute on x.clone()"
@@ -68,3 +72,48 @@ def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> 
         if not bool(passed):
             kind = NotFiniteError if message == NOT_FINITE else ValueError
             raise kind(f"{message} (batch of shape {tuple(x.shape)})")
+
+
+def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:
+    """Finite logits of a batch of pixels in [0, 1], shape ``(B, classes)``, without a graph."""
+    low, high = x.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
+    with attack_mode(network), torch.no_grad():
+        x = x.clone() if x.is_inference() else x  # such a tensor has no version
+        version = x._version
+        logits = network(x)
+    if x._version != version:
+        raise ValueError(OVERWRITES)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        got = f"a {type(logits).__name__}; say which part of it they are: output=0, output=logits"
+        if isinstance(logits, Tensor):
+            got = f"shape {tuple(logits.shape)}"
+        raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")
+    if classes is not None and logits.shape[1] != classes:
+        raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")
+    if not logits.isfinite().all():
+        raise ValueError("the model returned logits that are NaN or infinite")
+    return logits
+
+
+@contextmanager
+def exact_arithmetic() -> Generator[None]:
+    """Full float32 and repeatable kernels, on a GPU too: less rounds small gradients away.
+
+    Inside, autocast is off, matrix products and convolutions make no use of TF32, and cuDNN chooses
+    deterministic kernels without trying which is fastest.
+    """
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from pyautoattack.autopgd_base import APGDAttack
 
-from lrm_lightning.attacks.objectives import OBJECTIVES, cross_entropy, dlr, hard_labels, margin
+from lrm_lightning.losses import OBJECTIVES, cross_entropy, dlr, hard_labels, margin
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 Y = torch.tensor([0, 2])

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import pgd
-from lrm_lightning.attacks.context import attack_mode, exact_arithmetic
+from lrm_lightning.attacks.base import attack_mode
+from lrm_lightning.attacks.forward import exact_arithmetic
 
 ATTACK = {"eps": 0.05, "step_size": 0.02, "steps": 2}
 
