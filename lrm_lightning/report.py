@@ -29,9 +29,9 @@ def report(folders: list[str], out: Path) -> Path:
     """
     # matplotlib takes a second to import; a wrong override should not wait for it.
     from lrm_lightning.reporting import page
-    from lrm_lightning.reporting.document import compose
+    from lrm_lightning.reporting.aggregate import load
     from lrm_lightning.reporting.figures.style import style
-    from lrm_lightning.reporting.load import load
+    from lrm_lightning.reporting.page import compose
 
     records = load(folders)
     with style():

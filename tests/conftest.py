@@ -31,6 +31,11 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_modifyitems(items):
+    """Long tests come first: one that is left for the end keeps the other cores waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 NETWORK = {"depth": 1, "widths": [4, 4, 8, 8], "num_classes": 10}
 # Everything that the strong suite does, a few steps of each.
 QUICK = (

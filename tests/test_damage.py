@@ -23,14 +23,20 @@ from lrm_lightning.evaluation.cache import Cache
 from lrm_lightning.evaluation.session import _finished
 from lrm_lightning.export import export_model
 from lrm_lightning.models import ResNet
-from lrm_lightning.reporting.load import load, training_curves
+from lrm_lightning.reporting.aggregate import load
+from lrm_lightning.reporting.run_dir import training_curves
 from lrm_lightning.runs.directory import RunDir, finished_run
 from lrm_lightning.runs.files import file_sha256, write_arrays
 from lrm_lightning.runs.identity import hashed
 from lrm_lightning.runs.integrity import content_sha256
-from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.networks import load_run
-from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord, write_record
+from lrm_lightning.runs.records import (
+    EvaluationRecord,
+    RunRecord,
+    TransferRecord,
+    accuracies,
+    write_record,
+)
 from lrm_lightning.tracking.metrics_csv import MetricsCSV, MetricsInCheckpoints
 from lrm_lightning.training.checkpoints import RunCheckpointIO, newest_usable
 

@@ -93,7 +93,7 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     if classes is not None and logits.shape[1] != classes:
         raise ValueError(f"the model knows {logits.shape[1]} classes, but the data have {classes}")
     if not logits.isfinite().all():
-        raise ValueError("the model returned logits that are NaN or infinite")
+        raise ValueError(NOT_FINITE)
     return logits
 
 

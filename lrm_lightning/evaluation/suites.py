@@ -20,9 +20,8 @@ from lrm_lightning.evaluation.paper import PaperSuite
 from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_if_short
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.directory import EVALUATIONS
-from lrm_lightning.runs.intervals import accuracies
 from lrm_lightning.runs.networks import TrainedNetwork, imported, weights_sha256
-from lrm_lightning.runs.records import EvaluationRecord
+from lrm_lightning.runs.records import EvaluationRecord, accuracies
 
 Suite = PaperSuite | StrongSuite | EpsCurveSuite | KeptImagesSuite
 SUITES: dict[str, type[Suite]] = {

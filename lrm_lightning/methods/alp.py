@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_choice, check_number
 from lrm_lightning.losses import PAIRING_DISTANCES, logit_pairing
-from lrm_lightning.methods.pgd import PGDTraining
+from lrm_lightning.methods.pgd import PGDTraining, Terms
 
 
 class AdversarialLogitPairing(PGDTraining):
@@ -48,8 +48,6 @@ class AdversarialLogitPairing(PGDTraining):
     def pairs_logits(self) -> bool:
         return self.pairing_weight > 0
 
-    def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    def pairing_terms(self, logits: Tensor, logits_adv: Tensor, targets: Tensor) -> Terms:
         paired = logit_pairing(logits, logits_adv, distance=self.pairing_distance)
         return {"pairing": self.pairing_weight * paired}

@@ -11,7 +11,7 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
 from lrm_lightning.losses import cross_entropy
-from lrm_lightning.methods.pgd import PGDTraining
+from lrm_lightning.methods.pgd import PGDTraining, Terms
 
 
 class GuidedTraining(PGDTraining):
@@ -84,7 +84,5 @@ class GuidedTraining(PGDTraining):
         attack = replace(self.attack, loss=raised)
         return attack(self.network, batch.x, targets, start=self.start(batch))
 
-    def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    def pairing_terms(self, logits: Tensor, logits_adv: Tensor, targets: Tensor) -> Terms:
         return {"pairing": self.weight * self.distance(logits, logits_adv)}

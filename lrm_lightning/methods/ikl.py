@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_number
 from lrm_lightning.losses import soft_cross_entropy
+from lrm_lightning.methods.pgd import Terms
 from lrm_lightning.methods.trades import TRADES
 
 
@@ -62,9 +63,7 @@ class ImprovedKL(TRADES):
     def pairs_logits(self) -> bool:
         return True  # they count the class means too
 
-    def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    def pairing_terms(self, logits: Tensor, logits_adv: Tensor, targets: Tensor) -> Terms:
         predicted = (logits.detach() / self.temperature).softmax(dim=1)
         self._seen = (targets[:, :, None] * predicted[:, None, :]).sum(dim=0)
         s = (targets[:, :, None] * self.class_means).sum(dim=1)

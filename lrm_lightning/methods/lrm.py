@@ -11,7 +11,7 @@ from lrm_lightning.losses import (
     ratio_weight,
     soft_cross_entropy,
 )
-from lrm_lightning.methods.pgd import PGDTraining
+from lrm_lightning.methods.pgd import PGDTraining, Terms
 
 
 class LogitRegularization(PGDTraining):
@@ -79,9 +79,7 @@ class LogitRegularization(PGDTraining):
     def pairs_logits(self) -> bool:
         return self.ratio > 0
 
-    def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    def pairing_terms(self, logits: Tensor, logits_adv: Tensor, targets: Tensor) -> Terms:
         clean = logits.detach() if self.detach_clean else logits
         paired = distribution_pairing(clean, logits_adv, kind=self.pairing_kind)
         # Averaged over processes first, so that the ratio is that of the global batch.

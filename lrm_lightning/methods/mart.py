@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.checks import check_number
 from lrm_lightning.losses import kl_divergence
-from lrm_lightning.methods.pgd import PGDTraining
+from lrm_lightning.methods.pgd import PGDTraining, Terms
 
 
 class MART(PGDTraining):
@@ -37,9 +37,7 @@ class MART(PGDTraining):
         check_number("pairing_weight", pairing_weight, low=0)
         self.pairing_weight = pairing_weight
 
-    def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    def pairing_terms(self, logits: Tensor, logits_adv: Tensor, targets: Tensor) -> Terms:
         label = targets.argmax(dim=1, keepdim=True)
         wrong = logits_adv.scatter(1, label, -torch.inf).argmax(dim=1, keepdim=True)
         others = logits_adv.scatter(1, wrong, -torch.inf)  # all classes but the best wrong one

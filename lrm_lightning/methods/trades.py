@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lrm_lightning.checks import check_number
 from lrm_lightning.data import Batch
 from lrm_lightning.losses import kl_divergence
-from lrm_lightning.methods.pgd import PGDTraining
+from lrm_lightning.methods.pgd import PGDTraining, Terms
 
 # Standard deviation of the noise in which attacks begin: at the clean images KL has no gradient.
 START = 0.001
@@ -63,7 +63,5 @@ class TRADES(PGDTraining):
     def attack_batch(self, batch: Batch, targets: Tensor) -> Tensor:
         return super().attack_batch(batch, self.clean_logits(batch.x).softmax(dim=1))
 
-    def pairing_terms(
-        self, logits: Tensor, logits_adv: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    def pairing_terms(self, logits: Tensor, logits_adv: Tensor, targets: Tensor) -> Terms:
         return {"pairing": self.pairing_weight * kl_divergence(logits, logits_adv).mean()}

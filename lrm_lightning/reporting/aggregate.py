@@ -1,17 +1,41 @@
-"""Step 2: what the records have on each data set, runs that differ in the seed alone together."""
+"""Steps 1 and 2: every record below some folders; what they have on each data set.
 
+What cannot be read is named and left out; runs that differ in the seed alone are put together.
+"""
+
+import itertools
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from lrm_lightning.errors import UserError
 from lrm_lightning.reporting import paper, settings
-from lrm_lightning.reporting.load import Evaluation, Records, Run, Transfer, command_line
+from lrm_lightning.reporting.run_dir import command_line
+from lrm_lightning.runs.directory import EVALUATIONS, RECORD, TRANSFER, finished_run
+from lrm_lightning.runs.files import matches
 from lrm_lightning.runs.intervals import wilson_interval
-from lrm_lightning.runs.records import Data, EvaluationRecord, Record, RunRecord
+from lrm_lightning.runs.records import (
+    Data,
+    EvaluationRecord,
+    Record,
+    RunRecord,
+    TransferRecord,
+    printable,
+    read_record,
+    read_verdicts,
+)
+
+# Large or foreign folders of a run directory without records.
+SKIPPED_FOLDERS = {"checkpoints", "wandb", ".hydra", ".git", "__pycache__"}
+# Version 0.1 wrote transfer.json; now its name ends with the hash of its settings.
+TRANSFERS = re.compile(rf"{Path(TRANSFER).stem}(-[0-9a-f]{{8}})?\.json")
 
 METHOD_TITLES = {
     **{name: row.title for name, row in paper.METHODS.items()},
@@ -32,6 +56,80 @@ SAID_OF_ALL = ("autoattack.version", "transfer.sources")
 OF_ONE_RUN = ("method", "seed", "rerun", "sweep", "--", "hydra.mode")
 # So many differences are a name; more are told beside it.
 SHORT = 2
+
+R = TypeVar("R", EvaluationRecord, TransferRecord)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
+
+
+@dataclass(frozen=True)
+class Origin(Generic[R_co]):
+    """Where a number came from: a record, and the file that it was read from."""
+
+    path: Path
+    record: R_co
+
+
+Run: TypeAlias = Origin[RunRecord]
+Evaluation: TypeAlias = Origin[EvaluationRecord]
+Transfer: TypeAlias = Origin[TransferRecord]
+
+
+@dataclass
+class Records:
+    """Everything found; ``skipped`` has one line for each file that was left out: what and why."""
+
+    runs: list[Run] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def everything(self) -> list[Origin[Record]]:
+        """Every record, whatever its kind."""
+        return [*self.runs, *self.evaluations, *self.transfers]
+
+    def run_of(self, evaluation: Evaluation) -> Run | None:
+        """The run whose network was measured, if its record was found."""
+        folder = evaluation.path.parents[1]
+        here = (run for run in self.runs if run.path.parent == folder)
+        return next(here, None) or self.run_by_id(evaluation.record.network.run_id)
+
+    def run_by_id(self, run_id: str) -> Run | None:
+        """The run of that id, if its record was found."""
+        return next((run for run in self.runs if run_id and run.record.run_id == run_id), None)
+
+
+def load(folders: Sequence[str]) -> Records:
+    """What is below folders or glob patterns of them, by path; raises if there is no such folder.
+
+    A copied run counts once; an evaluation from before its run was trained again is left out.
+    """
+    records = Records()
+    for path in sorted({path for pattern in folders for path in _files(pattern)}):
+        try:
+            if path.parent.name == EVALUATIONS:
+                records.evaluations.append(Origin(path, _measured(path, EvaluationRecord)))
+            elif path.name != RECORD:
+                records.transfers.append(Origin(path, _measured(path, TransferRecord)))
+            elif (record := finished_run(path.parent)) is not None:
+                records.runs.append(Origin(path, record))
+        except FileNotFoundError:  # a link to nowhere
+            continue
+        except UserError as error:
+            records.skipped.append(printable(str(error)))
+    records.runs = _without_copies(records.runs)
+    records.evaluations = [each for each in records.evaluations if _is_current(each, records)]
+    return records
+
+
+def walk(pattern: str) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder at or below a folder or a glob pattern of them, and the names of its files."""
+    folders = [each for each in matches(pattern)[0] if each.is_dir()]
+    if not folders:
+        raise UserError(f"no folder {pattern}; give runs_dir=<where the runs are>")
+    for here, inside, names in itertools.chain.from_iterable(map(os.walk, folders)):
+        inside[:] = [each for each in inside if each not in SKIPPED_FOLDERS]
+        yield Path(here), names
 
 
 @dataclass(frozen=True)
@@ -181,6 +279,47 @@ def rows_of_paper(groups: Sequence[Group]) -> list[Group]:
 def canonical(content: object) -> str:
     """A text that is equal for equal content."""
     return json.dumps(content, sort_keys=True, default=str)
+
+
+def _measured(path: Path, kind: type[R]) -> R:
+    """The record at ``path``, with whose numbers the verdicts beside it agree if they are there."""
+    record = read_record(path, kind)
+    with suppress(FileNotFoundError):
+        read_verdicts(path.with_suffix(".npz"), record)
+    return record
+
+
+def _files(pattern: str) -> Iterator[Path]:
+    for folder, names in walk(pattern):
+        is_suite = folder.name == EVALUATIONS
+        for name in names:
+            if name == RECORD or TRANSFERS.fullmatch(name) or (is_suite and name.endswith(".json")):
+                yield folder / name
+
+
+def _without_copies(runs: Sequence[Run]) -> list[Run]:
+    kept: dict[str, Run] = {}
+    for run in runs:
+        record = run.record
+        same = f"{record.run_id} {record.written} {sorted(record.metrics.items())}"
+        kept.setdefault(same if record.run_id else str(run.path), run)
+    return list(kept.values())
+
+
+def _is_current(evaluation: Evaluation, records: Records) -> bool:
+    """Whether an evaluation is of the run in whose folder it lies, which wasn't trained since."""
+    run, folder = records.run_of(evaluation), evaluation.path.parents[1]
+    if run is None or run.path.parent != folder:
+        return True
+    written, run_id = evaluation.record.written, evaluation.record.network.run_id
+    if run_id and run.record.run_id not in ("", run_id):
+        why = f"of another run, {run_id}"
+    elif written and written < run.record.written:
+        why = "of before the run was trained again"
+    else:
+        return True
+    records.skipped.append(printable(f"{evaluation.path}: {why}; evaluate it again"))
+    return False
 
 
 def _results(records: Records, data: Data) -> Results:

@@ -9,8 +9,15 @@ import numpy as np
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import weakness
-from lrm_lightning.reporting.aggregate import THREAT_KEYS, Group, Results
-from lrm_lightning.reporting.load import Evaluation, Origin, Records, Run
+from lrm_lightning.reporting.aggregate import (
+    THREAT_KEYS,
+    Evaluation,
+    Group,
+    Origin,
+    Records,
+    Results,
+    Run,
+)
 from lrm_lightning.reporting.parts import Cell, Missing, Row, Table, command, percent_range
 from lrm_lightning.reporting.tables import INTERVALS, accuracy, over_seeds, stands_on
 from lrm_lightning.runs.directory import CORRECT

@@ -16,7 +16,8 @@ import numpy as np
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
-from lrm_lightning.reporting.load import command_line, training_curves, walk
+from lrm_lightning.reporting.aggregate import walk
+from lrm_lightning.reporting.run_dir import command_line, training_curves
 from lrm_lightning.reporting.settings import differences, shown, summary, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,

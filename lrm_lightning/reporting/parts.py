@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 
-from lrm_lightning.reporting.load import Origin
+from lrm_lightning.reporting.aggregate import Origin
 from lrm_lightning.runs.records import Masking, Record
 
 NOTHING = "\N{EN DASH}"

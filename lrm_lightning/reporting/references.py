@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from lrm_lightning.evaluation.metrics import raised
 from lrm_lightning.reporting import paper, settings
-from lrm_lightning.reporting.load import Origin, Records, Run, command_line
+from lrm_lightning.reporting.aggregate import Origin, Records, Run
 from lrm_lightning.reporting.parts import Origins, command
+from lrm_lightning.reporting.run_dir import command_line
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import (
     EvaluationRecord,

@@ -18,8 +18,15 @@ from lrm_lightning.evaluation.metrics import (
     weakness,
 )
 from lrm_lightning.reporting import paper, parts, settings
-from lrm_lightning.reporting.aggregate import METHOD_TITLES, Group, Results, rows_of_paper, titled
-from lrm_lightning.reporting.load import Records, Transfer
+from lrm_lightning.reporting.aggregate import (
+    METHOD_TITLES,
+    Group,
+    Records,
+    Results,
+    Transfer,
+    rows_of_paper,
+    titled,
+)
 from lrm_lightning.reporting.parts import Cell, Missing, Origins, Row, Table, Verdict, command
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import EvaluationRecord, Network

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,19 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+@cache
+def _file(name: str) -> Any:  # noqa: ANN401
+    """``conf/<name>.yaml`` as it is; a sweep asks for it once a job, and YAML is slow to read."""
+    return OmegaConf.load(conf_dir() / f"{name}.yaml")
+
+
 def check_kinds(cfg: DictConfig, name: str) -> None:
     """Raise :class:`UserError` unless each setting is of the kind it has in ``conf/<name>.yaml``.
 
     A group or a mapping is a mapping; a text is a text, and so is what is null unless it stays
     null; a list is a text or a list of texts. Numbers have their own checks.
     """
-    base: Any = OmegaConf.load(conf_dir() / f"{name}.yaml")
+    base = _file(name)
     chosen = [
         item for each in base.defaults if isinstance(each, DictConfig) for item in each.items()
     ]
@@ -73,7 +80,7 @@ def check_keys(cfg: DictConfig, name: str, **more: Collection[str]) -> None:
         name: Of the command's YAML file, ``conf/<name>.yaml``.
         **more: By a mapping's name all keys that are read of it, beside those of the file.
     """
-    base: Any = OmegaConf.load(conf_dir() / f"{name}.yaml")
+    base = _file(name)
     chosen = [str(key) for each in base.defaults if isinstance(each, DictConfig) for key in each]
     groups = [key for key in chosen if " " not in key]  # "override hydra/help" is no key
     top = {*map(str, base), *groups} - {"defaults", "hydra"}

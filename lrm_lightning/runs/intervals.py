@@ -1,7 +1,4 @@
-"""Accuracies and their confidence intervals."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Confidence intervals of accuracies."""
 
 import numpy as np
 
@@ -42,21 +39,3 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, floa
     """
     difference = theirs.astype(float) - ours
     return float(difference.mean()), float(1.96 * difference.std(ddof=1) / len(ours) ** 0.5)
-
-
-def accuracies(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """``n``, ``metrics`` and ``intervals`` (95%) of a record, by attack, each in [0, 1].
-
-    ``correct`` are an attack's verdicts, bool ``(n,)``: which images are classified correctly. Of a
-    random network they are ``(n, passes)``; then the mean counts, and ``spread`` has the standard
-    deviation of the passes' accuracies.
-    """
-    (n,) = {len(each) for each in correct.values()}
-    metrics = {name: float(each.mean()) for name, each in correct.items()}
-    intervals = {
-        name: list(wilson_interval(round(share * n), n)) for name, share in metrics.items()
-    }
-    passes = {name: each.mean(axis=0) for name, each in correct.items() if each.ndim == 2}
-    spread = {name: float(each.std(ddof=1)) for name, each in passes.items()}
-    found = {"n": n, "metrics": metrics, "intervals": intervals}
-    return found | ({"spread": spread} if spread else {})

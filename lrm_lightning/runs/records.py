@@ -6,6 +6,7 @@ ignored, and configurations of older versions are given in today's keys.
 """
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -24,6 +25,7 @@ from pydantic import (
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.files import file_sha256, read_arrays, write_sealed_json
 from lrm_lightning.runs.integrity import opened
+from lrm_lightning.runs.intervals import wilson_interval
 
 SCHEMA = 1
 LONGEST_TEXT = 400
@@ -357,6 +359,24 @@ class TransferRecord(Record):
 
 
 R = TypeVar("R", RunRecord, EvaluationRecord, TransferRecord)
+
+
+def accuracies(correct: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """``n``, ``metrics`` and ``intervals`` (95%) of a record, by attack, each in [0, 1].
+
+    ``correct`` are an attack's verdicts, bool ``(n,)``: which images are classified correctly. Of a
+    random network they are ``(n, passes)``; then the mean counts, and ``spread`` has the standard
+    deviation of the passes' accuracies.
+    """
+    (n,) = {len(each) for each in correct.values()}
+    metrics = {name: float(each.mean()) for name, each in correct.items()}
+    intervals = {
+        name: list(wilson_interval(round(share * n), n)) for name, share in metrics.items()
+    }
+    passes = {name: each.mean(axis=0) for name, each in correct.items() if each.ndim == 2}
+    spread = {name: float(each.std(ddof=1)) for name, each in passes.items()}
+    found = {"n": n, "metrics": metrics, "intervals": intervals}
+    return found | ({"spread": spread} if spread else {})
 
 
 def write_record(path: Path, record: Record) -> None:

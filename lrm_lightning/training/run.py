@@ -29,8 +29,7 @@ from lrm_lightning.runs.directory import (
     finished_run,
 )
 from lrm_lightning.runs.files import file_sha256, shown_path, write_arrays
-from lrm_lightning.runs.intervals import accuracies
-from lrm_lightning.runs.records import RunRecord, write_record
+from lrm_lightning.runs.records import RunRecord, accuracies, write_record
 from lrm_lightning.tracking.loggers import open_loggers, upload_rest
 from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia

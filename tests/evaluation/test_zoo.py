@@ -14,7 +14,7 @@ from lrm_lightning.evaluation.bench import Images
 from lrm_lightning.evaluation.randomised import RandomNetwork
 from lrm_lightning.evaluation.searches import has_gradient
 from lrm_lightning.evaluation.strong import StrongSuite
-from lrm_lightning.runs.intervals import accuracies
+from lrm_lightning.runs.records import accuracies
 
 N = 120
 SUITE = StrongSuite(

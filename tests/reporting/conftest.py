@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from lrm_lightning.report import report
-from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.figures.style import style
-from lrm_lightning.reporting.load import load
 
 OFFICIAL = {
     "name": "cifar10", "official": True, "fingerprint": "ab" * 32, "note": "",

@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from lrm_lightning.reporting.aggregate import aggregate, rows_of_paper
-from lrm_lightning.reporting.load import load
+from lrm_lightning.reporting.aggregate import aggregate, load, rows_of_paper
 from lrm_lightning.reporting.settings import (
     attack_departures,
     departures,

@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from lrm_lightning.reporting import document
-from lrm_lightning.reporting.document import compose
+from lrm_lightning.reporting import page
+from lrm_lightning.reporting.aggregate import load
 from lrm_lightning.reporting.figures.curves import eps_curves, step_curve, training_plots
 from lrm_lightning.reporting.figures.logits import (
     figure_1_left,
@@ -15,7 +15,7 @@ from lrm_lightning.reporting.figures.logits import (
     figure_2_right,
 )
 from lrm_lightning.reporting.figures.style import inline, save, series_of
-from lrm_lightning.reporting.load import load
+from lrm_lightning.reporting.page import compose
 from lrm_lightning.reporting.parts import Missing
 
 
@@ -207,7 +207,7 @@ def test_a_slug_that_begins_with_a_digit_is_inlined():
 
 def test_a_figure_names_a_section_that_there_is(records, monkeypatch):
     records.run("pgd")
-    monkeypatch.setattr(document, "FIGURES", [("conclusions", lambda results: [])])
+    monkeypatch.setattr(page, "FIGURES", [("conclusions", lambda results: [])])
     with pytest.raises(
         ValueError, match=r"section='conclusions' is unknown; choose one of: white-"
     ):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.gallery import galleries
-from lrm_lightning.reporting.load import load
 from lrm_lightning.reporting.parts import Gallery
 
 

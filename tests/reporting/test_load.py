@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.reporting.load import command_line, load, training_curves
+from lrm_lightning.reporting.aggregate import load
+from lrm_lightning.reporting.run_dir import command_line, training_curves
 from lrm_lightning.runs.records import RunRecord
 
 

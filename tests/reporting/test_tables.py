@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lrm_lightning.evaluation.metrics import attack_title
 from lrm_lightning.reporting import page, paper
-from lrm_lightning.reporting.document import Chapter, Document, Section, compose
-from lrm_lightning.reporting.load import load
+from lrm_lightning.reporting.aggregate import load
+from lrm_lightning.reporting.page import Chapter, Document, Section, compose
 from lrm_lightning.reporting.parts import Table, number, signed
 from lrm_lightning.reporting.references import References
 from lrm_lightning.reporting.tables import (

@@ -13,11 +13,12 @@ import yaml
 
 from lrm_lightning.report import report
 from lrm_lightning.reporting import tabular
-from lrm_lightning.reporting.document import compose
+from lrm_lightning.reporting.aggregate import load
 from lrm_lightning.reporting.figures.curves import step_curve
-from lrm_lightning.reporting.load import command_line, load
+from lrm_lightning.reporting.page import compose
 from lrm_lightning.reporting.parts import Cell, Row, Table
 from lrm_lightning.reporting.references import References
+from lrm_lightning.reporting.run_dir import command_line
 from lrm_lightning.reporting.tables import (
     other_configurations,
     strong_table,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrm_lightning.runs.intervals import accuracies, wilson_interval
+from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.records import accuracies
 
 
 def test_golden_value():

@@ -182,6 +182,7 @@ def undisturbed_pair(tmp_path_factory, small, finished_in):
     return finished_in(commands.folder, "pgd")
 
 
+@pytest.mark.slow
 def test_a_pair_ends_together_whatever_comes_and_goes_on_as_if_undisturbed(
     commands, finished, undisturbed_pair
 ):
@@ -214,6 +215,7 @@ def test_a_port_that_is_taken(commands):
     assert line.startswith(f"error: port {port}, ")
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_its_jobs_and_goes_on_after_ctrl_c(commands, finished, undisturbed_pair):
     sweep = ("-m", "method=pgd,alp", "hydra.launcher.jobs=1")
     process = commands.start(*sweep)

@@ -26,6 +26,7 @@ name: mine
 """
 
 
+@pytest.mark.slow
 def test_installed_wheel_sweeps(tmp_path, python):
     dist, site, elsewhere = (tmp_path / name for name in ("dist", "site", "elsewhere"))
     (elsewhere / "conf/method").mkdir(parents=True)

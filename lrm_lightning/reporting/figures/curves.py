@@ -11,8 +11,8 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import NORMS, attack_title, pgd_steps, shown_eps
 from lrm_lightning.reporting.aggregate import Group, Results, titled
 from lrm_lightning.reporting.figures import style
-from lrm_lightning.reporting.load import Points, training_curves
 from lrm_lightning.reporting.parts import Missing, Plot, command, number
+from lrm_lightning.reporting.run_dir import Points, training_curves
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import Curve, EpsCurve, printable
 
