@@ -209,7 +209,7 @@ def test_a_figure_names_a_section_that_there_is(records, monkeypatch):
     records.run("pgd")
     monkeypatch.setattr(page, "FIGURES", [("conclusions", lambda results: [])])
     with pytest.raises(
-        ValueError, match=r"section='conclusions' is unknown; choose one of: white-"
+        ValueError, match=r"section='conclusions' is unknown; choose one of: ranking, white-"
     ):
         compose(load([str(records.folder)]))
 

@@ -91,7 +91,7 @@ def test_no_name_of_data_leads_out_of_the_page(records, run, tmp_path, name):
     assert all(re.fullmatch(r"[a-z0-9-]+\.(svg|pdf)", each) for each in figures)
     page = (tmp_path / "report/index.html").read_text()
     assert f"Table 1. White-box accuracy, {html.escape(name)} (not the official bytes)" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # which sorts tables
 
 
 def test_no_records_is_one_line(run, tmp_path):

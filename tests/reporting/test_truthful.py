@@ -116,7 +116,8 @@ def test_no_name_of_a_record_does_harm(records, tmp_path, name):
     html = page.read_text(encoding="utf-8")
     found = Elements(html)
     assert found.harmful == []
-    assert not found.tags & {"script", "iframe", "object", "embed", "form", "input", "image"}
+    assert html.count("<script") == 1  # which sorts tables
+    assert not found.tags & {"iframe", "object", "embed", "form", "input", "image"}
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
     markdown = (page.parent / "report.md").read_text(encoding="utf-8")
     assert tags_of_markdown(markdown) <= {"<https://arxiv.org/abs/1906.03749", "<code", "</code"}
