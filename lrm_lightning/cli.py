@@ -48,8 +48,6 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
 
         @functools.wraps(function)
         def main() -> None:
-            # It asks a cluster without accounting again and again, and says so each time.
-            logging.getLogger("submitit").setLevel(logging.ERROR)
             logging.raiseExceptions = False  # a full disk is told of once, not by each logger
             keep_freed_memory()
             # Makes Hydra raise its errors instead of printing a shortened traceback.

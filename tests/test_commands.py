@@ -75,7 +75,7 @@ def _validate(command, words):
     given = get_args_parser().parse_args(words)
     name = given.config_name or {"train": "config"}.get(command, command)
     overrides, folder = given.overrides, identity.conf_dir()
-    if any(each.startswith("hydra/launcher=") for each in overrides):  # an extra's, or elsewhere's
+    if "hydra/launcher=ray" in overrides:  # somebody else's
         overrides = [each for each in overrides if not re.match(r"\+?hydra[./]launcher", each)]
     if given.config_dir:
         overrides = [*overrides, f"hydra.searchpath=[file://{folder}]"]

@@ -31,6 +31,8 @@ class State(StrEnum):
     EARLIER = "done earlier"
     FAILED = "failed"
     STOPPED = "interrupted"
+    QUEUED = "in the queue"
+    SUBMITTED = "submitted"
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Job:
     overrides: tuple[str, ...]  # of the sweep, key=value each
     directory: Path  # absolute path of the run directory
     config: Any = None  # as plain dicts and lists, not resolved
-    devices: int = 1
+    devices: int = 1  # on each node
+    nodes: int = 1
     on_gpu: bool = False  # else the devices are CPU processes
     state: State = State.WAITING
     message: str = ""  # latest progress, or why it failed
@@ -66,17 +69,23 @@ class Job:
             return finished_run(self.directory)
 
 
+Check = Callable[[DictConfig, Job], None]
+
+
 def plan(
     batch: Sequence[Sequence[str]],
     first_number: int,
     composer: Composer,
-    settings: ProcessLauncherConf,
+    prepare: Callable[[], Check],
 ) -> tuple[list[Job], list[str]]:
     """Compose every job and check those that are not finished, before any is started.
 
+    What ``prepare`` returns checks a configuration and says in the job what it takes. It is called
+    when there is something to check.
+
     Returns the jobs, and one line for each that can't be run.
     """
-    validate: Callable[[DictConfig], object] | None = None
+    check: Check | None = None
     jobs: list[Job] = []
     problems: list[str] = []
     for number, overrides in enumerate(batch, first_number):
@@ -89,9 +98,8 @@ def plan(
                 if record is not None and not rerun and not _may_have_other_data(record, config):
                     job.state = State.EARLIER
                 elif job.twin is None:
-                    validate = validate or _prepare(settings)
-                    validate(config)
-                    job.on_gpu, job.devices = wanted_devices(config, settings)
+                    check = check or prepare()
+                    check(config, job)
             jobs.append(job)
         except (UserError, ValueError, OmegaConfBaseException) as problem:
             line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -106,11 +114,22 @@ def _may_have_other_data(record: RunRecord, config: DictConfig) -> bool:
     return not record.data.official or OmegaConf.select(config, "data.require_official") is False
 
 
-def _prepare(settings: ProcessLauncherConf) -> Callable[[DictConfig], object]:
-    """The validator, and the fork server, which imports while we do."""
+def on_this_machine(settings: ProcessLauncherConf) -> Check:
+    """The check of a job that runs here; starts the fork server, which imports while we do."""
     if settings.preload is not None:
         start_fork_server(settings.preload)
-    module, _, name = settings.validator.rpartition(".")
+    validate = named(settings.validator)
+
+    def check(config: DictConfig, job: Job) -> None:
+        validate(config)
+        job.on_gpu, job.devices = wanted_devices(config, settings)
+
+    return check
+
+
+def named(function: str) -> Callable[[DictConfig], object]:
+    """The function of that dotted name."""
+    module, _, name = function.rpartition(".")
     return getattr(import_module(module), name)
 
 

@@ -7,7 +7,8 @@ when a multirun begins.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
@@ -57,7 +58,7 @@ class ProcessLauncher(Launcher):
         try:
             check_settings(self.settings)
         except ValueError as problem:
-            _exit_with([f"hydra.launcher.{problem}"])
+            exit_with([f"hydra.launcher.{problem}"])
         self.composer = Composer(config, hydra_context)
         call_after_multirun(hydra_context, self.finish)
 
@@ -65,12 +66,13 @@ class ProcessLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run one batch; exit before any starts if a configuration is bad, or after a signal."""
-        from hydra_plugins.lrm_process_launcher._plan import plan
+        from hydra_plugins.lrm_process_launcher._plan import on_this_machine, plan
         from hydra_plugins.lrm_process_launcher._schedule import Schedule
 
-        jobs, problems = plan(job_overrides, initial_job_idx, self.composer, self.settings)
+        prepare = partial(on_this_machine, self.settings)
+        jobs, problems = plan(job_overrides, initial_job_idx, self.composer, prepare)
         if problems:
-            _exit_with(problems)
+            exit_with(problems)
         self.jobs += jobs
         number = Schedule(jobs, self.composer, self.settings).run()
         if number is not None:
@@ -100,7 +102,8 @@ def check_settings(settings: ProcessLauncherConf) -> None:
         check_integer("gpus", settings.gpus, low=0)
 
 
-def _exit_with(problems: Sequence[str]) -> None:
+def exit_with(problems: Sequence[str]) -> NoReturn:
+    """Print one line for each problem, and exit with 1."""
     sys.stderr.writelines(f"error: {problem}\n" for problem in problems)
     raise SystemExit(1)
 

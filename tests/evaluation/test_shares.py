@@ -1,9 +1,16 @@
 """Several processes that do one evaluation together, and what it costs."""
 
 import json
+import os
+import re
+import runpy
+import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +22,8 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.evaluation.strong import StrongSuite
 
+ROOT = Path(__file__).parents[2]
+FakeSlurm = runpy.run_path(str(ROOT / "tests/cluster/fake_slurm.py"))["FakeSlurm"]
 COMMAND = "lrm_lightning.evaluate"
 # Differ from one execution to the next, or say where it was executed.
 OF_THE_EXECUTION = ("wall_s", "written", "sha256")
@@ -191,3 +200,30 @@ def test_four_shares_take_a_quarter_of_the_time(capsys):
     Progress("mine", cache).cost(1000, {"passes": 3000, "others": 0}, lambda: 7.2)
     told = "mine: at most 3,000 passes, for each of 1,000 images: 2.0 h, 30 min in 4 shares\n"
     assert capsys.readouterr().out == told
+
+
+def test_on_a_cluster_shares_are_an_array(processes, quick, tmp_path_factory):
+    page = (ROOT / "docs/evaluation.md").read_text()
+    (line,) = re.findall(r"^sbatch --array.*", page, re.MULTILINE)
+    (processes.folder / "somebodys.py").write_text(NETWORK)
+    ours = ("network=somebodys:nearest", "data.name=digits", *quick, "attack.eps=0.03")
+    ours += ("n_images=40", "batch_size=4", "device=cpu")
+    for shown, given in {
+        "python": sys.executable,
+        '"runs=[runs/cifar10/*]" suite=strong n_images=null': shlex.join(ours),
+        "=1-4": "=1-2",
+        "shares=4": "shares=2",
+    }.items():
+        assert shown in line
+        line = line.replace(shown, given)
+    slurm = FakeSlurm(tmp_path_factory.mktemp("slurm"))
+    environment = os.environ | slurm.environment
+    subprocess.run(["bash", "-c", line], env=environment, check=True, stdout=subprocess.DEVNULL)
+    path = f"{ROOT}{os.pathsep}{processes.folder}"
+    tasks = [slurm.start(n, folder=processes.folder, PYTHONPATH=path) for n in (1, 2)]
+    assert [task.wait(600) for task in tasks] == [0, 0]
+    for number in (1, 2):
+        said = (processes.folder / f"slurm-{number}.out").read_text()
+        assert f"strong nearest (1/1), share {number} of 2: " in said
+    record, _ = read(processes.folder / "runs/nearest")
+    assert record["n"] == 40

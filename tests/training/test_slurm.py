@@ -1,28 +1,40 @@
-"""Sweeps through a real SLURM controller, where this machine has one to start."""
+"""Sweeps through a real SLURM controller, where this machine has one to start, and a stand-in."""
 
 import os
+import runpy
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import time
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "cluster" / "local_slurm.sh"
-ROOT = Path(__file__).parents[2]
+CLUSTER = Path(__file__).parents[1] / "cluster"
+FakeSlurm = runpy.run_path(str(CLUSTER / "fake_slurm.py"))["FakeSlurm"]
+SCRIPT = CLUSTER / "local_slurm.sh"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
-LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
+SUBMIT = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1")
+AFTER_20_STEPS = " of training at "
+TRAIN = ("-m", "lrm_lightning.train", "-m")
+# No checkpoint but those that signals and the ends of epochs make.
+LONG = ("method=lrm", "trainer.max_epochs=1", "trainer.limit_train_batches=45")
+LONG += ("checkpoint.every_minutes=60",)
 
 missing = [name for name in NEEDED if shutil.which(name) is None]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(missing), reason=f"no SLURM here: {', '.join(missing)} not found"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a SLURM controller"),
-    pytest.mark.skipif(find_spec("submitit") is None, reason="needs the extra [slurm]"),
-]
+real = pytest.mark.skipif(
+    bool(missing) or os.geteuid() != 0,
+    reason=f"no SLURM that root could start here: {', '.join(missing)} not found",
+)
+
+
+@pytest.fixture
+def fake(tmp_path_factory):
+    fake = FakeSlurm(tmp_path_factory.mktemp("slurm"))
+    yield fake
+    fake.clean_up()
 
 
 def _free_port():
@@ -45,52 +57,77 @@ def slurm(tmp_path_factory, monkeypatch):
     subprocess.run([SCRIPT, "stop", folder], check=True)
 
 
-def test_sweep_smoothing(slurm, small, tmp_path):
-    # A virtual environment for make, in which the package is installed: this one.
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    python = venv / "bin/python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    for stamp in (".made", ".installed"):
-        (venv / stamp).touch()
-    overrides = " ".join([*small, *LAUNCHER, f"runs_dir={tmp_path}/runs"])
-    target = ["make", "-C", ROOT, "sweep-smoothing", f"VENV={venv}", f"ARGS={overrides}"]
-    done = subprocess.run(target, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(tmp_path.glob("runs/digits/label_smoothing-*/record.json"))) == 7
-    assert len(list(tmp_path.glob("runs/.submitit/*/*_result.pkl"))) == 7
-
-
-@pytest.mark.parametrize(
-    "disturb",
-    [("scontrol", "requeue"), ("scancel", "--signal=USR2")],
-    ids=["preempted", "out of time"],
-)
-def test_a_requeued_job_ends_as_if_undisturbed(disturb, slurm, python, small, finished, tmp_path):
-    # No checkpoint but those that signals and the ends of epochs make.
-    run = ("method=lrm", "trainer.limit_train_batches=60", "checkpoint.every_minutes=60")
-    python("-m", "lrm_lightning.train", *small, *run, "runs_dir=undisturbed", folder=tmp_path)
-
-    command = [sys.executable, "-m", "lrm_lightning.train", "-m", *small, *run, *LAUNCHER]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def _until(condition):
     deadline = time.monotonic() + 600
-    while not _said(tmp_path, " of training at "):  # after 20 steps
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
-    listed = ["squeue", "--noheader", "--array", "--format=%i", "--states=running"]
-    (job,) = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
-    subprocess.run([*disturb, job], check=True)
-    assert process.wait(600) == 0
-    (resumed,) = _said(tmp_path, "resumed at step ")
-    assert 20 <= int(resumed.split()[-1]) < 60
-    finished("lrm").assert_same_result(finished("lrm", "undisturbed"))
 
 
 def _said(folder, words):
-    """What the jobs printed with these words in it."""
-    logs = folder.glob("runs/.submitit/*/*_log.out")
+    """What the jobs logged with these words in it."""
+    logs = folder.glob("runs/digits/*/job.log")
     return [line for log in logs for line in log.read_text().splitlines() if words in line]
+
+
+def _listed(*options):
+    """The tasks in the queue."""
+    squeue = ["squeue", "--noheader", "--array", "--format=%i", *options]
+    return subprocess.run(squeue, check=True, capture_output=True, text=True).stdout.split()
+
+
+@pytest.fixture
+def assert_as_undisturbed(command, finished):
+    """Function: what was submitted has the results of a plain run."""
+    command.run(*LONG, "runs_dir=plain")
+    return lambda: finished("lrm").assert_same_result(finished("lrm", "plain"))
+
+
+def test_a_submitted_job_ends_as_if_undisturbed(
+    fake, python, small, assert_as_undisturbed, tmp_path
+):
+    submit = partial(python, *TRAIN, *small, *LONG, *SUBMIT, folder=tmp_path, **fake.environment)
+    assert "submitted 1 job as array 1" in submit()
+    process = fake.start(0, folder=tmp_path)
+    _until(lambda: _said(tmp_path, AFTER_20_STEPS))
+    os.kill(process.pid, signal.SIGUSR1)  # the time is almost over
+    assert process.wait(600) != 0
+    assert fake.requeued == ["1_0"]
+    process = fake.start(0, folder=tmp_path)
+    _until(lambda: _said(tmp_path, "resumed at step "))
+    os.killpg(process.pid, signal.SIGKILL)  # the node breaks down
+    process.wait(600)
+    fake.run(0, folder=tmp_path)
+    steps = {int(line.split()[-1]) for line in _said(tmp_path, "resumed at step ")}
+    assert len(steps) == 1
+    assert steps <= set(range(20, 45))
+    assert_as_undisturbed()
+    assert "1 job: 1 done earlier" in submit()
+
+
+def test_a_task_may_be_several_processes(fake, python, small, finished, tmp_path):
+    two = ("method=lrm", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    python(*TRAIN, *small, *two, "runs_dir=plain", folder=tmp_path)
+    python(*TRAIN, *small, *two, *SUBMIT, folder=tmp_path, **fake.environment)
+    fake.run(0, folder=tmp_path)
+    assert finished("lrm").record["hardware"]["devices"] == 2
+    finished("lrm").assert_same_result(finished("lrm", "plain"))
+
+
+@real
+@pytest.mark.parametrize(
+    "disturb",
+    [("scontrol", "requeue"), ("scancel", "--batch", "--signal=USR1")],
+    ids=["preempted", "out of time"],
+)
+def test_a_requeued_job_ends_as_if_undisturbed(
+    disturb, slurm, python, small, assert_as_undisturbed, tmp_path
+):
+    python(*TRAIN, *small, *LONG, *SUBMIT, folder=tmp_path)
+    _until(lambda: _said(tmp_path, AFTER_20_STEPS))
+    job, *_ = _listed("--states=running")
+    subprocess.run([*disturb, job], check=True)
+    _until(lambda: not _listed())
+    (resumed,) = _said(tmp_path, "resumed at step ")
+    assert 20 <= int(resumed.split()[-1]) < 45
+    assert_as_undisturbed()
