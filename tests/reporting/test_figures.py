@@ -7,6 +7,7 @@ import pytest
 
 from lrm_lightning.reporting import page
 from lrm_lightning.reporting.aggregate import load
+from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.figures.curves import eps_curves, step_curve, training_plots
 from lrm_lightning.reporting.figures.logits import (
     figure_1_left,
@@ -165,6 +166,19 @@ def test_any_name_can_stand_in_a_legend(records, read, tmp_path):
     assert {text.get_text() for text in legend.get_texts()} == names
     assert "<script>" not in save(plot, tmp_path)
     ET.parse(tmp_path / f"{plot.slug}.svg")
+
+
+@pytest.mark.parametrize("letters", [6, 14, 18, 22, 26, 50, 80])
+def test_a_legend_is_not_cut_off(letters):
+    with style.style():
+        axes = style.new_axes("x", "y")
+        name = ("LRM (run 06cd3562) " * 5)[: letters - 1]
+        for number in range(4):
+            style.draw(axes, [0, 1], [0, 1], f"{name}{number}")
+        figure = style.plot(axes, "a", "", ["a"], (), columns=3).figure
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_files_are_valid_and_the_same_every_time(records, read, tmp_path):

@@ -22,6 +22,7 @@ from lrm_lightning.runs.files import replacing, write_text
 
 SHEET = Path(__file__).parents[1] / "templates" / "figures.mplstyle"
 LABEL_WIDTH, LINE_HEIGHT = 54, 0.12  # letters across a figure, inches a line of the legend
+KEY_WIDTH = 6  # letters that fit into the room of the line before a name, and of the gaps around it
 INK, FAINT, GRID = "#1f2933", "#5b6672", "#dde2e7"
 # One colour a method, told apart by the colour-blind and in grey by line style and marker too.
 COLORS = {
@@ -101,7 +102,7 @@ def plot(
     handles = series_of(axes)
     labels = ["\n".join(textwrap.wrap(str(each.get_label()), LABEL_WIDTH)) for each in handles]
     widest = max(len(line) for label in labels for line in label.split("\n"))
-    columns = max(1, min(columns, len(handles), LABEL_WIDTH // widest))
+    columns = max(1, min(columns, len(handles), (LABEL_WIDTH + KEY_WIDTH) // (widest + KEY_WIDTH)))
     rows = sum(label.count("\n") + 1 for label in labels) / columns
     figure = axes.get_figure(root=True)
     assert figure is not None
