@@ -1,6 +1,9 @@
 """Groups that look into a run: debug=..., hparams_search=optuna."""
 
 import importlib.util
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -51,18 +54,30 @@ def test_a_missing_extra_is_named(processes):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not OPTUNA, reason="needs the extra [optuna]")
-def test_the_same_search_goes_on_with_the_trials_that_it_had(small, python, tmp_path):
-    words = ("method=regular", "hparams_search=optuna", "hydra.sweeper.n_trials=2", *small)
+def test_a_search_that_is_killed_goes_on_with_the_trials_that_it_had(small, tmp_path):
+    words = ("method=regular", "hparams_search=optuna", "hydra.sweeper.n_trials=5", *small)
 
     def search():
-        python("-m", "lrm_lightning.train", *words, folder=tmp_path, quiet=False)
-        found = tmp_path.glob("runs/digits/*/record.json")
-        return {path: path.stat().st_mtime_ns for path in found}
+        command = [sys.executable, "-m", "lrm_lightning.train", *words, "hydra.launcher.cores=1"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=tmp_path, **quiet)
+
+    def trials(file="record.json"):
+        found = tmp_path.glob(f"runs/digits/*/{file}")
+        return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
     first = search()
-    assert len(first) == 2
-    newest = max(first, key=first.__getitem__)
-    newest.unlink()  # as if the search had been killed
-    again = search()
-    assert again.keys() == first.keys()
-    assert [path for path in first if again[path] != first[path]] == [newest]
+    deadline = time.monotonic() + 600
+    while not 2 <= len(trials()) < len(trials("status.json")):  # the next one trains
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    finished = trials()
+    assert 2 <= len(finished) < 5
+    assert search().wait(600) == 0
+    assert len(trials()) == len(trials("job.log")) == 5
+    logs = {path.parent.name: path.read_text() for path in tmp_path.glob("runs/digits/*/job.log")}
+    starts = {name: log.count("-m lrm_lightning.train") for name, log in logs.items()}
+    assert sum(starts.values()) <= 6  # only what was under way began twice
+    assert all(trials()[name] == finished[name] and starts[name] == 1 for name in finished)
