@@ -21,7 +21,7 @@ METHODS := regular label_smoothing pgd alp lrm
 globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo bench gpu-check audit report picture table1 table2 figures strong leaderboard reproduce dashboard test lint format wheel clean
+.PHONY: help install install-dev install-locked locks demo bench gpu-check audit report picture table1 table2 figures strong leaderboard reproduce dashboard test lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,28 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(PY) -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt \
 	  torchattacks cleverhans
 	@touch $@
+
+# Anew: pip asks no hash of what is there. What builds is in the locks too, as an environment of pip's
+# own for building would be filled without hashes.
+hashed = $(PY) -m pip install --disable-pip-version-check -q --no-build-isolation
+TORCH ?= cpu
+install-locked:  ## .venv anew, as install-dev, with every file's hash checked; TORCH=cuda: PyPI's torch for Linux
+	$(PYTHON) -m venv --clear $(VENV)
+	$(hashed) --require-hashes -r locks/build.txt
+	$(hashed) --require-hashes -r locks/requirements.txt -r locks/torch-$(TORCH).txt
+	$(hashed) --no-deps -e .
+	@touch $(VENV)/.made $(VENV)/.installed $(VENV)/.installed-dev
+
+# After a change of versions; locks/torch-cpu.txt is kept by hand, for its index is not PyPI.
+compile = $(VENV)/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --custom-compile-command "make locks" -c constraints.txt
+locks: $(VENV)/.made  ## The hashes in locks/ of what constraints.txt pins, asked of PyPI
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install --disable-pip-version-check -q uv
+	printf 'editables\nsetuptools\n' | $(compile) - -o locks/build.txt
+	echo torch | $(compile) - -o locks/torch-cuda.txt
+	$(compile) --extra dev pyproject.toml -o locks/requirements.txt $$(sed -nE \
+	  's/^(torch|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==.*/--no-emit-package \1/p' locks/torch-cuda.txt)
 
 install: $(VENV)/.installed  ## Virtual environment with the package
 
