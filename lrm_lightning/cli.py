@@ -1,6 +1,7 @@
 """The one way to be a command: compose the configuration, call, end in one line on a mistake."""
 
 import ctypes
+import errno
 import functools
 import logging
 import os
@@ -15,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, cannot_write
 from lrm_lightning.runs.identity import check_keys, check_kinds, conf_dir
 
 # Parameters of glibc's mallopt, from malloc.h.
@@ -65,7 +66,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             except Exception as error:
                 if begun:
                     raise
-                fail(error)  # whatever Hydra raised: the command line or a YAML is wrong
+                # Whatever Hydra raised: the command line or a YAML is wrong, or the run directory,
+                # where it writes first, can't be written.
+                fail(_of_the_disk(error) or error)
 
         return main
 
@@ -101,6 +104,17 @@ def keep_freed_memory() -> bool:
 def _refuse_pickles() -> None:
     if any(each.startswith("--e") for each in sys.argv[1:]):  # argparse takes abbreviations
         raise UserError("--experimental-rerun executes what a file says, and is refused")
+
+
+def _of_the_disk(error: Exception) -> UserError | None:
+    found = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(found, OSError) or found.errno not in (
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+    ):
+        return None
+    return cannot_write(found.filename or "the run directory", found, "another runs_dir=...")
 
 
 def fail(error: BaseException) -> None:

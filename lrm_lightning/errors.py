@@ -1,5 +1,8 @@
 """Errors that callers tell apart."""
 
+import errno
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something outside the code is wrong: a file, a value, a device, a directory.
@@ -11,3 +14,10 @@ class UserError(Exception):
 
 class NotFiniteError(ValueError):
     """A network gave NaN or infinite logits or gradients: when training, it diverged."""
+
+
+def cannot_write(path: Path | str, error: OSError, choose: str = "another directory") -> UserError:
+    """The error to raise when writing ``path`` failed: what, where and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    mend = f"{'free space' if full else 'make it writable'} or choose {choose}"
+    return UserError(f"cannot write {path}: {error.strerror or error}; {mend}")

@@ -66,7 +66,9 @@ def export_model(
         with replacing(out / EXPORTED_WEIGHTS) as partial:
             safetensors.torch.save_file(state, partial, metadata={"format": "pt"})
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot write to {out}: {error}; choose another folder") from error
+        raise UserError(
+            f"cannot write to {out}: {error}; free space or choose another folder"
+        ) from error
     files = {EXPORTED_WEIGHTS: file_sha256(out / EXPORTED_WEIGHTS)}
     write_sealed_json(out / EXPORTED, described | {"files": files})
     return out

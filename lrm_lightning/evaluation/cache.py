@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn
 from rich.progress import Progress as Bar
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import cannot_write
 from lrm_lightning.runs.files import duration, read_arrays, write_arrays
 from lrm_lightning.runs.identity import hashed
 from lrm_lightning.runs.integrity import opened, sealed
@@ -139,7 +139,7 @@ def _locked(path: Path, kind: int) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")  # NFS wants to read for a shared lock, to write for another
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     with file:
         try:
             fcntl.flock(file, kind)

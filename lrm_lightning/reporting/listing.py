@@ -170,8 +170,8 @@ def compare(one: Path, other: Path) -> None:
 
 def command(run: Listed) -> str:
     """The line for a shell that goes on with a run, or repeats a finished one."""
-    words = command_line(run.folder)
-    if not words and not (run.folder / ".hydra").is_dir():
+    words, told = command_line(run.folder), run.folder / ".hydra/overrides.yaml"
+    if not words and not (told.is_file() and told.stat().st_size):  # a full disk has emptied it
         return f"# {shown_path(run.folder)}: its command is not recorded"
     words += [f"hydra.run.dir={shown_path(run.folder)}", *["rerun=true"] * bool(run.record)]
     return shlex.join(["python", "-m", "lrm_lightning.train", *words])

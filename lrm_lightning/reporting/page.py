@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lrm_lightning.checks import check_choice
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import cannot_write
 from lrm_lightning.evaluation.metrics import is_number
 from lrm_lightning.reporting import paper, tables, tabular
 from lrm_lightning.reporting.aggregate import Records, Results, aggregate
@@ -155,9 +155,7 @@ def write(document: Document, out: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (out / TABLES).mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}; choose another with out=..."
-        ) from error
+        raise cannot_write(out, error, "another with out=...") from error
     plots = [part for part in document.parts if isinstance(part, Plot)]
     svgs = {plot.slug: Markup(save(plot, folder)) for plot in plots}
     for part in document.parts:

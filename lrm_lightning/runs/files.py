@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import cannot_write
 from lrm_lightning.runs.integrity import sealed
 
 
@@ -82,9 +82,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # some file systems sync no folders
             _sync(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free space or choose another directory"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
