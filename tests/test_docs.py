@@ -26,8 +26,9 @@ METHODS_OF_SHORT = {
     "label smoothing, s = 0.75": "label_smoothing",
     "PGD": "pgd",
     "ALP": "alp",
+    "LRM": "lrm",
 }
-METHODS_OF_FIFTEEN = {k: v for k, v in METHODS_OF_SHORT.items() if v != "alp"} | {"LRM": "lrm"}
+METHODS_OF_FIFTEEN = {k: v for k, v in METHODS_OF_SHORT.items() if v != "alp"}
 # Heading of a column: the record's file, and the attack's name in it.
 README = {
     "natural": ("evaluations/strong*.json", "clean"),
@@ -110,8 +111,29 @@ def test_a_table_of_results_is_that_of_the_records(file, columns, folder, method
             (SHORT, "pgd"),
             (FIFTEEN, "pgd"),
             {
-                "pgd20": "PGD-20 rose by {} points from 15 to 30 epochs",
-                "clean": "the natural accuracy by {}",
+                "pgd20": "PGD's by {} and",
+                "clean": "PGD's by 3.2 ± 0.6 and {}",
+            },
+        ),
+        (
+            (SHORT, "lrm"),
+            (FIFTEEN, "lrm"),
+            {
+                "pgd20": "its PGD-20 rose by {} points",
+                "clean": "its natural accuracy by {}",
+            },
+        ),
+        (
+            (SHORT, "lrm"),
+            (SHORT, "alp"),
+            {"pgd20": "It is {} points below ALP under PGD-20"},
+        ),
+        (
+            (SHORT, "pgd"),
+            (SHORT, "lrm"),
+            {
+                "pgd20": "level with PGD training (+{})",
+                "clean": "a natural accuracy {} points below PGD's",
             },
         ),
         (
@@ -125,7 +147,7 @@ def test_a_table_of_results_is_that_of_the_records(file, columns, folder, method
             },
         ),
     ],
-    ids=["lrm", "epochs", "alp"],
+    ids=["lrm-15", "pgd-epochs", "lrm-epochs", "lrm-alp", "lrm", "alp"],
 )
 def test_a_paired_difference_is_that_of_the_verdicts(first, second, told, capsys):
     compare(*(next(folder.glob(f"{method}-*")) for folder, method in (first, second)))
