@@ -6,6 +6,8 @@ python -m lrm_lightning.evaluate network=my_package.models:my_network weights=my
 python -m lrm_lightning.evaluate 'runs=[runs/cifar10/*]' '+attack@extra_attacks.mine=mine'
 """
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from lrm_lightning import cli
@@ -19,7 +21,14 @@ def main(cfg: DictConfig) -> None:
     from lrm_lightning.evaluation.suites import evaluate
     from lrm_lightning.evaluation.tables import print_evaluations
 
-    print_evaluations(evaluate(plain(cfg), cli.overrides()))
+    records = evaluate(plain(cfg), cli.overrides())
+    print_evaluations(records)
+    if cfg.wandb:
+        from lrm_lightning.tracking.loggers import add_evaluation
+
+        for record in records:
+            if record.network.run_dir:
+                add_evaluation(Path(record.network.run_dir), record.suite, record.metrics)
 
 
 if __name__ == "__main__":

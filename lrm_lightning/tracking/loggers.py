@@ -1,7 +1,7 @@
 """The loggers of a run: ``metrics.csv`` always, and those that the user chose by ``logger=``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs import identity, provenance
-from lrm_lightning.runs.directory import METRICS, checkpoint_path
+from lrm_lightning.runs.directory import CONFIG, METRICS, checkpoint_path
+from lrm_lightning.runs.settings import read_settings
 from lrm_lightning.tracking.metrics_csv import MetricsCSV
 from lrm_lightning.tracking.wandb import RunLogger
 
 WANDB = f"{RunLogger.__module__}.{RunLogger.__qualname__}"
+WHERE = ("entity", "project", "mode")  # all that is taken of a file, which may be a stranger's
 EXTRAS = ("tensorboard", "mlflow")  # of pyproject.toml
 
 
@@ -55,6 +57,23 @@ def upload_rest(cfg: DictConfig, run_dir: Path, results: dict[str, float]) -> No
     """Upload what W&B lacks of a finished run; see :meth:`RunLogger.upload_rest`."""
     for logger in _build(cfg, run_dir, only=WANDB):
         logger.upload_rest(results)
+
+
+def add_evaluation(run_dir: Path, suite: str, metrics: Mapping[str, float]) -> None:
+    """Put what an evaluation found into the summary of a run's W&B run."""
+    told: dict[str, Any] = {}
+    with suppress(FileNotFoundError):  # of an export
+        settings = identity.flat(read_settings(run_dir / CONFIG)["config"])
+        told = {
+            key: settings[f"logger.wandb.{key}"]
+            for key in WHERE
+            if f"logger.wandb.{key}" in settings
+        }
+    try:
+        logger = RunLogger(str(run_dir), **told)
+    except Exception as error:  # of W&B's
+        raise UserError(f"{run_dir / CONFIG}: logger.wandb: {error}") from error
+    logger.add_results({f"eval/{suite}/{name}": share for name, share in metrics.items()})
 
 
 def _build(

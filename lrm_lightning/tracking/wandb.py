@@ -65,6 +65,7 @@ class RunLogger(WandbLogger):
         name = self._folder.name  # trained again, or elsewhere, it is another W&B run
         self._init = {"name": name, "id": earlier or f"{name}-{int(time.time()):x}"} | init
         self._run: Any = None
+        self._begun = bool(begun)
         self._known, self._lost = 0, False
 
     @property
@@ -122,6 +123,29 @@ class RunLogger(WandbLogger):
         elif _left_offline(self._folder) and self._mode()[0] == "online":
             _sync(self._folder)
 
+    def add_results(self, results: Mapping[str, float]) -> None:
+        """Put what was found later into the summary of the W&B run, or say why it isn't there.
+
+        An offline file of these alone would take the place of the whole summary when it is synced.
+        """
+        try:
+            mode, reason = self._mode()
+            if not self._begun:
+                mode, reason = "", "this run directory has none"
+            if mode == "online" and not _sync(self._folder):
+                mode, reason = "", "an earlier part is still to be uploaded"
+            if mode == "online":
+                given = self._given() | {"resume": "must"}
+                del given["name"]  # the user may have given it another
+                run = quiet_wandb().init(mode=mode, **given)
+                run.summary.update(dict(results))
+                run.finish()
+        except Exception as error:  # as in log_metrics
+            mode, reason = "", _one_line(error)
+        _teardown()
+        if mode != "online":
+            _say(f"the evaluation is not added to the W&B run of {self._folder} ({reason})")
+
     def _mode(self) -> tuple[str, str]:
         """``"online"``, ``"offline"`` or ``"disabled"``, and why; nobody is asked."""
         wandb = quiet_wandb()
@@ -139,21 +163,11 @@ class RunLogger(WandbLogger):
 
     def _open(self) -> Any:  # noqa: ANN401
         mode, reason = self._mode()
-        wandb = quiet_wandb()
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=CONNECT_S,
-            finish_timeout=UPLOAD_S if self._checkpoint else FINISH_S,
-            finish_timeout_raises=True,
-        )
-        init = {"dir": str(self._folder), "resume": "allow", "settings": settings} | self._init
-        if _in_sweep():  # the run and its project are the agent's
-            init = {k: v for k, v in init.items() if k not in ("id", "project", "entity")}
+        init = self._given()
         if mode == "online":
             try:
                 if _sync(self._folder):  # an earlier part of the run comes first
-                    return wandb.init(mode=mode, **init)
+                    return quiet_wandb().init(mode=mode, **init)
                 reason = "an earlier part is still to be uploaded"
             except Exception as error:  # as in log_metrics
                 _teardown()  # what was begun would go on trying, and be in the way
@@ -163,6 +177,20 @@ class RunLogger(WandbLogger):
             files = shlex.quote(str(self._folder / "wandb"))
             _say(f"offline ({reason}); `wandb sync {files}` uploads this run")
         return quiet_wandb().init(mode=mode, **init)
+
+    def _given(self) -> dict[str, Any]:
+        """The arguments of ``wandb.init``."""
+        settings = quiet_wandb().Settings(
+            silent=True,
+            console="off",
+            init_timeout=CONNECT_S,
+            finish_timeout=UPLOAD_S if self._checkpoint else FINISH_S,
+            finish_timeout_raises=True,
+        )
+        init = {"dir": str(self._folder), "resume": "allow", "settings": settings} | self._init
+        if _in_sweep():  # the run and its project are the agent's
+            init = {k: v for k, v in init.items() if k not in ("id", "project", "entity")}
+        return init
 
 
 class WandbMedia(L.Callback):

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrm_lightning.runs import directory
+from lrm_lightning.runs.settings import write_settings
+from lrm_lightning.tracking.loggers import add_evaluation
 from lrm_lightning.tracking.wandb import RunLogger
 
 pytestmark = pytest.mark.slow
@@ -225,3 +228,48 @@ def test_training_goes_on_when_wandbs_own_process_dies(server, tmp_path, capfd):
     process.wait()
     training.train(10, 20).test(20).logger.close()
     assert capfd.readouterr().out.count("W&B: nothing more is logged") == 1
+
+
+@pytest.fixture
+def trained(server, tmp_path):
+    """The directory of a run that is complete on the server, and what the server has of it."""
+    folder = tmp_path / "alp-00000000"
+    Training(folder).train(0, 10).test(10).logger.close()
+    told = {"_target_": "a.stranger", "project": "tests", "entity": None, "mode": "auto"}
+    config = {"checkpoint": {"select": "last"}, "logger": {"wandb": told}}
+    network = {"_target_": "a.Network"}
+    write_settings(folder / directory.CONFIG, {"network": network, "config": config})
+    (run,) = server.runs.values()
+    return folder, run
+
+
+def test_what_an_evaluation_finds_joins_the_summary(trained):
+    folder, run = trained
+    before = dict(run.summary)
+    add_evaluation(folder, "strong", {"clean": 0.75, "autoattack": 0.5})
+    added = {"eval/strong/clean": 0.75, "eval/strong/autoattack": 0.5}
+    assert run.summary.items() >= added.items()
+    assert run.summary.items() >= {k: v for k, v in before.items() if k[0] != "_"}.items()
+    assert_complete(run, 10)
+
+
+def test_an_evaluation_in_an_outage_is_added_by_the_next_one(trained, server, capsys):
+    folder, run = trained
+    server.failing = True
+    add_evaluation(folder, "paper", {"pgd20": 0.25})
+    assert f"the evaluation is not added to the W&B run of {folder} (" in capsys.readouterr().out
+    assert _offline(folder) == ([], [])
+    server.failing = False
+    add_evaluation(folder, "paper", {"pgd20": 0.25})
+    assert run.summary["eval/paper/pgd20"] == 0.25
+
+
+def test_an_evaluation_of_a_run_without_wandb_says_so(server, make_run, processes, quick):
+    folder = make_run()
+    words = (f"runs=[{folder}]", *quick, "suite=paper", "wandb=true")
+    words = [word for word in words if not word.startswith("suite.") and word != "suite=strong"]
+    environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40}
+    run = processes.start("lrm_lightning.evaluate", *words, **environment).ends()
+    assert "the evaluation is not added" in run.output
+    assert "(this run directory has none)" in run.output
+    assert server.runs == {}
