@@ -80,6 +80,7 @@ install-dev: $(VENV)/.installed-dev  ## The same with what tests and lint need
 demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digits, minutes, no download
 	$(RUN) -m method=alp,pgd,lrm experiment=demo runs_dir=$(RUNS)/demo $(ARGS)
 	$(REPORT) runs_dir=$(RUNS)/demo out=report/demo
+	@echo 'All three resist PGD, which plain training does not; their order is that of easy digits and a tiny network, not of the paper.'
 
 test: $(VENV)/.installed-dev  ## Every test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
