@@ -1,7 +1,9 @@
 """Whatever a user types: a command that works, or one line and exit code 1."""
 
 import contextlib
+import functools
 import io
+import itertools
 import os
 import re
 import sys
@@ -9,24 +11,33 @@ import sys
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrm_lightning import cli, dashboard, evaluate, export, report, train, transfer
+from lrm_lightning.data.official import OfficialDataModule
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation import session, suites
+from lrm_lightning.evaluation import transfer as matrix
 from lrm_lightning.runs import identity
 from lrm_lightning.runs.identity import conf_dir
 from lrm_lightning.training import build, run
 
 RANDOM_LISTS = int(os.environ.get("LRM_RANDOM_LISTS", "50"))
-FILES = {
-    group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-    for group in (
-        *("attack", "callbacks", "data", "experiment", "logger", "method", "model"),
-        *("optimizer", "scheduler", "trainer"),
-    )
-}
+
+
+def files(*groups):
+    return {
+        group: sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")) for group in groups
+    }
+
+
+FILES = files(
+    *("attack", "callbacks", "data", "experiment", "logger", "method", "model"),
+    *("optimizer", "scheduler", "trainer"),
+)
 ADDED = (
     *("nonsense", "attack.targeted", "attack.keep", "attack.nonsense", "scheduler.T_max"),
     *("trainer.max_steps", "trainer.min_epochs", "trainer.max_time", "trainer.fast_dev_run"),
@@ -34,12 +45,15 @@ ADDED = (
     *("trainer.accumulate_grad_batches", "trainer.check_val_every_n_epoch", "trainer.profiler"),
     *("trainer.plugins", "trainer.barebones", "callbacks.mine", "logger.mine", "optimizer.betas"),
     *("logger.wandb.name", "logger.wandb.notes", "logger.wandb.id", "logger.wandb.dir"),
+    *("extra_attacks.mine", "attack@extra_attacks.mine", "data.batch_size", "suite.nonsense"),
 )
 ODD = (
     *("null", "yes", "true", "--", "nan", "-inf", "1e999", "???", "''", "[]", "{}", "[nan]"),
     *("{a: 1}", "[[1],{a: b}]", "8/255", "8/0", "1e9/7", "0x10", "16-true", "bf16-mixed"),
     *("${method.name}", "${nothing}", "${seed", "a/b?c", "a" * 200, "../..", "ä→\u202e", "\u00a0"),
     *("torch.nn.Linear", "no.where", "{_target_: torch.nn.Linear}", "[1,2,3,4]"),
+    *("method", "margin", "dlr", "torch.nn:Flatten", "lrm_lightning.losses:logit_pairing"),
+    *("[lrm_lightning]", "linf", "l2", "[0.49,0.48,0.45]", "[1,10]", "digits", "last", "best"),
 )
 
 
@@ -48,13 +62,24 @@ def composed(*overrides, name="config"):
         return compose(name, list(overrides))
 
 
-def keys():
-    leaves = identity.flat(identity.plain(composed()))
+def keys(name, groups):
+    leaves = identity.flat(identity.plain(composed(name=name)))
     nodes = {key.rpartition(".")[0] for key in leaves} - {""}
-    return [*leaves, *nodes, *FILES, *(f"+{key}" for key in ADDED)]
+    return [*leaves, *nodes, *groups, *(f"+{key}" for key in ADDED)]
 
 
-def override_lists():
+def keys_of_files(groups):
+    """(the override that chooses a file, each key that the file has)."""
+    for group, names in groups.items():
+        for name in names:
+            node = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+            for key in identity.flat(node):
+                yield f"{group}={name}", key if group == "experiment" else f"{group}.{key}"
+
+
+@functools.cache
+def override_lists(name="config"):
+    groups = {"config": FILES, "evaluate": files("suite", "data")}.get(name, files("data"))
     numbers = st.one_of(st.integers(), st.integers(-2, 300), st.floats()).map(str)
     texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
     scalars = st.one_of(st.sampled_from(ODD), numbers, texts)
@@ -62,10 +87,15 @@ def override_lists():
     values = st.one_of(
         scalars, sequences, st.tuples(texts, scalars).map("{{{0[0]}: {0[1]}}}".format)
     )
-    typed = st.tuples(st.sampled_from(keys()), values).map("=".join)
-    chosen = st.sampled_from([f"{group}={name}" for group in FILES for name in FILES[group]])
-    deleted = st.sampled_from([f"~{key}" for key in keys()])
-    return st.lists(st.one_of(typed, typed, chosen, deleted), min_size=1, max_size=4)
+    typed = st.tuples(st.sampled_from(keys(name, groups)), values).map("=".join)
+    deleted = st.sampled_from([f"~{key}" for key in keys(name, groups)])
+    chosen = st.tuples(st.sampled_from(list(keys_of_files(groups))), values).map(
+        lambda each: [each[0][0], f"{each[0][1]}={each[1]}"]
+    )
+    lists = st.one_of(*(each.map(lambda one: [one]) for each in (typed, typed, deleted)), chosen)
+    return st.lists(lists, min_size=1, max_size=4).map(
+        lambda each: [*itertools.chain.from_iterable(each)]
+    )
 
 
 def the_line(error):
@@ -95,6 +125,61 @@ def test_random_overrides(overrides):
         build.validate(cfg)
     except (UserError, OmegaConfBaseException) as error:  # the command makes a line of both
         the_line(error)
+
+
+def reached(*_, **__):
+    raise UserError("the attack is reached")
+
+
+@pytest.fixture
+def attacking(make_run, tmp_path, monkeypatch):
+    """``attacking(name, cfg)``: evaluate or transfer, up to the attack, which is not made."""
+    run = make_run()
+
+    def record(self, path, kind, networks, threat, title, pieces, more, make):
+        _, images = self.data(networks)
+        make(suites.Bench(images, threat))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session.Session, "record", record)  # it would write to a random out=
+    monkeypatch.setattr(suites, "_found", reached)
+    monkeypatch.setattr(matrix, "transfer_matrix", reached)
+    monkeypatch.setattr(OfficialDataModule, "fetch", reached)
+    own = {
+        "evaluate": {"runs": [str(run)]},
+        "transfer": {k: [str(run)] for k in ("sources", "targets")},
+    }
+
+    def command(name, cfg):
+        identity.check_kinds(cfg, name)
+        identity.check_keys(cfg, name)
+        given = identity.plain(cfg)
+        given = {
+            key: own[name].get(key, each) if each == [] else each for key, each in given.items()
+        }
+        (suites.evaluate if name == "evaluate" else matrix.transfer)(given)
+
+    return command
+
+
+@pytest.mark.parametrize("name", ["evaluate", "transfer"])
+@settings(
+    max_examples=RANDOM_LISTS // 2,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_random_overrides_of_an_evaluation(name, attacking, data):
+    overrides = data.draw(override_lists(name))
+    try:
+        cfg = composed(*overrides, name=name)
+    except Exception as error:
+        the_line(error)
+        return
+    with pytest.raises((UserError, OmegaConfBaseException, OSError)) as ended:
+        attacking(name, cfg)
+    the_line(ended.value)
 
 
 TYPED = (
@@ -161,6 +246,18 @@ def test_other_commands_name_it_too(command, argument, monkeypatch, capsys):
         command.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(rf"error: {re.escape(argument)}.* must be (text|a text|a mapping)", line)
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [(evaluate, "~seed"), (transfer, "~steps"), (export, "~trust"), (evaluate, "suite.name=[[1]]")],
+)
+def test_what_is_missing_or_no_name_is_named(command, argument, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", argument])
+    with pytest.raises(SystemExit, match="1"):
+        command.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"error: ({argument}: \S+ is missing|suite=\[\[1\]\] is unknown); ", line)
 
 
 @pytest.mark.parametrize("key", ["ckpt_path", "callbacks.x", "trainer.callbacks", "data.nonsense"])

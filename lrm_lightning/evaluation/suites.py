@@ -50,7 +50,7 @@ def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Ev
     given = session.given
     settings = dict(given["suite"])
     name = settings.pop("name", None)
-    if name not in SUITES:
+    if not isinstance(name, str) or name not in SUITES:
         raise UserError(f"suite={name} is unknown; choose one of: {', '.join(SUITES)}")
     for key, suites in ONLY_OF.items():
         if given[key] and name not in suites:

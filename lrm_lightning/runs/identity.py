@@ -55,6 +55,8 @@ def check_kinds(cfg: DictConfig, name: str) -> None:
     ]
     groups = {str(key) for key, file in chosen if file and (conf_dir() / str(key)).is_dir()}
     for key in sorted({*map(str, base), *groups} - {"defaults", "hydra"}):
+        if key not in cfg:
+            raise UserError(f"{key} is missing; leave it as it is instead of deleting it")
         like, found = base.get(key), cfg.get(key)
         texts = found if isinstance(found, ListConfig) else [found]
         all_text = all(isinstance(each, str) for each in texts)
