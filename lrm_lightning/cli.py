@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +23,7 @@ from lrm_lightning.runs.identity import check_keys, check_kinds, conf_dir
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER, NONE = -1, 0
+FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -68,7 +70,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                     raise
                 # Whatever Hydra raised: the command line or a YAML is wrong, or the run directory,
                 # where it writes first, can't be written.
-                fail(_of_the_disk(error) or error)
+                fail(of_the_disk(error, "the run directory") or error)
 
         return main
 
@@ -106,15 +108,12 @@ def _refuse_pickles() -> None:
         raise UserError("--experimental-rerun executes what a file says, and is refused")
 
 
-def _of_the_disk(error: Exception) -> UserError | None:
+def of_the_disk(error: Exception, where: Path | str) -> UserError | None:
+    """The line to tell if ``error`` is that ``where``, or the file it names, can't be written."""
     found = error if isinstance(error, OSError) else error.__cause__
-    if not isinstance(found, OSError) or found.errno not in (
-        errno.EROFS,
-        errno.ENOSPC,
-        errno.EDQUOT,
-    ):
+    if not isinstance(found, OSError) or found.errno not in FULL_OR_READ_ONLY:
         return None
-    return cannot_write(found.filename or "the run directory", found, "another runs_dir=...")
+    return cannot_write(found.filename or where, found, "another runs_dir=...")
 
 
 def fail(error: BaseException) -> None:

@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
         return train(cfg, Path(path), wait=in_sweep)
     except OSError as error:
         mend = f"{error} (run directory {path}); mend it and run the command again"
-        raise UserError(mend) from error
+        raise (cli.of_the_disk(error, path) or UserError(mend)) from error
     finally:
         os.environ.pop("LRM_RUN_DIR", None)
 

@@ -1,5 +1,6 @@
 """The loggers of a run: ``metrics.csv`` always, and those that the user chose by ``logger=``."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,7 +36,15 @@ def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
     """
     code = {"versions": provenance.versions(), "git": provenance.git_state()}
     loggers: list[Logger] = [MetricsCSV(run_dir / METRICS)]
-    failed = True
+    failed, hook = True, threading.excepthook
+
+    def quiet(found: threading.ExceptHookArgs) -> None:
+        if not isinstance(found.exc_value, OSError):
+            hook(found)
+
+    threading.excepthook = (
+        quiet  # TensorBoard writes in a thread, and raises a full disk here later
+    )
     try:
         for logger in _build(cfg, run_dir, config=identity.numeric(identity.plain(cfg)) | code):
             loggers.append(logger)  # noqa: PERF402 (if the next can't be made, this one is closed)
@@ -46,6 +55,7 @@ def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
         for logger in loggers:
             if isinstance(logger, RunLogger):
                 logger.close(failed=failed, weights=weights)
+        threading.excepthook = hook
 
 
 def check_loggers(cfg: DictConfig) -> None:
