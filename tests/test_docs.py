@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.listing import compare
+from lrm_lightning.reporting.load import load
 from lrm_lightning.reporting.paper import METHODS as PAPER
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
 
@@ -91,6 +94,18 @@ def test_a_table_of_results_is_that_of_the_records(file, columns, folder, method
             assert rows[title][heading] == ("yes" if verdict == "masked" else "no")
         if "PGD-20, paper" in rows[title]:
             assert rows[title]["PGD-20, paper"] == f"{PAPER[method].white_box['pgd20']:.1f}"
+
+
+def test_the_leaderboard_is_that_of_the_records():
+    (results,) = aggregate(load([str(ROOT / "results/leaderboard")]))
+    (table,) = leaderboard(results)
+    (rows,) = (rows for head, rows in _tables(ROOT / "docs/results.md") if "flatters by" in head)
+    assert list(rows) == [row.head for row in table.rows]
+    assert len(rows) >= 10
+    for row in table.rows:
+        cells = dict(zip(table.columns, row.cells, strict=True))
+        for heading, told in rows[row.head].items():
+            assert told == f"{cells[heading].value} {cells[heading].range}".strip(), row.head
 
 
 @pytest.mark.parametrize(
