@@ -61,10 +61,18 @@ WRITES = {
     "first start, full": (r"the run directory", (*RUN, "logger=csv"), "nothing", 4),
     "configuration": (r".*/config\.yaml", (*RUN, "logger=csv"), "unfinished", 0),
     "checkpoint": (r".*/last\.ckpt", (*RUN, "logger=csv"), "nothing", 40),
+    "W&B": (
+        r".*/(metrics\.csv|status\.json|last\.ckpt)",
+        (*RUN, "logger=wandb", "logger.wandb.mode=offline"),
+        "nothing",
+        48,
+    ),
+    "TensorBoard": (r"run(/tensorboard\S*)?", (*RUN, "logger=tensorboard"), "nothing", 24),
     "log of a run": (r".*/train\.log", (*RUN, "logger=csv"), "unfinished", READ_ONLY),
     "sweep": (r"runs", ("train", "-m", "seed=0,1", *TRAIN, "logger=csv"), "nothing", READ_ONLY),
     "cache, read-only": (r"run/.*\.lock", PAPER, "finished", READ_ONLY),
     "cache": (r"run/.*\.npz", PAPER, "finished", 0),
+    "kept images": (r"run/.*\.npz", PAPER, "finished", 28),
     "transfer": (
         r"t/.*\.npz",
         ("transfer", "sources=[run]", "targets=[run]", "steps=1", "n_images=20", "out=t"),

@@ -257,7 +257,7 @@ def test_what_is_missing_or_no_name_is_named(command, argument, monkeypatch, cap
     with pytest.raises(SystemExit, match="1"):
         command.main()
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(rf"error: ({argument}: \S+ is missing|suite=\[\[1\]\] is unknown); ", line)
+    assert re.match(r"error: (~(\w+): \2 is missing|suite=\[\[1\]\] is unknown); ", line)
 
 
 @pytest.mark.parametrize("key", ["ckpt_path", "callbacks.x", "trainer.callbacks", "data.nonsense"])
