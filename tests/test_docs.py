@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lrm_lightning.reporting.aggregate import aggregate
+from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.listing import compare
-from lrm_lightning.reporting.load import load
 from lrm_lightning.reporting.paper import METHODS as PAPER
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
 
