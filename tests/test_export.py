@@ -33,7 +33,8 @@ def test_same_network_bit_for_bit(exported):
 )
 def test_released_weights_load(folder):
     network = load_model(folder)  # which compares the hash
-    assert sum(parameter.numel() for parameter in network.parameters()) == 464_154
+    size = {"leaderboard": 19_218}.get(folder.parent.name, 464_154)
+    assert sum(parameter.numel() for parameter in network.parameters()) == size
     gray = torch.full((2, 3, 32, 32), 0.5)
     with torch.no_grad():
         assert network(gray).shape == (2, 10)

@@ -267,7 +267,7 @@ def _trained(networks: Sequence[TrainedNetwork]) -> Sequence[TrainedNetwork]:
 
 def _which(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells data from others: the class, and of one's own arrays the file."""
-    own = settings["_target_"].endswith(".ArraysDataModule")
+    own = str(settings["_target_"]).endswith(".ArraysDataModule")
     return settings["_target_"], settings.get("root") if own else None
 
 

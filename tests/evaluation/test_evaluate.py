@@ -252,7 +252,6 @@ def test_an_attack_from_outside(evaluated, make_run, own_attack):
     assert record.evaluation_id != without.evaluation_id
     assert set(record.metrics) == set(without.metrics) | {"mine"}
     assert all(record.metrics[name] <= without.metrics[name] for name in without.metrics)
-    assert record.metrics["mine"] <= record.metrics["clean"]
     settings = {"_target_": "somebodys_attack.Noise", "norm": "linf", "eps": 0.1, "draws": 1}
     assert record.settings["mine"] == settings
     arrays = read(folder, "paper")[1]
