@@ -114,6 +114,11 @@ def test_sweeps_hold_the_values_of_the_paper():
     assert all(0 <= s <= 0.9 for s in smoothing)
 
 
+def test_the_leaderboard_has_every_method():
+    methods = OmegaConf.load(SWEEPS / "leaderboard.yaml").hydra.sweeper.params.method.split(",")
+    assert sorted(methods) == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
 def _tiny_batch():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(4, 3, 32, 32, generator=generator)

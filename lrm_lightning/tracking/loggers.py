@@ -42,9 +42,8 @@ def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
         if not isinstance(found.exc_value, OSError):
             hook(found)
 
-    threading.excepthook = (
-        quiet  # TensorBoard writes in a thread, and raises a full disk here later
-    )
+    # TensorBoard writes in a thread of its own, and raises a full disk in this one later.
+    threading.excepthook = quiet
     try:
         for logger in _build(cfg, run_dir, config=identity.numeric(identity.plain(cfg)) | code):
             loggers.append(logger)  # noqa: PERF402 (if the next can't be made, this one is closed)

@@ -253,7 +253,7 @@ def test_what_an_evaluation_finds_joins_the_summary(trained):
     assert_complete(run, 10)
 
 
-def test_an_evaluation_in_an_outage_says_so(trained, server, capsys):
+def test_an_evaluation_in_an_outage_is_added_by_the_next_process(trained, server, capsys):
     folder, run = trained
     before = dict(run.summary)
     server.failing = True
@@ -261,6 +261,12 @@ def test_an_evaluation_in_an_outage_says_so(trained, server, capsys):
     assert f"the evaluation is not added to the W&B run of {folder} (" in capsys.readouterr().out
     assert _offline(folder) == ([], [])
     assert run.summary == before
+    server.failing = False  # the same command, given later
+    code = "from lrm_lightning.tracking.loggers import add_evaluation\n"
+    code += "from pathlib import Path; import sys\n"
+    code += "add_evaluation(Path(sys.argv[1]), 'paper', {'pgd20': 0.25})"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    assert run.summary["eval/paper/pgd20"] == 0.25
 
 
 def test_an_evaluation_of_a_run_without_wandb_says_so(server, make_run, processes, quick):
