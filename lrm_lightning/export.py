@@ -64,8 +64,9 @@ def export_model(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with replacing(out / EXPORTED_WEIGHTS) as partial:
-            safetensors.torch.save_file(state, partial, metadata={"format": "pt"})
-    except (OSError, safetensors.SafetensorError) as error:
+            # Not save_file, which lets nobody but the owner read the file.
+            partial.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
+    except OSError as error:
         raise UserError(
             f"cannot write to {out}: {error}; free space or choose another folder"
         ) from error

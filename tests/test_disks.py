@@ -43,6 +43,19 @@ if child := os.fork():
     os._exit(code)
 os.chdir("disk")
 """
+# Fills the disk when the process is about to write the file of that name.
+FULL_AT = """
+import contextlib, re
+
+def fill(event, arguments, full=[]):
+    if event == "open" and not full and re.search(r"/{name}.*\\.partial$", str(arguments[0])):
+        full.append(True)
+        with contextlib.suppress(OSError), open("filler", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+sys.addaudithook(fill)
+"""
 TRAIN = (
     *("data=digits", "data.batch_size=16", "data.val_size=20", "data.eval_batch_size=20"),
     *("model=resnet_tiny", "model.widths=[4,4,4,4]", "trainer=cpu", "trainer.max_epochs=1"),
@@ -54,8 +67,9 @@ PAPER = (
     *("evaluate", "runs=[run]", "n_images=40", "suite.steps=2", "suite.table=[2]"),
     *("suite.logits_at=2", "keep_images=true"),
 )
-READ_ONLY, PAGE = None, 4096
-# What is told of the place; what runs; what is there; how many KiB are free.
+READ_ONLY, PAGE, ROOM = None, 4096, 4096  # KiB of room
+# What is told of the place; what runs; what is there; how many KiB are free, or until which file
+# there is room.
 WRITES = {
     "first start": (r"run", (*RUN, "logger=csv"), "nothing", READ_ONLY),
     "first start, full": (r"the run directory", (*RUN, "logger=csv"), "nothing", 4),
@@ -68,11 +82,13 @@ WRITES = {
         48,
     ),
     "TensorBoard": (r"run(/tensorboard\S*)?", (*RUN, "logger=tensorboard"), "nothing", 24),
+    "record": (r".*/record\.json", (*RUN, "logger=csv"), "unfinished", "record"),
     "log of a run": (r".*/train\.log", (*RUN, "logger=csv"), "unfinished", READ_ONLY),
     "sweep": (r"runs", ("train", "-m", "seed=0,1", *TRAIN, "logger=csv"), "nothing", READ_ONLY),
     "cache, read-only": (r"run/.*\.lock", PAPER, "finished", READ_ONLY),
     "cache": (r"run/.*\.npz", PAPER, "finished", 0),
     "kept images": (r"run/.*\.npz", PAPER, "finished", 28),
+    "evaluation": (r"run/.*\.json", PAPER, "finished", "paper-\\w+\\.json"),
     "transfer": (
         r"t/.*\.npz",
         ("transfer", "sources=[run]", "targets=[run]", "steps=1", "n_images=20", "out=t"),
@@ -85,7 +101,7 @@ WRITES = {
     "report, read-only": (r"report", ("report", "runs_dir=[run]"), "finished", READ_ONLY),
 }
 # What each start of a run writes anew.
-OF_A_START = re.compile(r"run/(\.lock|\.hydra/.*)")
+OF_A_START = re.compile(r"run/(\.lock|status\.json|\.hydra/.*)")
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +133,11 @@ def hashes(folder):
 def test_a_disk_that_takes_nothing(name, folder, in_folder):
     where, (module, *arguments), before, free = WRITES[name]
     sizes = [each.stat().st_size for each in (folder / before).rglob("*") if each.is_file()]
-    size = sum(-size // PAGE * -PAGE for size in sizes) + 1024 * (free or 0) or PAGE
+    room = ROOM if isinstance(free, str) else free or 0
+    size = sum(-size // PAGE * -PAGE for size in sizes) + 1024 * room or PAGE
     prelude = MOUNT.format(before=before, size=size, read_only=free is READ_ONLY)
+    if isinstance(free, str):
+        prelude += FULL_AT.format(name=free)
     run = in_folder(folder).start(f"lrm_lightning.{module}", *arguments, prelude=prelude)
     run.process.join(300)
     if run.process.exitcode == 77:

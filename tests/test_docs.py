@@ -4,18 +4,21 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.listing import compare
 from lrm_lightning.reporting.paper import METHODS as PAPER
+from lrm_lightning.runs.intervals import paired_difference, wilson_interval
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
 
 ROOT = Path(__file__).parents[1]
 SMALL, FIFTEEN, SHORT = (
     ROOT / f"results/cifar10-jpeg-{each}" for each in ("cpu", "15-epochs", "short")
 )
+ABLATION = ROOT / "results/ablation"
 METHODS = {
     "regular": "regular",
     "label smoothing, s = 0.5": "label_smoothing",
@@ -32,13 +35,6 @@ METHODS_OF_SHORT = {
 }
 METHODS_OF_FIFTEEN = {k: v for k, v in METHODS_OF_SHORT.items() if v != "alp"}
 # Heading of a column: the record's file, and the attack's name in it.
-README = {
-    "natural": ("evaluations/strong*.json", "clean"),
-    "PGD-20": ("evaluations/paper*.json", "pgd20"),
-    "PGD-200 x 5, cross-entropy": ("evaluations/strong*.json", "pgd_ce"),
-    "PGD-200 x 5, margin": ("evaluations/strong*.json", "pgd_margin"),
-    "AutoAttack": ("evaluations/strong*.json", "autoattack"),
-}
 WHITE_BOX = {
     "natural": ("record.json", "clean"),
     "FGSM": ("record.json", "fgsm"),
@@ -46,19 +42,47 @@ WHITE_BOX = {
     "PGD-10": ("record.json", "pgd10"),
     "PGD-20": ("record.json", "pgd20"),
 }
-STRONG = {key: each for key, each in README.items() if key != "PGD-20"} | {
-    "targeted PGD": ("evaluations/strong*.json", "pgd_targeted")
+STRONG = {
+    "natural": ("evaluations/strong*.json", "clean"),
+    "PGD-200 x 5, cross-entropy": ("evaluations/strong*.json", "pgd_ce"),
+    "PGD-200 x 5, margin": ("evaluations/strong*.json", "pgd_margin"),
+    "targeted PGD": ("evaluations/strong*.json", "pgd_targeted"),
+    "AutoAttack": ("evaluations/strong*.json", "autoattack"),
 }
-# With DLR among the losses, as the strong suite is now.
-STRONG_NOW = STRONG | {
-    "PGD-200 x 5, DLR": ("evaluations/strong*.json", "pgd_dlr"),
-    "PGD, best loss": ("evaluations/strong*.json", "pgd_best"),
+# Of the 1,000 images whose verdicts attacks-1000.npz holds.
+ATTACKS = {
+    "PGD-200 x 5, cross-entropy": "pgd_ce",
+    "PGD-200 x 5, margin": "pgd_margin",
+    "PGD-200 x 5, DLR": "pgd_dlr",
+    "targeted PGD": "pgd_targeted",
+    "PGD, best loss": "pgd_best",
+    "APGD-CE": "apgd_ce",
+    "APGD-T, then FAB-T": "fab_t",
+}
+README = {key: WHITE_BOX[key] for key in ("natural", "FGSM", "PGD-20")}
+ATTACKS_OF_README = {"PGD, best loss": "pgd_best", "AutoAttack but Square": "fab_t"}
+ABLATED = {
+    "nothing": FIFTEEN / "lrm-240959a0",
+    "VH-mixup": ABLATION / "lrm-8da813f0",
+    "smoothing": ABLATION / "lrm-3babcdbe",
+    "squeezing": ABLATION / "lrm-1ad394a0",
+    "pairing": ABLATION / "lrm-b4bd6449",
 }
 
 
 def _record(folder, method, file):
     (path,) = folder.glob(f"{method}-*/{file}")
+    return _read(path)
+
+
+def _read(path):
+    file = path.name
     return read_record(path, RunRecord if file == "record.json" else EvaluationRecord)
+
+
+def _cell(record, attack):
+    low, high = (100 * each for each in record.intervals[attack])
+    return f"{100 * record.metrics[attack]:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _tables(path):
@@ -73,14 +97,13 @@ def _tables(path):
 @pytest.mark.parametrize(
     ("file", "columns", "folder", "methods"),
     [
-        ("README.md", README, SMALL, METHODS),
+        ("README.md", README, SHORT, METHODS_OF_SHORT),
         ("docs/results.md", WHITE_BOX, SMALL, METHODS),
         ("docs/results.md", STRONG, SMALL, METHODS),
         ("docs/results.md", WHITE_BOX, SHORT, METHODS_OF_SHORT),
-        ("docs/results.md", STRONG_NOW, SHORT, METHODS_OF_SHORT),
         ("docs/results.md", WHITE_BOX, FIFTEEN, METHODS_OF_FIFTEEN),
     ],
-    ids=["readme", "white-box", "strong", "short", "short-strong", "15-epochs"],
+    ids=["readme", "white-box", "strong", "short", "15-epochs"],
 )
 def test_a_table_of_results_is_that_of_the_records(file, columns, folder, methods):
     (rows,) = (
@@ -91,14 +114,69 @@ def test_a_table_of_results_is_that_of_the_records(file, columns, folder, method
     for title, method in methods.items():
         for heading, (source, attack) in columns.items():
             record = _record(folder, method, source)
-            low, high = (100 * each for each in record.intervals[attack])
-            wanted = f"{100 * record.metrics[attack]:.1f} [{low:.1f}, {high:.1f}]"
-            assert rows[title][heading] == wanted, (title, heading)
+            assert rows[title][heading] == _cell(record, attack), (title, heading)
         for heading in rows[title].keys() & {"gradient masked?", "masked?"}:
             verdict = _record(folder, method, "evaluations/strong*.json").masking.verdict
             assert rows[title][heading] == ("yes" if verdict == "masked" else "no")
         if "PGD-20, paper" in rows[title]:
             assert rows[title]["PGD-20, paper"] == f"{PAPER[method].white_box['pgd20']:.1f}"
+
+
+def _verdicts():
+    return dict(np.load(SHORT / "attacks-1000.npz"))
+
+
+@pytest.mark.parametrize(
+    ("file", "columns"), [("README.md", ATTACKS_OF_README), ("docs/results.md", ATTACKS)]
+)
+def test_a_table_of_stronger_attacks_is_that_of_the_verdicts(file, columns):
+    (rows,) = (rows for head, rows in _tables(ROOT / file) if columns.keys() <= set(head))
+    verdicts = _verdicts()
+    assert rows.keys() == METHODS_OF_SHORT.keys()
+    for title, method in METHODS_OF_SHORT.items():
+        for heading, attack in columns.items():
+            correct = verdicts[f"{method}.{attack}"]
+            low, high = (100 * each for each in wilson_interval(int(correct.sum()), 1000))
+            told = f"{100 * correct.mean():.1f} [{low:.1f}, {high:.1f}]"
+            assert rows[title][heading] == told, (title, heading)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ("pgd.fab_t", "alp.fab_t", "is {} points above PGD training after APGD and FAB"),
+        ("pgd.pgd_best", "alp.pgd_best", "{} after PGD on the best loss"),
+        ("pgd.pgd_ce", "alp.pgd_ce", "{} after PGD on cross-entropy"),
+        ("lrm.fab_t", "pgd.fab_t", "it is {} points below PGD training after APGD"),
+        ("lrm.fab_t", "alp.fab_t", "and {} below ALP"),
+        ("lrm.pgd_ce", "pgd.pgd_ce", "there it is {} below PGD training"),
+        ("lrm.pgd_margin", "pgd.pgd_margin", "{} below under PGD on the margin"),
+        ("lrm.fab_t", "lrm.pgd20", "it is {} points (LRM)"),
+        ("pgd.fab_t", "pgd.pgd20", "{} (PGD training) and"),
+        ("alp.fab_t", "alp.pgd20", "{} (ALP) above what"),
+    ],
+)
+def test_a_paired_difference_is_that_of_the_stronger_attacks(first, second, told):
+    verdicts = _verdicts()
+    for method in METHODS_OF_SHORT.values():
+        (path,) = SHORT.glob(f"{method}-*/correct.npz")
+        verdicts[f"{method}.pgd20"] = np.load(path)["pgd20"][verdicts["index"]]
+    found = "{:.1f} ± {:.1f}".format(
+        *(100 * each for each in paired_difference(verdicts[first], verdicts[second]))
+    )
+    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    assert told.format(found) in text
+
+
+def test_the_ablation_is_that_of_the_records():
+    (rows,) = (
+        rows for head, rows in _tables(ROOT / "docs/results.md") if head[0] == "left out of LRM"
+    )
+    assert rows.keys() == ABLATED.keys()
+    for title, folder in ABLATED.items():
+        for heading, (file, attack) in WHITE_BOX.items():
+            told = _cell(_read(folder / file), attack)
+            assert rows[title][heading] == told, (title, heading)
 
 
 def test_the_leaderboard_is_that_of_the_records():
@@ -127,6 +205,25 @@ def test_the_leaderboard_is_that_of_the_records():
                 "pgd10": "{} under PGD-10",
             },
         ),
+        (
+            (FIFTEEN, "lrm"),
+            (ABLATION, "lrm-8da8"),
+            {
+                "clean": "LRM gains {} points of natural accuracy",
+                "pgd20": "and {} under PGD-20 (paired)",
+            },
+        ),
+        (
+            (FIFTEEN, "pgd"),
+            (ABLATION, "lrm-8da8"),
+            {
+                "pgd20": "is {} above PGD training under PGD-20",
+                "clean": "a natural accuracy {} lower",
+            },
+        ),
+        ((FIFTEEN, "lrm"), (ABLATION, "lrm-3bab"), {"pgd20": "PGD-20 by \u2212{} (smoothing)"}),
+        ((FIFTEEN, "lrm"), (ABLATION, "lrm-1ad3"), {"pgd20": "\u2212{} (squeezing)"}),
+        ((FIFTEEN, "lrm"), (ABLATION, "lrm-b4bd"), {"pgd20": "+{} (pairing) points"}),
         (
             (SHORT, "pgd"),
             (FIFTEEN, "pgd"),
@@ -167,10 +264,22 @@ def test_the_leaderboard_is_that_of_the_records():
             },
         ),
     ],
-    ids=["lrm-15", "pgd-epochs", "lrm-epochs", "lrm-alp", "lrm", "alp"],
+    ids=[
+        "lrm-15",
+        "mixing",
+        "mixing-pgd",
+        "smoothing",
+        "squeezing",
+        "pairing",
+        "pgd-epochs",
+        "lrm-epochs",
+        "lrm-alp",
+        "lrm",
+        "alp",
+    ],
 )
 def test_a_paired_difference_is_that_of_the_verdicts(first, second, told, capsys):
-    compare(*(next(folder.glob(f"{method}-*")) for folder, method in (first, second)))
+    compare(*(next(folder.glob(f"{method}*")) for folder, method in (first, second)))
     printed = capsys.readouterr().out
     found = dict(re.findall(r"^ *test (\w+) % .* [+-](\d+\.\d ± \d+\.\d) *$", printed, re.M))
     text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())

@@ -60,6 +60,13 @@ def test_export_is_evaluated_like_its_run(exported):
     assert other.config["attack"]["eps"] == 0.1
 
 
+def test_export_may_be_read_by_whom_the_umask_lets(exported):
+    _, out = exported
+    (out.parent / "any").touch()
+    usual = (out.parent / "any").stat().st_mode
+    assert {each.stat().st_mode for each in out.iterdir()} == {usual}
+
+
 def test_export_over_an_export(exported):
     run, out = exported
     before = (out / "model.safetensors").read_bytes()

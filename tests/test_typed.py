@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 
 import pytest
@@ -126,6 +127,30 @@ def test_random_overrides(overrides):
         build.validate(cfg)
     except (UserError, OmegaConfBaseException) as error:  # the command makes a line of both
         the_line(error)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SAME_LISTS, reason="minutes: LRM_RANDOM_LISTS=2000 tries 100")
+@settings(
+    max_examples=RANDOM_LISTS // 20,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(overrides=override_lists())
+def test_random_overrides_of_the_command(overrides, processes):
+    """A process each, which is interrupted where the list makes a long training."""
+    small = ("data=digits", "model=resnet_tiny", "trainer=cpu", "debug=fast")
+    run = processes.start("lrm_lightning.train", *small, *overrides)
+    run.process.join(60)
+    if run.process.is_alive():
+        os.kill(run.process.pid, signal.SIGINT)
+    run.process.join(60)
+    assert run.process.exitcode in {0, 1, 130}, run.output + run.errors
+    assert "Traceback" not in run.output + run.errors
+    if run.process.exitcode == 1:
+        *_, line = run.errors.splitlines()
+        assert line.startswith("error: ")
 
 
 def reached(*_, **__):
