@@ -62,3 +62,8 @@ def check_flag(name: str, value: object) -> None:
     """Raise :class:`ValueError` unless ``value`` is a bool; ``"no"`` typed by a user is a text."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be true or false")
+
+
+def crosses(steps: float, step_size: float, eps: float) -> bool:
+    """Whether steps in one direction lead from the ball's centre to its border, but for 0.1%."""
+    return steps * step_size >= 0.999 * eps

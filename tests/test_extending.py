@@ -109,6 +109,7 @@ def test_a_data_set(walk, tmp_path):
     walk("A data set")
     _, record, _ = _run(tmp_path, "stripes/pgd-*")
     assert record["data"]["name"] == "stripes"
+    assert record["data"]["class_names"] == ["upright", "level"]
     assert (record["data"]["n_train"], record["data"]["n_val"]) == (240, 60)
     assert record["n"] == 30
 

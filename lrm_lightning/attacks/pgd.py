@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lrm_lightning.attacks.base import BN_MODES, Attack, attack_mode
 from lrm_lightning.attacks.forward import check_shapes, check_values, explain
 from lrm_lightning.attacks.wrappers import Expectation, StraightThrough
-from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
+from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number, crosses
 from lrm_lightning.errors import NotFiniteError
 from lrm_lightning.losses import OBJECTIVES, Objective, hard_labels
 from lrm_lightning.models.view import ENGINES, attack_view
@@ -125,7 +125,7 @@ class PGDAttack(Attack):
 
     def falls_short(self, counts: Iterable[int]) -> str:
         """A line on those numbers of steps that are together shorter than ``eps``; else empty."""
-        short = sorted({count for count in counts if count * self.step_size < 0.999 * self.eps})
+        short = sorted({each for each in counts if not crosses(each, self.step_size, self.eps)})
         if not short:
             return ""
         return (

@@ -12,6 +12,7 @@ from lrm_lightning.data.batch import Batch, ImageSplit, hold_out
 from lrm_lightning.data.loader import Augmentation, BatchLoader, EvalLoader, TrainLoader
 from lrm_lightning.data.randomness import generator
 from lrm_lightning.errors import UserError
+from lrm_lightning.runs.records import CLASS_NAMES
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -134,6 +135,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "official": self.official,
             "fingerprint": self.fingerprint,
             "note": self.note,
+            **({} if self.name in CLASS_NAMES else {"class_names": list(self.class_names)}),
             **{f"n_{name}": len(split.labels) for name, split in self._splits.items()},
         }
 

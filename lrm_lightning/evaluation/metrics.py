@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from lrm_lightning.checks import crosses
 from lrm_lightning.runs.records import EvaluationRecord, Record, printable
 
 ATTACK_TITLES = {
@@ -103,6 +104,6 @@ def _short(search: Mapping[str, Any]) -> str:
     if not all(map(is_number, given)):
         return ""
     steps, step_size, eps = given
-    if steps * step_size >= eps * (1 - 1e-9):
+    if crosses(steps, step_size, eps):
         return ""
     return f"weak search: {steps:g} steps of {step_size:g} are shorter than eps = {eps:g}"

@@ -36,7 +36,8 @@ ONLY_OF = {
 }
 # Names of what the suites leave in records and in files of verdicts.
 TAKEN = re.compile(
-    r"(clean|fgsm|worst|square|index|x_adv)$|(pgd|apgd|fab|autoattack|bpda|transfer|gallery)_?"
+    r"clean|fgsm|worst|square|index|x_adv|targets|gradient|randomised|large_eps|kept_images"
+    r"|(pgd|apgd|fab|autoattack|bpda|transfer|gallery)(\d+|_.*)?"
 )
 
 
@@ -159,7 +160,7 @@ def _found(
 def _attack(name: str, node: object) -> Attack:
     """An attack that the command line names; importing it runs its module."""
     key = f"extra_attacks.{name}"
-    if TAKEN.match(name):
+    if TAKEN.fullmatch(name):
         raise UserError(f"{key}: the suites use this name themselves; choose another")
     settings = dict(node) if isinstance(node, Mapping) else {}
     module, _, kind = str(settings.pop("_target_", "")).rpartition(".")

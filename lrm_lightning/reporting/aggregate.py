@@ -237,7 +237,8 @@ def aggregate(records: Records) -> list[Results]:
 
 def images(record: Record) -> Data:
     """Which images a record is about, however they were split to train and to validate."""
-    return record.data.model_copy(update={"n_train": None, "n_val": None, "n_test": None})
+    of_a_record = {"n_train": None, "n_val": None, "n_test": None, "class_names": ()}
+    return record.data.model_copy(update=of_a_record)
 
 
 def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,8 @@ def galleries(results: Results) -> list[Gallery | Missing]:
         path = group.origins[0].path.with_suffix(".npz")
         try:
             arrays = read_verdicts(path, group.origins[0].record)
-            examples = _examples(arrays, results.data.name)
+            data = group.origins[0].record.data
+            examples = _examples(arrays, CLASS_NAMES.get(data.name, data.class_names))
         except FileNotFoundError:
             continue
         except (KeyError, ValueError):
@@ -37,7 +38,7 @@ def galleries(results: Results) -> list[Gallery | Missing]:
     return found or [missing]
 
 
-def _examples(arrays: Mapping[str, np.ndarray], data: str) -> list[Example]:
+def _examples(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> list[Example]:
     *labels, x, x_adv = (arrays[f"gallery_{name}"] for name in ARRAYS)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape != x_adv.shape:
         raise ValueError("gallery_x must be bytes of 1 or 3 channels, shaped as gallery_x_adv")
@@ -48,7 +49,7 @@ def _examples(arrays: Mapping[str, np.ndarray], data: str) -> list[Example]:
     return [
         Example(
             int(index),
-            *(_class(data, int(label)) for label in classes),
+            *(_class(names, int(label)) for label in classes),
             *(_png(pixels) for pixels in (image, perturbation, attacked)),
         )
         for index, *classes, image, perturbation, attacked in zip(
@@ -57,8 +58,7 @@ def _examples(arrays: Mapping[str, np.ndarray], data: str) -> list[Example]:
     ]
 
 
-def _class(data: str, label: int) -> str:
-    names = CLASS_NAMES.get(data, ())
+def _class(names: Sequence[str], label: int) -> str:
     return names[label] if 0 <= label < len(names) else f"class {label}"
 
 

@@ -116,6 +116,7 @@ class Data(_Part):
     official: bool = False  # whether the bytes are those that everyone else has under this name
     fingerprint: Text = ""  # SHA-256 in hex over images and labels of training and test set
     note: Text = ""  # what a reader of a result must know about the data
+    class_names: tuple[Text, ...] = ()  # of data whose names aren't in CLASS_NAMES
     n_train: Count | None = None
     n_val: Count | None = None
     n_test: Count | None = None

@@ -1,6 +1,7 @@
 """The callback that attacks: robust accuracy, logit statistics and pairing diagnostics."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -118,7 +119,8 @@ class RobustAccuracy(Callback):
     that begin with images and labels. One PGD trajectory an image serves all step counts and FGSM.
     Logged under ``val/`` or ``test/``:
     ``acc/clean``, ``acc/fgsm``, ``acc/pgd<k>``, and ``acc/<name>`` of a training attack that is no
-    PGD; ``logits/clean/...`` and ``logits/adv/...``; ``pairing/...`` (Summers & Dinneen, Eq. 4-7).
+    PGD, whose images are projected into its threat model; ``logits/clean/...`` and
+    ``logits/adv/...``; ``pairing/...`` (Summers & Dinneen, Eq. 4-7).
     The largest k makes the adversarial logits.
 
     Random starts depend on the image's place and the seed alone, so every epoch attacks from the
@@ -179,6 +181,11 @@ class RobustAccuracy(Callback):
         engine = getattr(attack, "engine", "auto")
         self.attack = PGDAttack(norm=attack.norm, eps=attack.eps, step_size=size, engine=engine)
         self._other = None if isinstance(attack, PGDAttack) else attack
+        if self._other is not None and re.fullmatch(r"clean|fgsm|pgd\d+", self._other.name):
+            raise ValueError(
+                f"the training attack's accuracy would be called {self._other.name}, which is"
+                " another's name here; rename its class"
+            )
         self.every_n_epochs = every_n_epochs
         self._settings = {
             "val": (sorted(set(steps)), n_images),
@@ -301,6 +308,8 @@ class RobustAccuracy(Callback):
         logits += [path.iterates[count].logits for count in self._steps]
         if self._other is not None:
             x_adv = self._other(network, x, y, start=start(self._other, self._other.name))
+            # Some training attacks leave the threat model, N-FGSM for one.
+            x_adv = self._other.threat.project(x_adv, x)
             with attack_mode(network), torch.no_grad():
                 logits.append(network(x_adv))
         verdicts = torch.stack([each.argmax(dim=1) == y for each in logits], dim=1)

@@ -100,12 +100,15 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
             run_dir.write_config(plain, plain["model"] | build.of_data(cfg, *shape))
         with open_loggers(cfg, path) as trainer.loggers:
             with in_one_line(trainer), interruption.around():
-                if cfg.extend is not None and not run_dir.resumable():
+                # Another process may not have cleared the directory yet.
+                begun = [] if cfg.rerun else run_dir.resumable()
+                if cfg.extend is not None and not begun:
                     # Every process does it, as no other may have done it by now.
                     extend(Path(str(cfg.extend)), cfg, run_dir, defense)
+                    begun = run_dir.resumable()
                 files = trainer.strategy.checkpoint_io
                 assert isinstance(files, RunCheckpointIO)
-                checkpoint = newest_usable(run_dir.resumable(), files, defense)
+                checkpoint = newest_usable(begun, files, defense)
                 if checkpoint is None:
                     start.load(network)
                 trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)

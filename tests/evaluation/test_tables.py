@@ -53,7 +53,7 @@ def test_of_pgd_the_most_steps_are_shown():
     assert "25.0" in lines[3]
 
 
-@pytest.mark.parametrize(("step_size", "stars"), [(0.0014, 1), (0.0015, 0)])
+@pytest.mark.parametrize(("step_size", "stars"), [(0.0014, 1), (0.001499, 0), (0.0015, 0)])
 def test_a_search_shorter_than_eps_is_starred(step_size, stars):
     attack = {"eps": 0.03, "step_size": step_size}
     text = printed(

@@ -52,11 +52,14 @@ def test_image_perturbation_and_attacked_image(records):
     assert decoded(example.attacked)[0, 0].tolist() == [110, 102, 102]
 
 
-def test_classes_without_a_name_are_numbered(records):
-    path = records.paper(records.run("pgd", data=records.digits | {"name": "faces"}))
+@pytest.mark.parametrize(
+    ("names", "label"), [({}, "class 1"), ({"class_names": ["Ann", "Bob"]}, "Bob")]
+)
+def test_classes_of_a_data_set_of_ones_own(records, names, label):
+    path = records.paper(records.run("pgd", data=records.digits | {"name": "faces"} | names))
     records.gallery(path.with_suffix(".npz"))
     (gallery,), _ = shown(records)
-    assert gallery.examples[1].label == "class 1"
+    assert gallery.examples[1].label == label
 
 
 @pytest.mark.parametrize(

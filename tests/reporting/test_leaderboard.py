@@ -102,6 +102,17 @@ def test_another_pgd_20_is_not_paired(records, read, change):
     assert missing.command.endswith("suite=paper n_images=10 seed=0")
 
 
+def test_each_subset_has_a_command_of_its_own(records, read):
+    for method, seed in (("pgd", 0), ("alp", 1), ("trades", 1)):
+        run = measured(records, method, [True] * 4, [True] * 4, index=range(4), where="nowhere")
+        (path,) = (run / "evaluations").glob("strong*.json")
+        record = json.loads(path.read_text())
+        records.write(path, record | {"subset": record["subset"] | {"seed": seed}})
+    _, *missing = leaderboard(read())
+    told = {(each.what.partition(" yet of ")[2], each.command[-6:]) for each in missing}
+    assert told == {("PGD", "seed=0"), ("ALP, TRADES", "seed=1")}
+
+
 def test_records_from_before_have_no_costs(records, read):
     records.strong(records.run("alp"))
     table, _ = leaderboard(read())

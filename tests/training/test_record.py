@@ -105,6 +105,8 @@ def test_running_a_finished_run_again_trains_only_if_told_to(command, copy_of_un
     assert "resumed" not in run.output
     after = written()
     assert all(after[path] > before[path] for path in after.keys() & before.keys())
+    not_yet = "from lrm_lightning.runs.directory import RunDir\nRunDir.clear = lambda self: None"
+    assert "resumed" not in command.run("method=lrm", "rerun=true", prelude=not_yet).output
 
 
 def test_without_validation_it_trains_on_everything_and_resumes(command, finished, snapshots):

@@ -289,7 +289,8 @@ def test_a_training_attack_that_is_no_pgd_is_measured_too(noisy, network, digits
     for batch in digits.test_dataloader():
         generator = batch.draws.generator("shift")
         noise = torch.rand(batch.x.shape, generator=generator) * 0.8 - 0.4
-        x_adv = (batch.x + noise).clamp(0, 1) if noisy else 1 - batch.x
+        change = noise if noisy else (1 - 2 * batch.x).clamp(-0.4, 0.4)  # projected
+        x_adv = (batch.x + change).clamp(0, 1)
         with torch.no_grad():
             expected += (network(x_adv).argmax(dim=1) == batch.y).tolist()
     assert list(callback.correct) == ["clean", "fgsm", "pgd1", "shift"]
@@ -299,6 +300,11 @@ def test_a_training_attack_that_is_no_pgd_is_measured_too(noisy, network, digits
     assert shown == pytest.approx(np.mean(expected[:20]))
     trainer.validate(Regular(network), datamodule=digits, verbose=False)
     assert "val/acc/shift" in trainer.callback_metrics
+
+
+def test_a_training_attack_whose_name_is_anothers_is_refused():
+    with pytest.raises(ValueError, match="would be called pgd10, which is another's name"):
+        RobustAccuracy(type("PGD10", (Shift,), {})(eps=0.4))
 
 
 def test_a_test_computes_in_float32_whatever_the_trainer_trains_in(network, digits, make_trainer):
