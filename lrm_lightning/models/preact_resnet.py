@@ -14,6 +14,18 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2471, 0.2435, 0.2616)
 
 
+class Projection(nn.Conv2d):
+    """1x1 convolution that leaves out pixels before, as oneDNN's own stride can crash.
+
+    Its backward pass writes beyond its memory on processors without AVX-512 where there are fewer
+    than eight input channels (uxlfoundation/oneDNN#6035).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(input[..., ::rows, ::columns], self.weight)
+
+
 class PreActBlock(nn.Module):
     """Pre-activation residual block of two 3x3 convolutions.
 
@@ -29,7 +41,7 @@ class PreActBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = Projection(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrm_lightning.models import PreActResNet
+from lrm_lightning.models.preact_resnet import Projection
 
 
 def expected_parameters(blocks, widths, num_classes):
@@ -85,3 +86,17 @@ def test_parameters_of_preact_resnet_18():
 def test_rejects(arguments, message):
     with pytest.raises(ValueError, match=message):
         PreActResNet(**arguments)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8])
+def test_projection_and_its_gradients_are_those_of_a_convolution_with_a_stride(channels):
+    torch.manual_seed(0)
+    projection = Projection(channels, 8, 1, stride=2, bias=False)
+    x = torch.rand(32, channels, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    weight, pixels = (each.detach().double().requires_grad_() for each in (projection.weight, x))
+    expected = F.conv2d(pixels, weight, stride=2)
+    torch.testing.assert_close(projection(x), expected.float())
+    projection(x).square().sum().backward()
+    expected.square().sum().backward()
+    for ours, theirs in ((projection.weight.grad, weight.grad), (x.grad, pixels.grad)):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-4)
