@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from lrm_lightning import cli
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.tracking.wandb import quiet_wandb
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def save(entity: str | None, project: str, name: str) -> str:
     except UserError:
         raise
     except Exception as error:  # requests', wandb's and the package's own
-        reason = " ".join(str(error).split())
-        raise UserError(f"W&B did not take the workspace: {reason}") from error
+        raise UserError(f"W&B did not take the workspace: {text_of(error)}") from error
 
 
 @cli.command("dashboard")

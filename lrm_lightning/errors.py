@@ -16,6 +16,11 @@ class NotFiniteError(ValueError):
     """A network gave NaN or infinite logits or gradients: when training, it diverged."""
 
 
+def text_of(error: object) -> str:
+    """An error's text on one line; its class's name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def cannot_write(path: Path | str, error: OSError, choose: str = "another directory") -> UserError:
     """The error to raise when writing ``path`` failed: what, where and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -12,6 +12,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lrm_lightning.runs.files import quoted
+
 if TYPE_CHECKING:
     from hydra_plugins.lrm_process_launcher._plan import Job
 
@@ -86,7 +88,7 @@ class Composer:
         command += job.overrides
         if job.on_gpu:  # else a job whose GPU fails would train on the processor in silence
             command.append("++trainer.accelerator=gpu")
-        command += ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(job.directory))}"]
+        command += ["hydra.mode=RUN", f"hydra.run.dir={quoted(str(job.directory))}"]
         return [*command, f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
 
 
@@ -108,11 +110,3 @@ def _tell(text: str) -> None:
     """Show a text on a terminal, in place of the one before."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}\r")
-
-
-def _quoted(value: str) -> str:
-    """The value in the form that Hydra's override grammar reads back unchanged."""
-    if re.fullmatch(r"[A-Za-z0-9_./@%+-]+", value):
-        return value
-    # Backslashes are literal but for those in front of a quote, the closing one included.
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), value) + "'"

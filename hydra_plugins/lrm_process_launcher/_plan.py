@@ -108,7 +108,7 @@ def plan(
 
 
 def _may_have_other_data(record: RunRecord, config: DictConfig) -> bool:
-    """Whether only the run itself can tell if it had the data that there is now: it reads them."""
+    """Whether the data may differ from the record's: only the job can tell, as it reads them."""
     if OmegaConf.select(config, "data.root") is None:
         return False
     return not record.data.official or OmegaConf.select(config, "data.require_official") is False

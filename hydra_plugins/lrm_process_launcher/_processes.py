@@ -2,8 +2,9 @@
 
 A job of one device is forked, where that is safe (Linux), from a process that has done the imports:
 the fork server of :mod:`multiprocessing`. A job of several devices is started by its command line,
-because Lightning starts its other ranks by that, too; this module is run first in it, which runs
-the job's. Either watches the launcher: nobody else is left to end a job when that has been killed.
+because Lightning starts its other ranks by that, too. The command line runs this module, which then
+runs the job's module. Both kinds of job watch the launcher and end when it has been killed, because
+nothing else would end them.
 """
 
 import multiprocessing

@@ -89,7 +89,8 @@ class Schedule:
         self._jobs, self._composer, self._settings = jobs, composer, settings
         self._waiting = [job for job in jobs if job.state is State.WAITING and job.twin is None]
         self._running: list[tuple[Job, Share, JobProcess]] = []
-        # Of those that an earlier attempt has done too: the others then get what they had in it.
+        # Shares are counted as if the jobs that an earlier attempt finished ran too, so that the
+        # others get as much as they had then.
         done = [job for job in jobs if job.state is State.EARLIER and job.twin is None]
         self._resources = Resources([*self._waiting, *done], settings)
 

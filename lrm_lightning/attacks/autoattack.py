@@ -81,8 +81,8 @@ def autoattack(
         iterations: Steps of APGD and FAB instead of the standard's 100: for quick checks only.
         queries: Queries of Square instead of the standard's 5000: for quick checks only.
         attacks: Those of ``STANDARD`` to run, in order.
-        each: Of functions by name yields each name with what its function returns, or returned
-            before a kill or in another process, in any order.
+        each: Takes functions by name and yields each name with its function's result, in any
+            order. A result may come from a cache or another process instead of from a call.
         done: Told ``(attack, images, of)``: no images as an attack begins, then each batch's.
 
     Returns:

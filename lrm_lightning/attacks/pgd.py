@@ -134,9 +134,9 @@ class PGDAttack(Attack):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings without ``engine``; ``PGDAttack(**attack.as_dict())`` finds the same.
+        """The settings without ``engine``; a loss that is a function is given as ``str(loss)``.
 
-        A loss that is no name stands under its text.
+        With a loss that is a name, ``PGDAttack(**attack.as_dict())`` finds the same images.
         """
         settings = {each.name: getattr(self, each.name) for each in fields(self)}
         del settings["engine"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.datamodule import ImageDataModule
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 
 # What numpy raises on a file that is damaged or no .npz, and what is raised here.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -85,7 +85,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or text_of(error)
         raise UserError(f"data.root={path}: {reason}; {MEND}") from error
 
 

@@ -232,7 +232,7 @@ def laid_out(x: Tensor) -> Tensor:
 
 
 def _sent(drawn: Tensor, device: torch.device) -> Tensor:
-    """What was drawn on the CPU, on the device; nobody waits for a GPU to have taken it."""
+    """Move what was drawn on the CPU to the device; the copy to a GPU is asynchronous."""
     if device.type in ("cpu", "mps"):  # Apple's processor and GPU share their memory
         return drawn.to(device)
     return drawn.pin_memory().to(device, non_blocking=True)

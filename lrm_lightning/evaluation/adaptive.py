@@ -21,7 +21,8 @@ from lrm_lightning.runs.networks import PREFIX, TrainedNetwork, trusted, weights
 from lrm_lightning.runs.records import printable
 from lrm_lightning.runs.weights import read_checkpoint
 
-# The defences, which lie beside this room: a run names its own, as it names its data.
+# The package of the defences. A run's config.yaml names the class, which is imported by its name:
+# `evaluation` may not import `methods`, because both are one layer (tests/test_imports.py).
 DEFENSES = "lrm_lightning.methods"
 
 Loss = str | PairedLoss
@@ -85,7 +86,7 @@ def loss_of(loss: Loss, network: TrainedNetwork, x: Tensor, trust: Sequence[str]
     return PairedLoss(METHOD, _checked(METHOD, defense.loss_of_each))
 
 
-def _fill(defense: Any, network: TrainedNetwork) -> None:  # noqa: ANN401  (of a room beside this one)
+def _fill(defense: Any, network: TrainedNetwork) -> None:  # noqa: ANN401  (a Defense, not imported here)
     """Load what a defence has learned besides its network, such as IKL's means of the classes."""
     own = [name for name in defense.state_dict() if not name.startswith(PREFIX)]
     if not own:

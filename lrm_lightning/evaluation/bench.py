@@ -39,7 +39,7 @@ class Images(NamedTuple):
 
 
 class Worst:
-    """Attacked images, of each the first that an attack broke or else what the last one made.
+    """For each image the first attacked version that is misclassified, else the last one made.
 
     Args:
         images: The clean ones, with which it begins.
@@ -96,6 +96,10 @@ class Bench:
     worst: Worst | None = None  # takes the images that attacks find, if they are to be kept
     adaptive: str | PairedLoss | None = None  # a loss that PGD raises besides the suite's own
 
+    def large(self, eps: float) -> float:
+        """The size of a change by ``eps`` in every pixel, in the norm of the threat model."""
+        return eps * self.images.x[0].numel() ** 0.5 if self.threat.norm == "l2" else eps
+
     def starts(self, attack: Attack, places: np.ndarray, *key: int | str) -> Tensor | None:
         """Where the searches of ``attack`` begin: the images at ``places`` plus their own noise.
 
@@ -117,8 +121,8 @@ class Bench:
     ) -> Piece:
         """What ``function`` computes for the images at ``places``, a batch at a time, each once.
 
-        ``part`` tells parts of a stage apart: both together are unique. Without places there are no
-        arrays.
+        The pieces are cached under ``stage`` and ``part``, which together must be unique. If
+        ``places`` is empty, the result is an empty dict.
         """
         batches = {
             f"{stage} {part} {number}": places[begin : begin + self.batch_size]

@@ -199,7 +199,7 @@ class Progress:
             told = ", ".join(f"{count:,} {kind}" for kind, count in passes.items() if count)
             total = n * seconds()
             shared = f", {duration(total / number)} in {number} shares" * (number > 1)
-            told = f"at most {told}, for each of {n:,} images: {duration(total)}{shared}"
+            told = f"an image takes at most {told}; {n:,} images at most {duration(total)}{shared}"
             print(f"{self._title}: {told}", flush=True)  # noqa: T201
 
     def __call__(self, stage: str, images: int, of: int) -> None:

@@ -16,7 +16,7 @@ from lrm_lightning.losses import OBJECTIVES
 from lrm_lightning.runs.intervals import wilson_interval
 
 POINTS = 16  # of the default range, besides eps = 0
-# All steps of a search together, in eps: it can cross its ball, and a quarter more.
+# The length of all steps of a search together, as a multiple of eps; 2 eps cross the ball.
 REACH = 2.5
 
 
@@ -65,10 +65,8 @@ class EpsCurveSuite:
         return list(self.eps or (unit * k for k in range(1, POINTS + 1)))
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
-        n, radii, far = len(bench.images.y), self.radii(bench.threat.threat), self.large_eps
-        if bench.threat.norm == "l2":
-            far *= bench.images.x[0].numel() ** 0.5
-        if radii[-1] >= far:
+        n, radii = len(bench.images.y), self.radii(bench.threat.threat)
+        if radii[-1] >= (far := bench.large(self.large_eps)):
             raise ValueError(f"suite.eps={radii[-1]:g} must be below suite.large_eps={far:g}")
         losses = [*self.losses, *([] if bench.adaptive is None else [bench.adaptive])]
         clean = bench.compute(

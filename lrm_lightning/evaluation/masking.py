@@ -20,8 +20,9 @@ accuracy under gradient attacks cannot be taken for robustness.
 | unfinished | images whose loss still rises in the last tenth of the steps | PGD left | 10% |
 | unit test | images beside which PGD doesn't find a planted adversarial example | correct | 5% |
 
-Where no gradient flows at all, PGD is impossible: it breaks no image, and it vanishes at each. The
-signs that need it were not looked for.
+Where no gradient flows from the logits to the pixels, PGD cannot run: it counts as breaking no
+image, and the gradient counts as vanished at every correct one. Signs that need PGD are not looked
+for.
 
 A sign that did not fire says nothing if it could not: no sources were given, no search went on
 after 20 steps, or a single one was made. Nor if the images are too few: if even 0 of n has an
@@ -79,7 +80,8 @@ SIGNS = {
 OF_PGD = (
     "steps", "restarts", "large_eps", "zero_gradient", "silent_success", "unfinished", "unit_test",
 )  # fmt: skip
-# Signs that a search was none; that it was one doesn't show that the network hides nothing.
+# Signs that PGD failed as a search. If they don't fire, that is no evidence that the network hides
+# nothing, so the verdict doesn't count them as looked for.
 OF_SEARCH = ("silent_success", "unfinished")
 FEW_STEPS = 20
 TURNED = 0.2

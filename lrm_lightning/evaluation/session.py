@@ -15,7 +15,7 @@ from lrm_lightning.attacks import PGDAttack, ThreatModel
 from lrm_lightning.attacks.forward import exact_arithmetic, predict
 from lrm_lightning.checks import check_choice, check_flag, check_integer
 from lrm_lightning.data import ImageDataModule
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.evaluation import foreign
 from lrm_lightning.evaluation.bench import Bench, Images, at, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
@@ -47,8 +47,7 @@ def as_user_error(
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: lower batch_size") from error
     except kinds as error:
-        what = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{prefix}{what}") from error
+        raise UserError(f"{prefix}{text_of(error)[:300]}") from error
 
 
 class Session:

@@ -33,8 +33,8 @@ class StrongSuite:
     ``pgd_best`` is what PGD on all losses left; ``pgd_square``
     and ``transfer_<network>`` are what Square, or another network's examples, leave of that, for
     the verdict; ``bpda`` is PGD on all losses with the gradient of :attr:`Bench.surrogate`. On a
-    network from whose logits no gradient flows to the pixels, Square, transfer and ``bpda`` are
-    all. One whose output is random is attacked as
+    network from whose logits no gradient flows to the pixels, only Square, transfer, ``bpda`` and
+    the user's attacks are run. A network whose output is random is attacked as
     :class:`~lrm_lightning.evaluation.randomised.RandomNetwork`.
 
     The settings are explained in ``conf/suite/strong.yaml``.
@@ -225,10 +225,7 @@ class StrongSuite:
         return Outcome(correct, details, arrays, kept)
 
     def _attacks(self, bench: Bench) -> dict[str, PGDAttack]:
-        threat, steps = bench.threat, self.large_eps_steps
-        far = self.large_eps
-        if threat.norm == "l2":
-            far *= bench.images.x[0].numel() ** 0.5
+        threat, steps, far = bench.threat, self.large_eps_steps, bench.large(self.large_eps)
         pgd = replace(threat, steps=self.pgd_steps, restarts=self.pgd_restarts)
         adaptive = {} if bench.adaptive is None else {ADAPTIVE: replace(pgd, loss=bench.adaptive)}
         return {

@@ -194,7 +194,8 @@ def images(record: Record) -> str:
 
 
 def _note(record: EvaluationRecord | TransferRecord) -> str:
-    half = 100 * (wilson_interval(record.n // 2, record.n)[1] - 0.5) if record.n > 1 else 50
+    low, high = wilson_interval(record.n // 2, record.n)  # the widest of n images
     seed = record.subset.seed  # images from a file are no subset that a seed drew
     drawn = "" if seed is None else f", subset seed {seed}"
-    return f"{images(record)}{drawn}; 95% within {half:.1f} points"
+    width = f"95% intervals are at most {100 * (high - low):.1f} points wide"
+    return f"{images(record)}{drawn}; {width}"

@@ -31,7 +31,7 @@ class GuidedTraining(PGDTraining):
         network: The classifier.
         pairing_weight: :math:`\lambda`, at least 0. In the last 14 of 100 epochs the authors take 4
             times that, and so does this.
-        alpha: Weight of the clean loss; what is missing to 1 is the weight of the attacked one.
+        alpha: Weight of the clean images' loss; the attacked images' loss has 1 - alpha.
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 
     References:

@@ -1,4 +1,4 @@
-"""Improved Kullback-Leibler training (IKL): KL's two halves, each mended."""
+"""Improved Kullback-Leibler training (IKL): TRADES with KL split into two weighted terms."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ class NuclearNormTraining(GuidedTraining):
         network: The classifier.
         pairing_weight: :math:`\lambda` at the end, at least 0. It rises linearly from 0 in the
             first epoch until 90% of the epochs are over, as the authors' does.
-        alpha: Weight of the clean loss; what is missing to 1 is the weight of the attacked one.
+        alpha: Weight of the clean images' loss; the attacked images' loss has 1 - alpha.
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 
     References:

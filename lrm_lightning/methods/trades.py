@@ -31,7 +31,7 @@ class TRADES(PGDTraining):
     Args:
         network: The classifier.
         pairing_weight: The authors' :math:`\beta` (the paper's :math:`1 / \lambda`), at least 0.
-        alpha: Weight of the clean loss; what is missing to 1 is the weight of the attacked one.
+        alpha: Weight of the clean images' loss; the attacked images' loss has 1 - alpha.
         **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
 
     References:

@@ -1,12 +1,14 @@
-"""Parts of a network's frozen twin, which attacks see instead of the network.
+"""Building blocks of a network's view: the fast copy that attacks on a CPU differentiate.
 
-While an attack searches, the weights stand still and only the gradient of the images is wanted.
-Batch norm is then a scale and a shift, which belong into the weights of the next convolution before
-it, and a residual unit is one node of the graph: it keeps the two tensors that its own backward
-pass needs and changes gradients in place. On a CPU that pays, because such a network spends more
-than half of its time outside its convolutions, moving activations.
+While an attack searches, the weights are constant and only the gradient of the images is wanted.
+Batch norm is then a constant scale and shift; the one between the two convolutions of a residual
+unit is folded into the weights of the first. The unit is one node of the graph: it keeps the two
+tensors that its own backward pass needs and changes gradients in place. On a CPU this is faster,
+because such a network spends more than half of its time outside its convolutions.
 
-Each family builds its twin from these parts in a function ``frozen``, beside the network.
+Each family of networks has a function ``frozen`` that builds the view from these blocks. Its
+argument ``dtype`` is the type of the activations between the first convolution and the last; logits
+and the gradient of the images have the type of the weights.
 """
 
 from collections.abc import Callable

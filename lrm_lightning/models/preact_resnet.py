@@ -152,11 +152,7 @@ class WideResNet(PreActResNet):
 
 
 def frozen(network: PreActResNet, dtype: torch.dtype) -> FrozenNetwork:
-    """The network in eval mode with its weights as they are now; see :mod:`.frozen`.
-
-    ``dtype`` is the type of the activations between the first convolution and the last. Logits and
-    the gradient of the images have the type of the weights.
-    """
+    """The network's view: eval mode, with the weights as they are now; see :mod:`.frozen`."""
     stem = Convolution(network.stem, dtype)
     blocks = (_frozen(each, dtype) for each in network.modules() if isinstance(each, PreActBlock))
     head = frozen_head(network.bn, network.linear, 0.0)

@@ -123,11 +123,7 @@ class ResNet(nn.Module):
 
 
 def frozen(network: ResNet, dtype: torch.dtype) -> FrozenNetwork:
-    """The network in eval mode with its weights as they are now; see :mod:`.frozen`.
-
-    ``dtype`` is the type of the activations between the first convolution and the last. Logits and
-    the gradient of the images have the type of the weights.
-    """
+    """The network's view: eval mode, with the weights as they are now; see :mod:`.frozen`."""
     stem = Convolution(network.stem, dtype, turned=True)
 
     def first(x: Tensor) -> Tensor:

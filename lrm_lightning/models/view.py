@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lrm_lightning.checks import check_choice
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.models import preact_resnet, resnet
 
 # "auto" is "fast" where it was seen to be faster with the same results: on CPUs, so far.
@@ -24,17 +24,17 @@ FAMILIES: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
 
 
 def attack_view(network: nn.Module, engine: str = "auto") -> nn.Module:
-    """The network, or its frozen twin, for attacks on it in eval mode.
+    """The network, or its view, a fast copy with constant weights, for attacks in eval mode.
 
     Args:
         network: Takes pixels in [0, 1] and returns logits.
-        engine: ``"reference"`` is the network itself; ``"fast"`` is its frozen twin, which computes
-            the same logits and gradients of the images, to rounding; ``"compile"`` is the network
-            through :func:`torch.compile`; ``"auto"`` is the twin on a CPU.
+        engine: ``"reference"`` is the network itself; ``"fast"`` is its view, which computes the
+            same logits and gradients of the images, to rounding; ``"compile"`` is the network
+            through :func:`torch.compile`; ``"auto"`` is the view on a CPU.
 
     Returns:
-        The twin copies the weights: ask for a new one when they have changed. Under autocast to
-        bfloat16 its convolutions are in bfloat16, as the network's are. Networks without a twin are
+        The view copies the weights: ask for a new one when they have changed. Under autocast to
+        bfloat16 its convolutions are in bfloat16, as the network's are. Networks without a view are
         returned themselves: other classes than those of ``FAMILIES``, their subclasses included,
         those that have hooks or weights in less than float32, and all under autocast to float16.
 
@@ -80,7 +80,7 @@ class CompiledNetwork(nn.Module):
         try:
             return self.network(x * 1).clone()
         except TorchDynamoException as error:
-            what = " ".join(str(error).split())[:200]
+            what = text_of(error)[:200]
             mend = "use attack.engine=auto"
             raise UserError(f"attack.engine=compile: {what}; {mend}") from error
 

@@ -52,7 +52,7 @@ SAID = re.compile(
     r"|pgd_adaptive\.(?!loss).*"
 )
 SAID_OF_ALL = ("autoattack.version", "transfer.sources")
-# Overrides that make a run another row, or another way to the same.
+# How overrides begin that name one run (its defence, its seed) or say how it is started.
 OF_ONE_RUN = ("method", "seed", "rerun", "sweep", "--", "hydra.mode")
 # So many differences are a name; more are told beside it.
 SHORT = 2

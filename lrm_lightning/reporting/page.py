@@ -55,8 +55,8 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
     (
         "steps",
         "More steps",
-        "Robustness that fades as PGD takes more steps was none; section 5.3 finds this in label"
-        " smoothing.",
+        "If accuracy falls as PGD takes more steps, the robustness under few steps was not real;"
+        " section 5.3 finds this for label smoothing.",
         (partial(tables.unevaluated, suite="paper", what="No accuracy by step yet"),),
     ),
     (

@@ -172,7 +172,7 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def unevaluated(results: Results, suite: str, what: str) -> list[Missing]:
-    """Which of the paper's rows, or of all runs if none is one, a suite wasn't run on."""
+    """The command for the runs that lack a suite: of the paper's rows or, without any, of all."""
     done = {group.training for group in (results.paper if suite == "paper" else results.strong)}
     rows = [group for group in results.tests if group.row is not None]
     missing = [each for each in rows or results.tests if each.training not in done]

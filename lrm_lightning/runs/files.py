@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lrm_lightning.errors import cannot_write
+from lrm_lightning.errors import cannot_write, text_of
 from lrm_lightning.runs.integrity import sealed
 
 
@@ -44,17 +44,15 @@ def matches(pattern: str) -> tuple[list[Path], bool]:
 
 def override(key: str, paths: Iterable[str]) -> str:
     """Hydra's override that sets ``key`` to a list of paths, whatever letters are in them."""
-    plain = re.compile(r"/?[\w.-]+(/[\w.-]+)+", re.ASCII)
+    return f"{key}=[{','.join(map(quoted, paths))}]"
 
-    def escaped(found: re.Match[str]) -> str:
-        """Backslashes before a quote, or at the end, are doubled, and the quote gets one."""
-        return 2 * found[1] + (found[2] and "\\'")
 
-    quoted = (
-        each if plain.fullmatch(each) else "'" + re.sub(r"(\\*)('|$)", escaped, each) + "'"
-        for each in paths
-    )
-    return f"{key}=[{','.join(quoted)}]"
+def quoted(path: str) -> str:
+    """The path in the form that Hydra's override grammar reads back unchanged."""
+    if re.fullmatch(r"/?[\w.-]+(/[\w.-]+)+", path, re.ASCII):
+        return path
+    # Backslashes are literal but for those in front of a quote, the closing one included.
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), path) + "'"
 
 
 def duration(seconds: float) -> str:
@@ -141,7 +139,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except Exception as error:  # any damage: numpy and zipfile raise a dozen types
-        raise ValueError(f"it is damaged: {' '.join(str(error).split())[:120]}") from error
+        raise ValueError(f"it is damaged: {text_of(error)[:120]}") from error
     if not all(isinstance(each, np.ndarray) for each in arrays.values()):
         raise ValueError("it holds more than arrays")
     return arrays
@@ -151,7 +149,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def locked(folder: Path) -> Iterator[None]:
     """Wait until no other process is in such a context for ``folder``; a kill ends it too.
 
-    Where the file system has no locks nobody waits: what is written there has to bear that.
+    On a file system without locks this does not wait, so the code inside must be safe when two
+    processes run it at once.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -142,7 +142,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 
 def identifying(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a resolved configuration, which may be a stranger's."""
+    """The part of a resolved configuration, which may be a stranger's, that determines a result."""
     config = numeric(config)
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTIFYING}
     for key in ("extend", "init_from"):

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.runs import directory
 from lrm_lightning.runs.directory import CONFIG, EXPORTED, RECORD, checkpoint_path
 from lrm_lightning.runs.files import file_sha256, matches, shown_path
 from lrm_lightning.runs.integrity import content_sha256
 from lrm_lightning.runs.records import Network, one_line, printable
 from lrm_lightning.runs.settings import read_settings
-from lrm_lightning.runs.weights import fill, shortened
+from lrm_lightning.runs.weights import fill
 
-# A run directory may come from anybody: without the user's trust in more it names one of these.
+# A run directory may come from anybody: without ``trust`` it may name only a network of MODELS.
 MODELS = "lrm_lightning.models"
 # How the LightningModule calls the network's weights.
 PREFIX = "network."
@@ -243,7 +243,8 @@ def _build(settings: dict[str, Any], folder: Path, trust: Sequence[str]) -> nn.M
         # Not hydra's instantiate: it would call any _target_ inside the arguments too.
         network = found(**settings)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{folder} is damaged, {shortened(error)}; train the run again") from error
+        why = text_of(error)[:160]
+        raise UserError(f"{folder} is damaged, {why}; train the run again") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{target} returned a {type(network).__name__}, not a torch.nn.Module")
     return network

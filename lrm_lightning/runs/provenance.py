@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 
 PACKAGES = (
     "lrm_lightning", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb",
@@ -76,7 +76,7 @@ def check_device(device: torch.device) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # the second: a torch without this backend
-        what = " ".join(str(error).split())[:200]
+        what = text_of(error)[:200]
         mend = "update its driver, or train on the processor with trainer=cpu"
         raise UserError(f"the device {device} cannot be used: {what}; {mend}") from error
 

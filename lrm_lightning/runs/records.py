@@ -72,7 +72,7 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The same, at most 400 letters long."""
+    """``text`` on one line, as by :func:`one_line`, at most 400 letters long."""
     clean = one_line(text)
     return clean if len(clean) <= LONGEST_TEXT else clean[: LONGEST_TEXT - 1] + "…"
 

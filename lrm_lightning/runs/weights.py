@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.runs.directory import LAST, PREVIOUS
 from lrm_lightning.runs.integrity import opened
 from lrm_lightning.runs.records import printable
@@ -50,13 +50,8 @@ def fill(network: nn.Module, path: Path, prefix: str = "", run_id: str = "") -> 
     except RuntimeError as error:
         differing = {"unexpected": state.keys() - own.keys(), "missing": own.keys() - state.keys()}
         listed = [f"{what} keys {_listed(names)}" for what, names in differing.items() if names]
-        problem = printable("; ".join(listed)) or shortened(error)
+        problem = printable("; ".join(listed)) or text_of(error)[:160]
         raise UserError(f"{path} does not fit the network: {problem}") from error
-
-
-def shortened(error: BaseException) -> str:
-    """The beginning of an error's text, on one line."""
-    return " ".join(str(error).split())[:160]
 
 
 def checkpoint_owner(path: Path, run_id: str) -> str:
@@ -105,7 +100,7 @@ def _tensors(path: Path, run_id: str) -> dict[str, Tensor]:
                 f"checkpoint {path} holds a {printable(refused[1])}, which is refused because"
                 " loading it could run code; save network.state_dict() alone"
             ) from error
-        what = f"damaged or not a plain state dict ({shortened(error)})"
+        what = f"damaged or not a plain state dict ({text_of(error)[:160]})"
         raise UserError(f"checkpoint {path} is {what}") from error
     if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
         keys = printable(", ".join(map(str, list(state)[:SHOWN])))

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.runs import identity, provenance
 from lrm_lightning.runs.directory import CONFIG, METRICS, checkpoint_path
 from lrm_lightning.runs.settings import read_settings
@@ -107,5 +107,5 @@ def _build(
             cause = error.__cause__ or error  # Hydra's own tells of it at length
             if isinstance(cause, ModuleNotFoundError) and name in EXTRAS:
                 cause = f"it is not installed; pip install 'lrm_lightning[{name}]'"
-            raise UserError(f"logger.{name}: {' '.join(str(cause).split())}") from error
+            raise UserError(f"logger.{name}: {text_of(cause)}") from error
         yield logger

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag
 from lrm_lightning.data import Batch
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 
 X_AXIS = "trainer/global_step"  # Lightning's name of the step
 CONNECT_S, FINISH_S = 10, 20  # the second is within the launcher's 30 seconds of grace
@@ -87,7 +87,7 @@ class RunLogger(WandbLogger):
             super().log_metrics(metrics, step)
         except Exception as error:  # W&B's own have no common class
             self._lost = True
-            _say(f"nothing more is logged ({_one_line(error)})")
+            _say(f"nothing more is logged ({text_of(error)[:100]})")
 
     @rank_zero_only
     def close(self, *, failed: bool = False, weights: Path | None = None) -> None:
@@ -99,7 +99,7 @@ class RunLogger(WandbLogger):
             try:
                 self._run.log_artifact(weights, name=f"model-{self._run.id}", type="model")
             except Exception as error:  # as in log_metrics
-                _say(f"the weights are not uploaded ({_one_line(error)})")
+                _say(f"the weights are not uploaded ({text_of(error)[:100]})")
         try:
             self._run.finish(exit_code=int(failed))
         except Exception:  # TimeoutError, or W&B's own process is gone
@@ -141,7 +141,7 @@ class RunLogger(WandbLogger):
                 run.summary.update(dict(results))
                 run.finish()
         except Exception as error:  # as in log_metrics
-            mode, reason = "", _one_line(error)
+            mode, reason = "", text_of(error)[:100]
         _teardown()
         if mode != "online":
             _say(f"the evaluation is not added to the W&B run of {self._folder} ({reason})")
@@ -156,7 +156,7 @@ class RunLogger(WandbLogger):
             if mode != "online" or wandb.login(prompt=False, verify=False):
                 return mode, f"mode={mode}"
         except wandb.Error as error:  # no key can look like that
-            raise UserError(f"logger.wandb: {_one_line(error)}") from error
+            raise UserError(f"logger.wandb: {text_of(error)[:100]}") from error
         if self._wanted == "online":
             raise UserError("logger.wandb.mode=online: no key; `wandb login` stores one")
         return "offline", "no key; `wandb login` makes runs appear online"
@@ -171,7 +171,7 @@ class RunLogger(WandbLogger):
                 reason = "an earlier part is still to be uploaded"
             except Exception as error:  # as in log_metrics
                 _teardown()  # what was begun would go on trying, and be in the way
-                reason = _one_line(error)
+                reason = text_of(error)[:100]
             mode = "offline"
         if mode == "offline":
             files = shlex.quote(str(self._folder / "wandb"))
@@ -311,7 +311,3 @@ def _teardown() -> None:
 
 def _say(text: str) -> None:
     print(f"W&B: {text}")  # noqa: T201
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__

@@ -16,9 +16,9 @@ class EMA(EMAWeightAveraging):
     after every step. Batch norm's running statistics are averaged like the weights. In a checkpoint
     ``state_dict`` is the average, and the weights that training goes on from lie beside it.
 
-    It mends three things of Lightning's callback: a test of a checkpoint would be of the weights
-    that were trained, not of their average; so would be the test after a resume of a training that
-    had ended; and on a GPU the average would lie in the memory of the CPU.
+    Lightning's callback has three faults that this class corrects: a test of a checkpoint uses the
+    trained weights, not their average; so does the test after the resume of a finished training;
+    and on a GPU the average lies in the memory of the CPU.
 
     Args:
         decay: :math:`\tau` in [0, 1).

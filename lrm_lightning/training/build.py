@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.runs.files import file_sha256
 from lrm_lightning.runs.identity import check_keys, check_kinds, flat, identity, numeric
 
@@ -251,6 +251,6 @@ def _checked(group: str, check: Callable[[], Any]) -> Any:  # noqa: ANN401
     except UserError:
         raise
     except Exception as error:  # of anybody's class
-        message = " ".join(str(error).split())
+        message = text_of(error)
         dot = "." if re.match(r"\w+=", message) else ": "
         raise UserError(f"{group}{dot}{message}" if group else message) from error

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from lrm_lightning.errors import UserError
+from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.methods import Defense
 from lrm_lightning.runs.directory import (
     BEST,
@@ -125,8 +125,7 @@ class RunCheckpointIO(TorchCheckpointIO):
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         except Exception as error:  # any damage: torch raises half a dozen types
-            why = " ".join(str(error).split())[:120]
-            raise UserError(f"damaged checkpoint {path}: {why}") from error
+            raise UserError(f"damaged checkpoint {path}: {text_of(error)[:120]}") from error
         return saved
 
 

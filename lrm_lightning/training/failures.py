@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
-from lrm_lightning.errors import NotFiniteError, UserError
+from lrm_lightning.errors import NotFiniteError, UserError, text_of
 from lrm_lightning.training.lightning_internals import starts_processes, take_over_processes
 
 POLL_S, GRACE_S = 0.5, 5.0
@@ -38,7 +38,7 @@ def in_one_line(trainer: L.Trainer) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(f"out of GPU memory: {SMALLER}") from error
     except MisconfigurationException as error:  # what Lightning finds out only now
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        raise UserError(f"trainer: {text_of(error)}") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             raise UserError(f"out of memory: {SMALLER}") from error
@@ -82,7 +82,7 @@ class RankWatch:
         Raises:
             SystemExit: If the user has been told, or rank 0 will do it.
         """
-        text = " ".join(str(error).split())
+        text = text_of(error)
         if "EADDRINUSE" in text:
             port = os.environ.get("MASTER_PORT", "")
             return (

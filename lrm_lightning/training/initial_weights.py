@@ -16,8 +16,8 @@ from lrm_lightning.runs.weights import fill
 class InitialWeights(L.Callback):
     """The weights that ``init_from`` names, and their hash, which the run's checkpoints keep.
 
-    A run that has begun goes on with its own weights; it is refused if ``init_from`` has others by
-    now than it began with, and needs it no more.
+    A run that has begun goes on with its own weights and no longer needs the file; but if the file
+    is still there and has changed, the run is refused.
 
     Args:
         source: A finished run directory, an export, or a file of weights; ``None`` for fresh ones.

@@ -17,8 +17,8 @@ from lrm_lightning.training.lightning_internals import (
 
 # Ctrl-C; kill, schedulers, preemption; what sbatch is often told to send before the time is over.
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# Training batches between two times that ranks talk of signals and checkpoints: to talk, a GPU's
-# rank waits until all it was given is computed, and the others with it.
+# Every how many training batches the ranks agree on signals and checkpoints. Not after each one,
+# because agreeing makes every rank wait until its GPU has finished its queue.
 TALK_EVERY = 8
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 

@@ -192,14 +192,14 @@ def test_the_cost_that_is_told_is_what_an_image_takes_that_nothing_breaks(
     assert (network.forwards - network.backwards) / 3 == pytest.approx(forward, rel=0.25)
     first = capsys.readouterr().out.splitlines()[1]
     passes = f"{both} passes forward and backward, {forward} passes forward alone"
-    assert first.startswith(f"strong mine: at most {passes}, for each of 3 images: ")
+    assert first.startswith(f"strong mine: an image takes at most {passes}; 3 images at most ")
 
 
 def test_four_shares_take_a_quarter_of_the_time(capsys):
     cache = Cache(share=(2, 4))
     Progress("mine", cache).cost(1000, {"passes": 3000, "others": 0}, lambda: 7.2)
-    told = "mine: at most 3,000 passes, for each of 1,000 images: 2.0 h, 30 min in 4 shares\n"
-    assert capsys.readouterr().out == told
+    told = "an image takes at most 3,000 passes; 1,000 images at most 2.0 h, 30 min in 4 shares"
+    assert capsys.readouterr().out == f"mine: {told}\n"
 
 
 def test_on_a_cluster_shares_are_an_array(processes, quick, tmp_path_factory):

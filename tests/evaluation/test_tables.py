@@ -126,7 +126,8 @@ def test_networks_are_rows_and_attacks_columns():
         ["b", "100.0", "75.0", "0.0"],
     ]
     # the interval of one half, 40.4 to 59.6
-    assert lines[-1] == "100 test images of CIFAR-10, subset seed 3; 95% within 9.6 points"
+    width = "95% intervals are at most 19.2 points wide"
+    assert lines[-1] == f"100 test images of CIFAR-10, subset seed 3; {width}"
 
 
 def test_many_attacks_and_sources_leave_the_numbers_whole():

@@ -13,7 +13,7 @@ METHODS = sorted(path.stem for path in (identity.conf_dir() / "method").glob("*.
 
 @pytest.fixture
 def network():
-    """A network that has a fast twin; its batch norms are not the identity."""
+    """A network that has a fast view; its batch norms are not the identity."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ResNet(1, (4, 6, 6, 8), num_classes=4).double()
