@@ -112,7 +112,7 @@ class PGDAttack(Attack):
         check_flag("random_start", self.random_start)
         check_integer("restarts", self.restarts, low=1)
         check_flag("targeted", self.targeted)
-        if isinstance(self.loss, str):
+        if not callable(self.loss) and not isinstance(self.loss, PairedLoss):
             check_choice("loss", self.loss, OBJECTIVES)
         check_choice("bn_mode", self.bn_mode, BN_MODES)
         check_choice("keep", self.keep, KEEPS)

@@ -45,6 +45,7 @@ class Cache:
         share: tuple[int, int] = (1, 1),
     ) -> None:
         self._folder = folder and folder / hashed(identity or {})[:16]
+        self.resumed = self._folder is not None and any(self._folder.glob("*.npz"))
         self.share = share
         self.wall_s = 0.0  # of all pieces so far, those before an interruption included
 
@@ -200,6 +201,7 @@ class Progress:
             total = n * seconds()
             shared = f", {duration(total / number)} in {number} shares" * (number > 1)
             told = f"an image takes at most {told}; {n:,} images at most {duration(total)}{shared}"
+            told += ", less what is there from before" * self._cache.resumed
             print(f"{self._title}: {told}", flush=True)  # noqa: T201
 
     def __call__(self, stage: str, images: int, of: int) -> None:

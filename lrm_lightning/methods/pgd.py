@@ -31,8 +31,8 @@ class PGDTraining(Defense):
         alpha: Weight of the clean loss in [0, 1]: 0.5 in the paper's section 3, 0 in section 5.2.
         awp: Size of the adversarial weight perturbation (AWP), at least 0; 0 is none. The loss is
             that of the kernels :math:`w_l + v_l`, where :math:`v_l` raises it and has ``awp`` times
-            the norm of :math:`w_l`, in every layer :math:`l`. The authors take 0.01 for PGD
-            training and 0.005 for TRADES.
+            the norm of :math:`w_l`, in every layer :math:`l`; so are the accuracies that are logged
+            as it trains. The authors take 0.01 for PGD training and 0.005 for TRADES.
         epochs: The paper's 101 for training on adversarial examples.
         **shared: Arguments of :class:`~lrm_lightning.methods.base.Defense`.
 

@@ -57,6 +57,8 @@ class RootOfZero(torch.nn.Module):
         ({"targeted": 1}, "targeted=1 must be true or false"),
         ({"norm": "l1"}, "norm='l1' is unknown; choose one of: linf, l2"),
         ({"loss": "dlr", "targeted": True}, "loss=dlr has no target"),
+        ({"loss": None}, "loss=None is unknown; choose one of: cross_entropy, margin, dlr"),
+        ({"loss": ["dlr"]}, r"loss=\['dlr'\] is unknown; choose one of: cross_entropy, margin"),
         ({"loss": "hinge"}, "loss='hinge' is unknown; choose one of: cross_entropy, margin, dlr"),
         ({"bn_mode": "batch"}, "bn_mode='batch' is unknown"),
         ({"keep": "last"}, "keep='last' is unknown; choose one of: final, best"),

@@ -195,11 +195,15 @@ def test_the_cost_that_is_told_is_what_an_image_takes_that_nothing_breaks(
     assert first.startswith(f"strong mine: an image takes at most {passes}; 3 images at most ")
 
 
-def test_four_shares_take_a_quarter_of_the_time(capsys):
-    cache = Cache(share=(2, 4))
-    Progress("mine", cache).cost(1000, {"passes": 3000, "others": 0}, lambda: 7.2)
+def test_four_shares_take_a_quarter_of_the_time(capsys, tmp_path):
+    Cache(tmp_path).once("a", dict)
     told = "an image takes at most 3,000 passes; 1,000 images at most 2.0 h, 30 min in 4 shares"
-    assert capsys.readouterr().out == f"mine: {told}\n"
+    for cache, more in (
+        (Cache(share=(2, 4)), ""),
+        (Cache(tmp_path, share=(2, 4)), ", less what is there from before"),
+    ):
+        Progress("mine", cache).cost(1000, {"passes": 3000, "others": 0}, lambda: 7.2)
+        assert capsys.readouterr().out == f"mine: {told}{more}\n"
 
 
 def test_on_a_cluster_shares_are_an_array(processes, quick, tmp_path_factory):

@@ -262,7 +262,9 @@ def test_an_evaluation_in_an_outage_is_added_by_the_next_process(trained, server
     assert _offline(folder) == ([], [])
     assert run.summary == before
     server.failing = False  # the same command, given later
-    code = "from lrm_lightning.tracking import wandb\nwandb.CONNECT_S = 120  # where others work too\n"
+    code = (
+        "from lrm_lightning.tracking import wandb\nwandb.CONNECT_S = 120  # where others work too\n"
+    )
     code += "from lrm_lightning.tracking.loggers import add_evaluation\n"
     code += "from pathlib import Path; import sys\n"
     code += "add_evaluation(Path(sys.argv[1]), 'paper', {'pgd20': 0.25})"
