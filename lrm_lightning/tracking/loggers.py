@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.utils import instantiate
@@ -57,9 +58,13 @@ def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
         threading.excepthook = hook
 
 
-def check_loggers(cfg: DictConfig) -> None:
-    """Check W&B's settings; other loggers may call their server as soon as they are made."""
-    list(_build(cfg, Path(), only=WANDB))
+def check_loggers(cfg: DictConfig, only: str = WANDB) -> None:
+    """Raise the error that :func:`open_loggers` would, of W&B's settings or of all loggers.
+
+    Others than W&B's may call their server as soon as they are made.
+    """
+    with TemporaryDirectory() as scratch:
+        list(_build(cfg, Path(scratch), only=only))
 
 
 def upload_rest(cfg: DictConfig, run_dir: Path, results: dict[str, float]) -> None:

@@ -30,7 +30,7 @@ from lrm_lightning.runs.directory import (
 )
 from lrm_lightning.runs.files import file_sha256, shown_path, write_arrays
 from lrm_lightning.runs.records import RunRecord, accuracies, write_record
-from lrm_lightning.tracking.loggers import open_loggers, upload_rest
+from lrm_lightning.tracking.loggers import check_loggers, open_loggers, upload_rest
 from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
 from lrm_lightning.tracking.wandb import WandbMedia
 from lrm_lightning.training import build
@@ -95,6 +95,9 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
         if trainer.is_global_zero:
             print(f"run directory: {shown_path(path)}", flush=True)  # noqa: T201
             if cfg.rerun:
+                # What would refuse the run does so before anything is deleted.
+                check_loggers(cfg, only="")
+                start.load(network)
                 run_dir.clear()
             plain = identity.plain(cfg)
             run_dir.write_config(plain, plain["model"] | build.of_data(cfg, *shape))

@@ -109,6 +109,30 @@ def test_running_a_finished_run_again_trains_only_if_told_to(command, copy_of_un
     assert "resumed" not in command.run("method=lrm", "rerun=true", prelude=not_yet).output
 
 
+def test_a_refused_rerun_loses_nothing(command, finished, copy_of_undisturbed):
+    shutil.copy(copy_of_undisturbed / "checkpoints/last.ckpt", command.folder / "start.ckpt")
+    shutil.rmtree(copy_of_undisturbed)
+    command.run("method=lrm", "init_from=start.ckpt")
+    run = finished("lrm")
+    command.start(
+        "method=lrm", "init_from=start.ckpt", "rerun=true", "+logger.mine._target_=no.L"
+    ).error()
+    finished("lrm").assert_same_result(run)
+    (command.folder / "start.ckpt").unlink()
+    command.start("method=lrm", "init_from=start.ckpt", "rerun=true").error()
+    finished("lrm").assert_same_result(run)
+
+
+def test_a_refused_run_leaves_no_directory(command):
+    for wrong in ("trainer.max_epochs=0", "method.smoothing=2", "init_from=nowhere"):
+        command.start("method=pgd", wrong).error()
+        assert not [*command.folder.glob("runs/digits/*")]
+    (command.folder / "mine").mkdir()
+    (command.folder / "mine/notes.txt").touch()
+    command.start("method=pgd", "init_from=nowhere", "hydra.run.dir=mine").error()
+    assert (command.folder / "mine/notes.txt").exists()
+
+
 def test_without_validation_it_trains_on_everything_and_resumes(command, finished, snapshots):
     settings = ("method=regular", "data.val_size=0")
     command.run(*settings, prelude=snapshots)
