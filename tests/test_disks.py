@@ -96,7 +96,12 @@ WRITES = {
         0,
     ),
     "export": (r"out/model\.safetensors", ("export", "run=run", "out=out"), "finished", 0),
-    "export again": (r"out/model\.safetensors", ("export", "run=run", "out=out"), "exported", READ_ONLY),
+    "export again": (
+        r"out/model\.safetensors",
+        ("export", "run=run", "out=out"),
+        "exported",
+        READ_ONLY,
+    ),
     "report": (r"report/.*", ("report", "runs_dir=[run]"), "finished", 8),
     "report, read-only": (r"report", ("report", "runs_dir=[run]"), "finished", READ_ONLY),
 }

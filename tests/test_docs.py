@@ -141,6 +141,19 @@ def test_a_table_of_stronger_attacks_is_that_of_the_verdicts(file, columns):
             assert rows[title][heading] == told, (title, heading)
 
 
+def test_the_step_curve_is_that_of_the_verdicts():
+    ((counts, rows),) = (
+        (head[1:], rows) for head, rows in _tables(ROOT / "docs/results.md") if "200" in head
+    )
+    verdicts = _verdicts()
+    assert rows.keys() == METHODS_OF_SHORT.keys()
+    for title, method in METHODS_OF_SHORT.items():
+        correct, steps = (verdicts[f"{method}.{name}"] for name in ("clean", "pgd_ce_steps"))
+        for count in counts:
+            left = (correct & (steps > int(count))).mean()
+            assert rows[title][count] == f"{100 * left:.1f}", (title, count)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
