@@ -46,10 +46,12 @@ def check_number(
         raise ValueError(f"{name}={value!r} must be {wanted}")
 
 
-def check_integer(name: str, value: object, *, low: int) -> None:
-    """Raise :class:`ValueError` unless ``value`` is a whole number ``>= low``."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < low:
-        raise ValueError(f"{name}={value!r} must be a whole number >= {low}")
+def check_integer(name: str, value: object, *, low: int, high: float = math.inf) -> None:
+    """Raise :class:`ValueError` unless ``value`` is a whole number from ``low`` to ``high``."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not low <= int(value) <= high:
+        wanted = f">= {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name}={value!r} must be a whole number {wanted}")
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -39,6 +39,10 @@ class FrozenNetwork(nn.Module):
         return x
 
 
+# In a stage: of more a typing error would make a construction without end, and fill the memory.
+MOST_BLOCKS = 1000
+
+
 class Affine:
     """Batch norm in eval mode, as it is now: ``scale * x + shift``, both ``(1, C, 1, 1)``."""
 

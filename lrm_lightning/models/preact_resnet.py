@@ -1,5 +1,6 @@
 """PreActResNet-18 and wide ResNets, on which adversarial training is usually compared."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrm_lightning.checks import check_integer
-from lrm_lightning.models.frozen import Affine, Convolution, FrozenNetwork, FrozenUnit, frozen_head
+from lrm_lightning.models.frozen import (
+    MOST_BLOCKS,
+    Affine,
+    Convolution,
+    FrozenNetwork,
+    FrozenUnit,
+    frozen_head,
+)
 from lrm_lightning.models.standardize import ChannelNormalization
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -57,7 +65,7 @@ class PreActResNet(nn.Module):
     He et al.: 11,172,170 parameters. (A common copy leaves that pair out and has 11,171,146.)
 
     Args:
-        blocks: Residual blocks in each stage, each at least 1.
+        blocks: Residual blocks in each stage, from 1 to 1000 each.
         widths: Channels of each stage, as many as ``blocks``; the first is also that of the first
             convolution. The first stage has stride 1, the others stride 2.
         num_classes: Logits ``C``, at least 2.
@@ -85,9 +93,9 @@ class PreActResNet(nn.Module):
         if not blocks or len(blocks) != len(widths):
             given = f"blocks={list(blocks)} and widths={list(widths)}"
             raise ValueError(f"{given} must be as long, and not empty")
-        for name, values in (("blocks", blocks), ("widths", widths)):
+        for name, values, high in (("blocks", blocks, MOST_BLOCKS), ("widths", widths, math.inf)):
             for i, value in enumerate(values):
-                check_integer(f"{name}[{i}]", value, low=1)
+                check_integer(f"{name}[{i}]", value, low=1, high=high)
         self.num_classes = num_classes
 
         mean, std = CIFAR10_MEAN, CIFAR10_STD
@@ -118,7 +126,7 @@ class WideResNet(PreActResNet):
     46,160,474. Kernels start normal with deviation ``sqrt(2 / (k * k * out_channels))``.
 
     Args:
-        depth: Layers, 6 n + 4 for n residual blocks in each stage.
+        depth: Layers, 6 n + 4 for n residual blocks in each stage, from 10 to 6004.
         widen_factor: How many times wider a stage is than the ResNet's, at least 1.
         num_classes: Logits ``C``, at least 2.
         in_channels: Channels of an image.
@@ -139,7 +147,7 @@ class WideResNet(PreActResNet):
         num_classes: int = 10,
         in_channels: int = 3,
     ) -> None:
-        check_integer("depth", depth, low=10)
+        check_integer("depth", depth, low=10, high=6 * MOST_BLOCKS + 4)
         check_integer("widen_factor", widen_factor, low=1)
         if depth % 6 != 4:
             raise ValueError(f"depth={depth} must be 6 n + 4, such as 28 or 34")

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrm_lightning.checks import check_integer
-from lrm_lightning.models.frozen import Affine, Convolution, FrozenNetwork, FrozenUnit, frozen_head
+from lrm_lightning.models.frozen import (
+    MOST_BLOCKS,
+    Affine,
+    Convolution,
+    FrozenNetwork,
+    FrozenUnit,
+    frozen_head,
+)
 from lrm_lightning.models.standardize import ImageStandardization
 
 SLOPE = 0.1
@@ -64,7 +71,7 @@ class ResNet(nn.Module):
     ``sqrt(2 / (9 * out_channels))``, the linear weights uniform within ``sqrt(3 / fan_in)``.
 
     Args:
-        depth: Residual units in a stage, at least 1.
+        depth: Residual units in a stage, from 1 to 1000.
         widths: Channels of the stem and of the three stages. They may not shrink, and grow by even
             numbers, because a shortcut zero-pads new channels equally on both sides.
         num_classes: Logits ``C``, at least 2.
@@ -85,7 +92,7 @@ class ResNet(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        check_integer("depth", depth, low=1)
+        check_integer("depth", depth, low=1, high=MOST_BLOCKS)
         check_integer("num_classes", num_classes, low=2)
         check_integer("in_channels", in_channels, low=1)
         self.widths = _checked_widths(widths)

@@ -80,6 +80,7 @@ def test_parameters_of_preact_resnet_18():
         ({"blocks": (2, 2)}, "as long"),
         ({"blocks": (), "widths": ()}, "not empty"),
         ({"blocks": (2, 0), "widths": (4, 4)}, r"blocks\[1\]=0"),
+        ({"blocks": (10**9,), "widths": (4,)}, r"blocks\[0\]=1000000000 must .* from 1 to 1000"),
         ({"blocks": (2, 2), "widths": (4, -1)}, r"widths\[1\]=-1"),
     ],
 )

@@ -162,6 +162,7 @@ def test_channels_last_changes_nothing_and_lasts_to_the_end():
     [
         ({"depth": 0}, "depth=0"),
         ({"depth": 1.5}, "depth=1.5"),
+        ({"depth": 10**9}, "depth=1000000000 must be a whole number from 1 to 1000"),
         ({"num_classes": 1}, "num_classes=1"),
         ({"in_channels": 0}, "in_channels=0"),
         ({"widths": (16, 16, 32)}, "four"),

@@ -48,6 +48,7 @@ def test_stages_and_initial_weights():
     [
         ({"depth": 30}, r"depth=30 must be 6 n \+ 4"),
         ({"depth": 4}, "depth=4"),
+        ({"depth": 6 * 10**9 + 4}, "from 10 to 6004"),
         ({"widen_factor": 0}, "widen_factor=0"),
         ({"in_channels": 0}, "in_channels=0"),
     ],
