@@ -89,6 +89,12 @@ def test_a_record_whose_verdicts_are_damaged_is_left_out(records, content):
     assert line.startswith(f"{path}: it is damaged: ")
 
 
+def test_a_file_without_pictures_is_no_fault(records):
+    path = records.paper(records.run("pgd")).with_suffix(".npz")
+    np.savez(path, index=np.arange(500))
+    assert shown(records) == ([], [])
+
+
 def test_a_missing_file_is_no_gallery(records):
     records.paper(records.run("pgd")).with_suffix(".npz").unlink()
     assert shown(records) == ([], [])
