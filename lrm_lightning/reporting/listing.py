@@ -18,7 +18,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
 from lrm_lightning.reporting.aggregate import walk
 from lrm_lightning.reporting.run_dir import command_line, training_curves
-from lrm_lightning.reporting.settings import differences, shown, summary, training_settings
+from lrm_lightning.reporting.settings import differences, shown, summary, telling, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,
     CORRECT,
@@ -123,7 +123,7 @@ def show(runs: Sequence[Listed]) -> None:
         alike[run.facts["method"], run.facts["data"]].append(run)
     labels: dict[Path, str] = {}
     for same in alike.values():
-        differing = differences([training_settings(run.config) for run in same])
+        differing = telling([training_settings(run.config) for run in same])
         labels |= {run.folder: summary(each, 2) for run, each in zip(same, differing, strict=True)}
     rows = []
     for run in runs:

@@ -59,6 +59,15 @@ def test_each_run_has_a_row_that_says_how_far_it_is_and_what_tells_it_apart(reco
     assert rows[str(stopped.relative_to(records.folder.parent))][:-1] == wanted
 
 
+def test_a_run_is_told_apart_by_what_most_others_have_otherwise(records, say):
+    here = records.folder.parent
+    usual = [records.run("pgd", seed=seed, epochs=4) for seed in range(3)]
+    other = records.run("pgd", epochs=2, alpha=0.5)
+    rows = _rows(say())
+    assert all(rows[str(run.relative_to(here))][1] == "cifar10" for run in usual)
+    assert rows[str(other.relative_to(here))][1:3] == ["alpha=0.5,", "trainer.max_epochs=2"]
+
+
 @pytest.mark.parametrize(
     ("words", "count"),
     [
