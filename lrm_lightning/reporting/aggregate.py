@@ -249,7 +249,7 @@ def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]
         alike.setdefault(group.method if group.runs else group.network, []).append(group)
     differing = {}
     for same in alike.values():
-        trained = settings.differences([group.settings for group in same])
+        trained = settings.telling([group.settings for group in same])
         measured = settings.differences([group.measured for group in same])
         differing |= zip(map(id, same), zip(trained, measured, strict=True), strict=True)
     titles, trainings = [], Counter(group.training for group in groups)

@@ -53,6 +53,14 @@ def test_a_record_of_before_a_knob_is_one_with_the_knob_off(records, read):
     assert titles == ["PGD (awp=0)", "PGD (awp=0.005)"]
 
 
+def test_what_others_differ_in_is_not_in_a_name(records, read):
+    for change in ({"smoothing": 0.5}, {"alpha": 0.5}, {"squeeze_weight": 0.1}, {"epochs": 3}):
+        records.run("pgd", **change)
+    titles = {group.title.removeprefix("PGD ") for group in read().tests}
+    changes = "smoothing=0.5", "alpha=0.5", "squeeze_weight=0.1", "trainer.max_epochs=3"
+    assert titles == {f"({change})" for change in changes}
+
+
 def test_many_differences_are_told_beside_the_name(records, read):
     records.run("pgd")
     other = records.run("pgd", epochs=3, smoothing=0.1, squeeze_weight=0.2)
