@@ -166,7 +166,7 @@ def _verdict(record: EvaluationRecord) -> list[str]:
     masking = record.masking
     if masking is None:
         return []
-    lines = [f"{record.network.label}: gradient {masking.verdict}, {masking.summary}"]
+    lines = [f"{record.network.label}: verdict: {masking.verdict}, {masking.summary}"]
     left = {
         name.removeprefix("transfer_").replace("pgd_square", "Square"): percent(share)
         for name, share in record.metrics.items()

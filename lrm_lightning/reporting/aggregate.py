@@ -102,7 +102,8 @@ class Records:
 def load(folders: Sequence[str]) -> Records:
     """What is below folders or glob patterns of them, by path; raises if there is no such folder.
 
-    A copied run counts once; an evaluation from before its run was trained again is left out.
+    A run that lies in two folders counts once, even if it was trained in both; an evaluation from
+    before its run was trained again is left out.
     """
     records = Records()
     for path in sorted({path for pattern in folders for path in _files(pattern)}):
@@ -248,7 +249,7 @@ def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]
         alike.setdefault(group.method if group.runs else group.network, []).append(group)
     differing = {}
     for same in alike.values():
-        trained = settings.differences([group.settings for group in same])
+        trained = settings.telling([group.settings for group in same])
         measured = settings.differences([group.measured for group in same])
         differing |= zip(map(id, same), zip(trained, measured, strict=True), strict=True)
     titles, trainings = [], Counter(group.training for group in groups)
@@ -302,7 +303,7 @@ def _without_copies(runs: Sequence[Run]) -> list[Run]:
     kept: dict[str, Run] = {}
     for run in runs:
         record = run.record
-        same = f"{record.run_id} {record.written} {sorted(record.metrics.items())}"
+        same = f"{record.run_id} {sorted(record.metrics.items())}"
         kept.setdefault(same if record.run_id else str(run.path), run)
     return list(kept.values())
 

@@ -1,6 +1,7 @@
 """Runs at hand: which there are, in what two differ, how to go on with each, what to delete."""
 
 import difflib
+import json
 import re
 import shlex
 import shutil
@@ -18,12 +19,13 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
 from lrm_lightning.reporting.aggregate import walk
 from lrm_lightning.reporting.run_dir import command_line, training_curves
-from lrm_lightning.reporting.settings import differences, shown, summary, training_settings
+from lrm_lightning.reporting.settings import differences, shown, summary, telling, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,
     CORRECT,
     EVALUATIONS,
     RECORD,
+    STATUS,
     RunDir,
     finished_run,
     is_training,
@@ -67,7 +69,7 @@ class Listed:
 
     @property
     def progress(self) -> tuple[int, float | None]:
-        """The epoch it is in, from 1, and its latest robust validation accuracy, in [0, 1]."""
+        """How many epochs are finished, and the latest robust validation accuracy, in [0, 1]."""
         if self.record is not None:
             return self.record.epochs or 0, self.record.score
         try:
@@ -76,8 +78,11 @@ class Listed:
             sys.stderr.write(f"skipped: {error}\n")
             curves = {}
         pgd = {int(key[11:]): curves[key] for key in curves if re.match(r"val/acc/pgd\d+$", key)}
-        epoch = max((points[-1][0] for points in curves.values()), default=0)
-        return int(epoch), pgd[max(pgd)][-1][1] if pgd else None
+        try:  # there may be none, and an older one doesn't tell
+            epochs = int(json.loads((self.folder / STATUS).read_text(encoding="utf-8"))["epochs"])
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            epochs = int(max((points[-1][0] for points in curves.values()), default=1)) - 1
+        return epochs, pgd[max(pgd)][-1][1] if pgd else None
 
 
 def find(folders: Sequence[str], wanted: Mapping[str, str]) -> list[Listed]:
@@ -123,7 +128,7 @@ def show(runs: Sequence[Listed]) -> None:
         alike[run.facts["method"], run.facts["data"]].append(run)
     labels: dict[Path, str] = {}
     for same in alike.values():
-        differing = differences([training_settings(run.config) for run in same])
+        differing = telling([training_settings(run.config) for run in same])
         labels |= {run.folder: summary(each, 2) for run, each in zip(same, differing, strict=True)}
     rows = []
     for run in runs:

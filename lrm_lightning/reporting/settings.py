@@ -1,5 +1,7 @@
 """What was set in a run, and what of it tells it from another run, or from the paper's."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ NOT_OF_TRAINING = (
 # Knobs that older records lack, off.
 NEUTRAL = {"method.awp": 0.0, "method.input_noise": 0.0}
 NAMED_AT_MOST = 4
+CALLBACK = re.compile(r"callbacks\.[^.]+\._target_")
 # Settings of the Trainer that cut a training short, and the values that don't: 1.0 is all batches,
 # 1 is one.
 LIMITS = {"limit_train_batches": ["1.0"], "overfit_batches": ["0", "0.0"], "max_steps": ["-1"]}
@@ -45,17 +48,47 @@ def paper_row(method: str, settings: Settings) -> paper.Method | None:
 
 
 def differences(all_settings: Sequence[Settings]) -> list[dict[str, Any]]:
-    """For each of several runs, the settings in which not all agree."""
-    keys = sorted({key for settings in all_settings for key in settings})
+    """For each of several runs, the settings in which not all agree: the method's own first."""
+    keys = {key for settings in all_settings for key in settings}
     differing = [key for key in keys if len({shown(each.get(key)) for each in all_settings}) > 1]
+    differing.sort(key=lambda key: (not key.startswith("method."), key))
     return [{key: each.get(key) for key in differing} for each in all_settings]
 
 
+def telling(all_settings: Sequence[Settings]) -> list[dict[str, Any]]:
+    """For each of several runs, in what it differs from most of them: rare and short ones first.
+
+    A callback that some runs lack is one difference, whose value is empty where it is there.
+    """
+    found = differences(all_settings)
+    columns = {key: [each[key] for each in found] for key in next(iter(found), {})}
+    for key in [each for each in columns if CALLBACK.fullmatch(each) and None in columns[each]]:
+        callback = key.removesuffix("._target_")
+        there = [None if each is None else "" for each in columns[key]]
+        columns = {
+            key: values
+            for key, values in columns.items()
+            if not key.startswith(f"{callback}.") or len({*map(shown, values)} - {"null"}) > 1
+        } | {callback: there}
+    ranked: list[list[tuple[int, int, str]]] = [[] for _ in found]
+    for key, values in columns.items():
+        counts = Counter(map(shown, values))
+        usual = next((text for text in counts if 2 * counts[text] > len(values)), "null")
+        for ranks, value in zip(ranked, values, strict=True):
+            if (text := shown(value)) != usual:
+                ranks.append((counts[text], len(summary({key: value})), key))
+    return [
+        {key: columns[key][place] for *_, key in sorted(ranks)}
+        for place, ranks in enumerate(ranked)
+    ]
+
+
 def summary(settings: Settings, at_most: int = NAMED_AT_MOST) -> str:
-    """A few settings as a label, such as ``smoothing=0.1, trainer.max_epochs=7``."""
-    # The method's own settings say most, and need no prefix.
-    ordered = sorted(settings, key=lambda key: (not key.startswith("method."), key))
-    named = [f"{printable(key).removeprefix('method.')}={shown(settings[key])}" for key in ordered]
+    """A few settings as a label, such as ``smoothing=0.1, callbacks.ema, and 2 more``."""
+    named = [
+        f"{printable(key).removeprefix('method.')}={shown(value)}".removesuffix("=")
+        for key, value in settings.items()
+    ]
     more = len(named) - at_most
     return ", ".join(named[:at_most]) + (f", and {more} more" if more > 0 else "")
 

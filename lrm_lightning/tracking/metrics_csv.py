@@ -99,6 +99,7 @@ class MetricsInCheckpoints(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 checkpoint[METRICS] = logger.text
+                logger.finalize("")  # who reads the file after a kill sees what is gone on from
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

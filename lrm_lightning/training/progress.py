@@ -23,8 +23,8 @@ class Progress(L.Callback):
     """Prints the time that a run will take after its first steps, then its accuracies every epoch.
 
     On a terminal a bar below shows the steps, the time left, the loss and the last robust accuracy;
-    a progress bar of Lightning's among the callbacks takes its place. The latest line is also kept
-    in ``status.json`` of the run directory, for whoever started the run. Training time is part of
+    a progress bar of Lightning's among the callbacks takes its place. The latest line and how many
+    epochs are finished are kept in ``status.json`` of the run directory. Training time is part of
     the checkpoint, so that a resumed run reports all of it.
 
     Args:
@@ -62,7 +62,8 @@ class Progress(L.Callback):
         again = f", resumed at step {trainer.global_step:,}" if trainer.global_step else ""
         self._say(
             f"training {trainer.max_epochs} epochs of {trainer.num_training_batches:,} steps"
-            f" on {device}{again}"
+            f" on {device}{again}",
+            trainer.current_epoch,
         )
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
         self._show(trainer, "training", total=total, completed=done, facts="")
@@ -80,7 +81,8 @@ class Progress(L.Callback):
             total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
             self._say(
                 f"about {duration((total - trainer.global_step) * step_s)} of training at"
-                f" {step_s:.3f} s a step, attacks on validation images excluded"
+                f" {step_s:.3f} s a step, attacks on validation images excluded",
+                trainer.current_epoch,
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,14 +97,15 @@ class Progress(L.Callback):
         ]
         self._robust = shown[-1] if shown else self._robust
         left = f", {duration(each * (epochs - epoch))} left" if epoch < epochs else ""
-        self._say(f"epoch {epoch}/{epochs}: {', '.join([_loss(trainer), *shown])}{left}")
+        self._say(f"epoch {epoch}/{epochs}: {', '.join([_loss(trainer), *shown])}{left}", epoch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._bar.stop()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         count = sum(trainer.num_test_batches)
-        self._say(f"testing: {count} batches of the test split, natural, FGSM and PGD")
+        what = f"testing: {count} batches of the test split, natural, FGSM and PGD"
+        self._say(what, trainer.current_epoch)
         self._show(trainer, "testing", total=count, completed=0, facts="")
 
     def on_test_batch_end(self, *_: object) -> None:
@@ -129,9 +132,11 @@ class Progress(L.Callback):
         self._bar.start()
 
     @rank_zero_only
-    def _say(self, message: str) -> None:
+    def _say(self, message: str, epochs: int) -> None:
+        """Print a line, and keep it with how many epochs are finished."""
         print(message, flush=True)  # noqa: T201  (a person reads it)
-        write_json(self._status, {"message": message, "elapsed_s": round(self.elapsed_s, 1)})
+        status = {"message": message, "epochs": epochs, "elapsed_s": round(self.elapsed_s, 1)}
+        write_json(self._status, status)
 
 
 def _loss(trainer: L.Trainer) -> str:

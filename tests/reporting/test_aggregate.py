@@ -10,6 +10,8 @@ from lrm_lightning.reporting.settings import (
     attack_departures,
     departures,
     shown,
+    summary,
+    telling,
 )
 
 OTHER_ATTACK = {"norm": "linf", "eps": 0.03, "step_size": 0.015, "steps": 3}
@@ -51,6 +53,14 @@ def test_a_record_of_before_a_knob_is_one_with_the_knob_off(records, read):
     assert titles == ["PGD (awp=0)", "PGD (awp=0.005)"]
 
 
+def test_what_others_differ_in_is_not_in_a_name(records, read):
+    for change in ({"smoothing": 0.5}, {"alpha": 0.5}, {"squeeze_weight": 0.1}, {"epochs": 3}):
+        records.run("pgd", **change)
+    titles = {group.title.removeprefix("PGD ") for group in read().tests}
+    changes = "smoothing=0.5", "alpha=0.5", "squeeze_weight=0.1", "trainer.max_epochs=3"
+    assert titles == {f"({change})" for change in changes}
+
+
 def test_many_differences_are_told_beside_the_name(records, read):
     records.run("pgd")
     other = records.run("pgd", epochs=3, smoothing=0.1, squeeze_weight=0.2)
@@ -58,6 +68,35 @@ def test_many_differences_are_told_beside_the_name(records, read):
     run_id = json.loads((other / "record.json").read_text())["run_id"]
     assert by_row[True].title == f"PGD (run {run_id})"
     assert by_row[True].differs == "smoothing=0.1, squeeze_weight=0.2, trainer.max_epochs=3"
+
+
+EMA = {"callbacks.ema._target_": "x.EMA", "callbacks.ema.decay": 0.995}
+STOPPING = {"callbacks.stop._target_": "x.Stop", "callbacks.stop.mode": "max"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        ([{}, {}, EMA], ["", "", "callbacks.ema"]),
+        ([EMA, EMA, {}], ["", "", "callbacks.ema=null"]),
+        (  # what all others have otherwise comes first, and short before long
+            [{"extend": "a"}, EMA | STOPPING | {"extend": "a"}, {}, {}, {}],
+            ["extend=a", "callbacks.ema, callbacks.stop, extend=a", *[""] * 3],
+        ),
+        (
+            [EMA, EMA | {"callbacks.ema.decay": 0.9}, {}],
+            ["callbacks.ema.decay=0.995", "callbacks.ema.decay=0.9", "callbacks.ema=null"],
+        ),
+        (  # what most runs have is said of none
+            [{"method.alpha": alpha, "trainer.max_epochs": e} for alpha, e in
+             [(0.0, 2), (0.0, 3), (0.0, 4), (0.0, 4), (0.5, 2)]],
+            [*(f"trainer.max_epochs={e}" for e in (2, 3, 4, 4)), "alpha=0.5, trainer.max_epochs=2"],
+        ),
+        ([{"extend": None}, {"extend": "a"}], ["", "extend=a"]),
+    ],
+)  # fmt: skip
+def test_what_is_rare_and_short_is_told_first_and_what_is_usual_not_at_all(runs, labels):
+    assert [summary(each) for each in telling(runs)] == labels
 
 
 def test_what_does_not_change_the_result_does_not_divide(records, read):

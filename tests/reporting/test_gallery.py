@@ -89,6 +89,15 @@ def test_a_record_whose_verdicts_are_damaged_is_left_out(records, content):
     assert line.startswith(f"{path}: it is damaged: ")
 
 
+@pytest.mark.parametrize("labels", [{}, {"gallery_index": np.arange(3), "gallery_y": np.arange(3)}])
+def test_a_file_without_pictures_is_no_fault(labels, records):
+    path = records.paper(records.run("pgd")).with_suffix(".npz")
+    np.savez(path, index=np.arange(500), **labels)
+    assert shown(records) == ([], [])
+    np.savez(path, index=np.arange(500), **labels, gallery_x=np.zeros((3, 3, 8, 8), np.uint8))
+    assert shown(records) == ([], [f"{path}: no readable gallery"])
+
+
 def test_a_missing_file_is_no_gallery(records):
     records.paper(records.run("pgd")).with_suffix(".npz").unlink()
     assert shown(records) == ([], [])

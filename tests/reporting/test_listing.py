@@ -55,8 +55,28 @@ def test_each_run_has_a_row_that_says_how_far_it_is_and_what_tells_it_apart(reco
     for run, weight in ((one, "0.5"), (two, "0.1")):
         wanted = ["alp", f"pairing_weight={weight}", "cifar10", "0", "finished", "7/7", "-"]
         assert rows[str(run.relative_to(records.folder.parent))][:-1] == [*wanted, "70.0", "40.0"]
-    wanted = ["lrm", "digits", "0", "stopped", "3/30", "50.0", "-", "-"]
+    wanted = ["lrm", "digits", "0", "stopped", "2/30", "50.0", "-", "-"]
     assert rows[str(stopped.relative_to(records.folder.parent))][:-1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"), [('{"epochs": 3}', "3/30"), ("{}", "2/30"), ("[]", "2/30"), ("{", "2/30")]
+)
+def test_epochs_are_those_that_are_finished_even_if_a_kill_cut_the_metrics(
+    status, shown, records, say
+):
+    records.write_text(_unfinished(records) / "status.json", status)
+    (row,) = _rows(say()).values()
+    assert row[4] == shown
+
+
+def test_a_run_is_told_apart_by_what_most_others_have_otherwise(records, say):
+    here = records.folder.parent
+    usual = [records.run("pgd", seed=seed, epochs=4) for seed in range(3)]
+    other = records.run("pgd", epochs=2, alpha=0.5)
+    rows = _rows(say())
+    assert all(rows[str(run.relative_to(here))][1] == "cifar10" for run in usual)
+    assert rows[str(other.relative_to(here))][1:3] == ["alpha=0.5,", "trainer.max_epochs=2"]
 
 
 @pytest.mark.parametrize(

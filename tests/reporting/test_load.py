@@ -79,9 +79,11 @@ def test_bytes_that_nobody_vouches_for_are_not_official(records):
     assert found(records).runs[0].record.data.title == "CIFAR-10 (not the official bytes)"
 
 
-def test_a_copied_run_counts_once(records):
+@pytest.mark.parametrize("times", [{}, {"written": "2026-01-02T09:09:09+00:00", "wall_s": 70.0}])
+def test_a_run_that_was_copied_or_trained_again_elsewhere_counts_once(times, records):
     path = records.run("pgd")
     shutil.copytree(path, records.folder / "copy")
+    changed(path / "record.json", **times)
     assert len(found(records).runs) == 1
 
 

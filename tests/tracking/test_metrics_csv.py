@@ -111,6 +111,7 @@ def test_a_checkpoint_has_the_rows_whatever_became_of_the_file(tmp_path, damage)
     for step in range(4):
         first.log_metrics({"a": float(step)}, step=step)
     callback.on_save_checkpoint(_trainer(first, TrainerFn.FITTING), None, checkpoint)
+    assert len(_read(path)) == 4  # a kill leaves the file as new as the checkpoint
     first.log_metrics({"a": 9.0}, step=9)  # is logged again
     first.finalize("")
     path.unlink() if damage is None else path.write_bytes(damage)

@@ -33,6 +33,7 @@ def test_a_line_an_epoch_with_its_own_accuracies(network, digits, make_trainer, 
     assert [" left" in line for line in lines] == [True] * 4 + [False]
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["message"] == lines[-1]
+    assert status["epochs"] == 5
     assert status["elapsed_s"] >= 0
 
 
@@ -94,12 +95,15 @@ def test_time_left_after_the_first_steps(tmp_path, monkeypatch, capsys):
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr("lrm_lightning.training.progress.time", clock)
     progress = Progress(tmp_path, RobustAccuracy(PGDAttack()))
-    trainer = SimpleNamespace(max_epochs=10, num_training_batches=100, global_step=0)
+    trainer = SimpleNamespace(
+        max_epochs=10, num_training_batches=100, global_step=0, current_epoch=0
+    )
     for step in range(1, 30):
         now += 5.0 if step <= 5 else 0.5
         trainer.global_step = step
         progress.on_train_batch_end(trainer, None, None, None, step)
     (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads((tmp_path / "status.json").read_text())["epochs"] == 0  # none is finished
     # 980 of 1,000 steps at half a second; the slow first five don't count
     assert line.startswith("about 8 min of training at 0.500 s a step")
 
