@@ -70,6 +70,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of torch.compile
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin = time.monotonic()
+    if device == "cpu":
+        print("there is no GPU here: only the engines are compared, on the processor", flush=True)  # noqa: T201
     subject = prepare(Settings(**QUICK, device=device))
     rows = [*compared(subject, device)]
     verdict = "there is no GPU here; on a processor attack.engine=auto is fast"

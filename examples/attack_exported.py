@@ -21,7 +21,8 @@ def images(count: int) -> tuple[Tensor, Tensor]:
     datamodule = DigitsDataModule(eval_batch_size=count)
     datamodule.setup()
     batch = next(iter(datamodule.test_dataloader()))
-    return batch.x, batch.y
+    # The loader's are channels last; AutoAttack takes views that only the default layout has.
+    return batch.x.contiguous(), batch.y
 
 
 def with_foolbox(network: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
@@ -41,6 +42,8 @@ def with_autoattack(
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m examples.attack_exported FOLDER EPS")
     exported, (pixels, labels), radius = load_model(sys.argv[1]), images(100), float(sys.argv[2])
     for attacked in (with_foolbox, with_autoattack):
         accuracy = attacked(exported, pixels, labels, radius)

@@ -51,4 +51,6 @@ def train(epochs: int = 4) -> nn.Module:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m examples.external_model WEIGHTS_FILE")
     torch.save(train().state_dict(), sys.argv[1])

@@ -127,6 +127,8 @@ def fail(error: BaseException) -> None:
     text = re.sub(of_ours, r"\1", text, flags=re.DOTALL)
     if "Could not find 'hydra/sweeper/optuna'" in text:
         text = "Optuna's sweeper is not installed; pip install 'lrm_lightning[optuna]'"
+    if "Could not find 'hydra/launcher/ray'" in text:
+        text = "Ray's launcher is not installed; pip install hydra-ray-launcher"
     if "Could not determine home directory" in text:  # W&B's word
         text += " Set HOME to a folder that can be written"
     if isinstance(error, OverrideParseException):
@@ -153,6 +155,8 @@ def _typed(text: str, *, others: bool) -> str:
         )
         if key in words or named or any(word.startswith(f"{key}.") for word in words):
             about[key] = override
+    if any(override in text for override in about.values()):
+        return ""
     found = about[max(about, key=len)] if about else " ".join(overrides) * others
     return "" if found in text else found
 

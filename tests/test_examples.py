@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,6 +39,16 @@ def test_export_is_attacked_with_foolbox_and_autoattack(make_run, tmp_path):
     pgd = attack.with_foolbox(network, x, y, 0.1)
     worst = attack.with_autoattack(network, x, y, 0.1, queries=10)
     assert 0 <= worst <= pgd < clean
+    # What holds in a small ball is attacked by all of the ensemble.
+    assert attack.with_autoattack(network, x[:3], y[:3], 0.005, queries=10) > 0
+
+
+@pytest.mark.parametrize("name", ["attack_exported", "external_model"])
+def test_without_arguments_it_says_its_usage(name, monkeypatch):
+    pytest.importorskip("foolbox")
+    monkeypatch.setattr("sys.argv", [name])
+    with pytest.raises(SystemExit, match=f"^usage: python -m examples.{name} "):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
 
 
 def test_network_from_elsewhere(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -311,6 +312,13 @@ def test_help_lists_the_groups_of_a_training_for_a_training_alone(command, monke
 
 def test_what_is_right_passes(typed):
     assert typed("data=digits", "attack.eps=8/255", "attack.step_size=2/255") == (0, "")
+
+
+@pytest.mark.skipif(find_spec("hydra_plugins.hydra_ray_launcher") is not None, reason="it is")
+def test_a_launcher_that_is_not_installed(typed):
+    code, printed = typed("-m", "hydra/launcher=ray")
+    assert code == 1
+    assert printed.endswith("not installed; pip install hydra-ray-launcher\n")
 
 
 def test_a_name_that_is_no_folder_makes_no_directory(typed, tmp_path):

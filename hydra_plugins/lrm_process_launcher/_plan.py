@@ -147,7 +147,8 @@ def wanted_devices(config: DictConfig, settings: ProcessLauncherConf) -> tuple[b
     accelerator = OmegaConf.select(config, "trainer.accelerator") or "auto"
     gpus = visible_gpus(settings.gpus) if accelerator in ("auto", "gpu", "cuda") else []
     if not gpus and accelerator in ("gpu", "cuda"):
-        raise UserError(f"trainer.accelerator={accelerator}: no GPU is visible")
+        mend = "take trainer=auto or trainer=cpu"
+        raise UserError(f"trainer.accelerator={accelerator}: no GPU is visible; {mend}")
     devices = OmegaConf.select(config, "trainer.devices")
     if devices in ("auto", None):
         devices = 1

@@ -42,7 +42,8 @@ class Resources:
     """Shares out the machine's GPUs and CPU cores among the jobs of one batch.
 
     On the CPU every job gets the same number of cores, so that its speed and its rounding don't
-    depend on when it happens to start, or on how many others are done already.
+    depend on when it happens to start, or on how many others are done already. Where the user has
+    set ``OMP_NUM_THREADS``, that is the most for each process.
     """
 
     def __init__(self, jobs: Sequence[Job], settings: ProcessLauncherConf) -> None:
@@ -53,6 +54,8 @@ class Resources:
         self._machine_cores = settings.cores or usable
         wide = min(settings.jobs or self._machine_cores, max(on_cpu, 1))
         self._cores_each = max(1, self._machine_cores // wide)
+        most = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # the others: for nested loops
+        self._threads = int(most) if most.isdecimal() else self._machine_cores
         # What is free.
         self._cores = max(self._machine_cores, wide)
         self._gpus = dict.fromkeys(gpus, settings.jobs_per_gpu)
@@ -65,7 +68,8 @@ class Resources:
             share = Share(gpus=tuple(free[: job.devices]))
             fits = len(free) >= job.devices
         else:
-            share = Share(cores=max(self._cores_each, min(job.devices, self._machine_cores)))
+            cores = min(self._cores_each, self._threads * job.devices)
+            share = Share(cores=max(cores, min(job.devices, self._machine_cores)))
             fits = share.cores <= self._cores
         if not fits or self._places == 0:
             return None

@@ -159,6 +159,7 @@ def attack_batch(
         official.apgd.n_iter = official.apgd_targeted.n_iter = official.fab.n_iter = iterations
     if queries is not None:
         official.square.n_queries = queries
+    x = x.contiguous()  # the official code takes views of gradients, which are laid out as images
     with _undisturbed(model, x.device), _flags() as flags:
         torch.manual_seed(seed)  # for random networks; the official attacks seed themselves
         x_adv, y_adv = official.run_standard_evaluation(x, y, batch_size=len(x))

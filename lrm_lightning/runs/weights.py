@@ -67,7 +67,7 @@ def read_checkpoint(path: Path, run_id: str = "") -> Any:  # noqa: ANN401
 
     Raises:
         ValueError: If it is not.
-        Exception: If it can't be read: torch raises half a dozen types.
+        Exception: If it can't be read: torch raises half a dozen types. See :func:`flaw`.
     """
     if zipfile.is_zipfile(path):  # torch.save had other formats once
         with zipfile.ZipFile(path) as archive:
@@ -86,6 +86,15 @@ def read_checkpoint(path: Path, run_id: str = "") -> Any:  # noqa: ANN401
     return saved
 
 
+def flaw(error: Exception) -> str:
+    """What is wrong with a file, in our words: torch's advise to load it so that code may run."""
+    if refused := re.search(r"GLOBAL (\S+)", str(error)):
+        what = f"it holds a {printable(refused[1])}"
+        return f"{what}, which is refused because loading it could run code"
+    ours = type(error) is ValueError or getattr(error, "filename", None)
+    return text_of(error) if ours else "it is damaged or holds something else than tensors"
+
+
 def _tensors(path: Path, run_id: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
@@ -95,13 +104,8 @@ def _tensors(path: Path, run_id: str) -> dict[str, Tensor]:
             saved = inner[0]
         state = dict(saved)
     except Exception as error:  # any damage: torch raises half a dozen types
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"checkpoint {path} holds a {printable(refused[1])}, which is refused because"
-                " loading it could run code; save network.state_dict() alone"
-            ) from error
-        what = f"damaged or not a plain state dict ({text_of(error)[:160]})"
-        raise UserError(f"checkpoint {path} is {what}") from error
+        again = "train the run with rerun=true" if run_id else "save network.state_dict() alone"
+        raise UserError(f"checkpoint {path}: {flaw(error)}; {again}") from error
     if not all(isinstance(key, str) and isinstance(each, Tensor) for key, each in state.items()):
         keys = printable(", ".join(map(str, list(state)[:SHOWN])))
         raise UserError(

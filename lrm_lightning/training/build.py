@@ -125,7 +125,13 @@ def sources(cfg: DictConfig) -> dict[str, str]:
 
 def build_trainer(cfg: DictConfig, **given: Any) -> "L.Trainer":
     """The Trainer that ``cfg.trainer`` describes, with what the program gives it."""
-    return _build("trainer", cfg.trainer, **given)
+    try:
+        return _build("trainer", cfg.trainer, **given)
+    except UserError as error:  # in Lightning's words for an accelerator that is not there
+        if not re.search(r"No supported gpu backend|can not run on your system", str(error)):
+            raise
+        wanted = f"trainer.accelerator={cfg.trainer.accelerator}"
+        raise UserError(f"{wanted}: there is none; take trainer=auto or trainer=cpu") from error
 
 
 def validate(cfg: DictConfig) -> None:

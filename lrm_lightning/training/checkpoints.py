@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from lrm_lightning.errors import UserError, text_of
+from lrm_lightning.errors import UserError
 from lrm_lightning.methods import Defense
 from lrm_lightning.runs.directory import (
     BEST,
@@ -27,11 +27,11 @@ from lrm_lightning.runs.directory import (
     checkpoint_path,
     finished_run,
 )
-from lrm_lightning.runs.files import replacing
+from lrm_lightning.runs.files import counted, replacing
 from lrm_lightning.runs.identity import flat, identity
 from lrm_lightning.runs.integrity import sealed
 from lrm_lightning.runs.networks import saved_settings
-from lrm_lightning.runs.weights import WHOSE, checkpoint_owner, read_checkpoint
+from lrm_lightning.runs.weights import WHOSE, checkpoint_owner, flaw, read_checkpoint
 from lrm_lightning.training.interruption import ranks_talk
 
 NEEDED = {"state_dict", "loops", "optimizer_states", "lr_schedulers", "callbacks"}
@@ -125,7 +125,7 @@ class RunCheckpointIO(TorchCheckpointIO):
             if missing:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         except Exception as error:  # any damage: torch raises half a dozen types
-            raise UserError(f"damaged checkpoint {path}: {text_of(error)[:120]}") from error
+            raise UserError(f"checkpoint {path}: {flaw(error)}") from error
         return saved
 
 
@@ -179,9 +179,8 @@ def extend(origin: Path, cfg: DictConfig, run_dir: RunDir, defense: Defense) -> 
         raise UserError(f"extend={origin}: it is not finished, or has no checkpoint {LAST}")
     epochs = cfg.trainer.max_epochs
     if record.epochs >= epochs:
-        raise UserError(
-            f"extend={origin}: it has {record.epochs} epochs; give a larger trainer.max_epochs"
-        )
+        has = f"it has {counted(record.epochs, 'epoch')}"
+        raise UserError(f"extend={origin}: {has}; give a larger trainer.max_epochs")
     theirs, ours = (RunCheckpointIO(each) for each in (record.run_id, run_dir.run_id))
     saved = theirs.load_checkpoint(last)
     reschedule(saved, defense, epochs=epochs, steps_per_epoch=record.global_step // record.epochs)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from lrm_lightning.runs.directory import STATUS
-from lrm_lightning.runs.files import duration, write_json
+from lrm_lightning.runs.files import counted, duration, write_json
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 # The first steps are slow: memory is allocated and kernels are chosen.
@@ -60,11 +60,9 @@ class Progress(L.Callback):
         self._first_epoch, self._epochs_from = trainer.current_epoch, time.monotonic()
         device = pl_module.device if pl_module.device.type != "cpu" else "the processor"
         again = f", resumed at step {trainer.global_step:,}" if trainer.global_step else ""
-        self._say(
-            f"training {trainer.max_epochs} epochs of {trainer.num_training_batches:,} steps"
-            f" on {device}{again}",
-            trainer.current_epoch,
-        )
+        epochs = counted(trainer.max_epochs or 1, "epoch")
+        steps = counted(int(trainer.num_training_batches), "step")
+        self._say(f"training {epochs} of {steps} on {device}{again}", trainer.current_epoch)
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
         self._show(trainer, "training", total=total, completed=done, facts="")
 
@@ -101,10 +99,17 @@ class Progress(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._bar.stop()
+        for each in trainer.early_stopping_callbacks:
+            # A longer training of one that was stopped remembers that.
+            if each.stopped_epoch and each.stopped_epoch + 1 == trainer.current_epoch:
+                best = f"{each.monitor} was {float(each.best_score):.4g} at best"
+                told = f"stopped early after epoch {trainer.current_epoch}: {best}"
+                self._say(told, trainer.current_epoch)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         count = sum(trainer.num_test_batches)
-        what = f"testing: {count} batches of the test split, natural, FGSM and PGD"
+        batches = counted(int(count), "batch", "batches")
+        what = f"testing: {batches} of the test split, natural, FGSM and PGD"
         self._say(what, trainer.current_epoch)
         self._show(trainer, "testing", total=count, completed=0, facts="")
 

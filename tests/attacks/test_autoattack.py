@@ -54,6 +54,14 @@ def test_equals_the_official_code_bit_for_bit(network, batch, norm, batch_size, 
     assert counts[0] > counts[1] >= counts[-1] > 0
 
 
+def test_images_in_any_layout(network, batch):
+    x, y = batch
+    expected = autoattack(network, x, y, eps=0.03, **QUICK)
+    assert expected.correct["apgd-ce"].any()  # the next one looks at the gradient
+    found = autoattack(network, x.to(memory_format=torch.channels_last), y, eps=0.03, **QUICK)
+    assert torch.equal(found.x_adv, expected.x_adv)
+
+
 def test_interrupted_anywhere_it_finds_the_same(network, batch):
     x, y = batch
     kept, calls = {}, []

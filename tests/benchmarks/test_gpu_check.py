@@ -26,6 +26,7 @@ def test_it_passes_without_a_gpu_and_says_what_it_leaves_out(on_one_method, caps
         main()
     assert ended.value.code == 0
     output = capsys.readouterr().out
+    assert output.startswith("there is no GPU here")
     for precision in ("double", "float32", "bf16"):
         assert f"plain and fast, {precision}" in output
     assert output.count("left out: no GPU") == 6

@@ -141,6 +141,7 @@ class App:
     def start(self, *arguments: str, multirun: bool = True, **settings) -> subprocess.Popen:
         """Start a multirun; ``environment`` and other ``settings`` of Popen as given."""
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+        environment.pop("OMP_NUM_THREADS", None)  # of the tests; it would limit the jobs' shares
         settings = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | settings
         process = subprocess.Popen(
             [sys.executable, "app.py", *(["-m"] if multirun else []), *arguments],

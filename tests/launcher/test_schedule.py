@@ -159,19 +159,23 @@ def test_jobs_spread_over_the_gpus_before_they_share_one():
 
 
 @pytest.mark.parametrize(
-    ("cores", "at_once", "jobs", "devices", "fit", "threads"),
+    ("cores", "at_once", "jobs", "devices", "most", "fit", "threads"),
     [
-        (8, None, 2, 1, 2, 4),  # all cores in use by the jobs there are
-        (8, None, 20, 1, 8, 1),
-        (8, 3, 20, 1, 3, 2),
-        (2, 4, 20, 1, 4, 1),  # asked for more than there are cores
-        (8, 2, 2, 2, 2, 2),  # two processes share the four cores of their job
-        (4, None, 8, 4, 1, 1),
-        (2, None, 1, 4, 1, 1),  # more processes than cores still run
-        (1, None, 3, 1, 1, 1),
+        (8, None, 2, 1, "", 2, 4),  # all cores in use by the jobs there are
+        (8, None, 20, 1, "", 8, 1),
+        (8, 3, 20, 1, "", 3, 2),
+        (2, 4, 20, 1, "", 4, 1),  # asked for more than there are cores
+        (8, 2, 2, 2, "", 2, 2),  # two processes share the four cores of their job
+        (4, None, 8, 4, "", 1, 1),
+        (2, None, 1, 4, "", 1, 1),  # more processes than cores still run
+        (1, None, 3, 1, "", 1, 1),
+        (8, None, 2, 1, "1", 2, 1),  # no more than the user wants
+        (8, None, 1, 2, "3,2", 1, 3),
+        (8, None, 2, 1, "16", 2, 4),
     ],
 )
-def test_cpu_jobs_divide_the_cores(cores, at_once, jobs, devices, fit, threads):
+def test_cpu_jobs_divide_the_cores(cores, at_once, jobs, devices, most, fit, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", most)
     waiting = jobs_of(*[devices] * jobs, on_gpu=False)
     resources = Resources(waiting, ProcessLauncherConf(cores=cores, jobs=at_once))
     shares = [share for share in map(resources.take, waiting) if share is not None]
@@ -183,7 +187,8 @@ def test_cpu_jobs_divide_the_cores(cores, at_once, jobs, devices, fit, threads):
     assert resources.take(waiting[0]) == shares[0]
 
 
-def test_cores_are_those_of_this_process():
+def test_cores_are_those_of_this_process(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (job,) = jobs_of(1, on_gpu=False)
     if hasattr(os, "sched_getaffinity"):
         share = Resources([job], ProcessLauncherConf()).take(job)

@@ -205,9 +205,12 @@ def test_checkpoint_without_our_weights(content, run):
 def test_damaged_checkpoint(run):
     path = run / "checkpoints" / "last.ckpt"
     whole = path.read_bytes()
+    config = run / "config.yaml"
+    write_settings(config, read_settings(config) | {"run_id": "0a1b2c3d"})
     for content in (b"", b"garbage", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
-        assert f"checkpoint {path} is damaged" in _refused(run)
+        why = "it is damaged or holds something else than tensors; train the run with rerun=true"
+        assert _refused(run) == f"checkpoint {path}: {why}"
 
 
 def test_missing_checkpoint(run):

@@ -29,8 +29,11 @@ def test_mistake(command, case):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_that_is_not_there(command):
-    assert "gpu" in command.start("trainer.accelerator=gpu").error().lower()
+@pytest.mark.parametrize("argument", ["trainer=gpu", "trainer.accelerator=cuda"])
+def test_gpu_that_is_not_there(command, argument):
+    line = command.start(argument).error()
+    assert argument in line
+    assert line.endswith(": there is none; take trainer=auto or trainer=cpu")
 
 
 @pytest.mark.parametrize("method", ["regular", "pgd"])  # seen by the callback, or by the attack

@@ -87,7 +87,14 @@ def save(change=lambda saved: None, files=FILES, name="last"):
 @pytest.mark.parametrize(
     ("damage", "why"),
     {
-        "empty": (lambda path: path.write_bytes(b""), "damaged"),
+        "empty": (
+            lambda path: path.write_bytes(b""),
+            "damaged or holds something else than tensors",
+        ),
+        "garbage": (
+            lambda path: path.write_bytes(b"garbage"),
+            ": it is damaged or holds something",
+        ),
         "a bit of data.pkl": (flip_data_pkl, "its bytes have changed"),
         "zeros in the weights": (zero_weights, "its bytes have changed"),
         "NaN": (save(lambda each: each["state_dict"]["layer.bias"].fill_(np.nan)), "NaN"),

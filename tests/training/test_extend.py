@@ -69,8 +69,8 @@ def test_it_ends_as_a_training_of_that_length_where_the_schedule_does(
     def refusal(*words):
         return command.start("method=lrm", f"extend={short}", *words).error()
 
-    assert "it differs in optimizer.lr, seed; only trainer.max_epochs" in refusal(
-        "seed=1", "optimizer.lr=0.2"
-    )
-    assert "it has 1 epochs; give a larger trainer.max_epochs" in refusal("trainer.max_epochs=1")
+    settings = ("seed=1", "optimizer.lr=0.2", "trainer.max_epochs=3")
+    differs = "it differs in optimizer.lr, seed; only trainer.max_epochs"
+    assert refusal(*settings).startswith(f"error: extend={short}: {differs}")
+    assert "it has 1 epoch; give a larger trainer.max_epochs" in refusal("trainer.max_epochs=1")
     assert "no run in nowhere: config.yaml is missing" in refusal("extend=nowhere")

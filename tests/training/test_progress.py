@@ -23,7 +23,7 @@ def test_a_line_an_epoch_with_its_own_accuracies(network, digits, make_trainer, 
     )
     trainer.fit(Regular(network), datamodule=digits)
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "training 5 epochs of 1 steps on the processor"
+    assert first == "training 5 epochs of 1 step on the processor"
     assert [line.split(": ")[0] for line in lines] == [f"epoch {n}/5" for n in range(1, 6)]
     # An epoch that was not attacked shows no older accuracy; the last is attacked in any case.
     attacked = [False, True, False, True, True]
@@ -116,7 +116,7 @@ def test_an_epoch_takes_the_mean_since_the_last_start(tmp_path, monkeypatch):
     assert progress.epoch_s is None  # a run that was stopped in its test has none
     trainer = SimpleNamespace(
         max_epochs=10, num_training_batches=3, global_step=12, current_epoch=4, is_global_zero=True,
-        estimated_stepping_batches=30, progress_bar_callback=None,
+        estimated_stepping_batches=30, progress_bar_callback=None, early_stopping_callbacks=[],
         callback_metrics={"train/loss": 1.0},
     )  # fmt: skip
     now = 100.0
