@@ -48,8 +48,8 @@ def check_number(
 
 def check_integer(name: str, value: object, *, low: int, high: float = math.inf) -> None:
     """Raise :class:`ValueError` unless ``value`` is a whole number from ``low`` to ``high``."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not low <= int(value) <= high:
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else math.nan
+    if not low <= number <= high:
         wanted = f">= {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"{name}={value!r} must be a whole number {wanted}")
 
