@@ -262,14 +262,18 @@ def test_an_evaluation_in_an_outage_is_added_by_the_next_process(trained, server
     assert _offline(folder) == ([], [])
     assert run.summary == before
     server.failing = False  # the same command, given later
+    # W&B gets time, for other tests run beside it; if it lets the time pass, the user asks again.
     code = (
-        "from lrm_lightning.tracking import wandb\nwandb.CONNECT_S = 120  # where others work too\n"
+        "from lrm_lightning.tracking import wandb; wandb.CONNECT_S = wandb.FINISH_S = 60\n"
+        "from lrm_lightning.tracking.loggers import add_evaluation\n"
+        "from pathlib import Path; import sys\n"
+        "add_evaluation(Path(sys.argv[1]), 'paper', {'pgd20': 0.25})"
     )
-    code += "from lrm_lightning.tracking.loggers import add_evaluation\n"
-    code += "from pathlib import Path; import sys\n"
-    code += "add_evaluation(Path(sys.argv[1]), 'paper', {'pgd20': 0.25})"
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
-    assert run.summary["eval/paper/pgd20"] == 0.25
+    told = []
+    while "eval/paper/pgd20" not in run.summary and len(told) < 3:
+        command = [sys.executable, "-c", code, str(folder)]
+        told.append(subprocess.run(command, check=True, capture_output=True, text=True))
+    assert run.summary.get("eval/paper/pgd20") == 0.25, told
 
 
 def test_an_evaluation_of_a_run_without_wandb_says_so(server, make_run, processes, quick):
