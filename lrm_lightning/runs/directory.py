@@ -26,28 +26,13 @@ LOCK = ".lock"  # held by the process that trains here; says which it is
 LOGGED = ("wandb", "tensorboard", "mlflow", "mlflow.db")  # by conf/logger/
 LEFTOVERS = (RECORD, CHECKPOINTS, METRICS, STATUS, CORRECT, *LOGGED)
 
-# What a start has made by the time that a run is refused.
-OF_A_START = {".hydra", "train.log", CHECKPOINTS, CONFIG, METRICS, STATUS, LOCK}
+# What a start has made by the time that a run is refused: before its first step.
+OF_A_START = {".hydra", "train.log", CONFIG, METRICS, LOCK}
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
     """File of the checkpoint of that name in a run directory."""
     return folder / CHECKPOINTS / f"{name}.ckpt"
-
-
-def forget_refused(folder: Path) -> None:
-    """Remove the directory of a run that was refused, if it has trained nothing and is ours alone.
-
-    Left there, every glob pattern would find a run in it.
-    """
-    files = [each for each in folder.rglob("*") if each.is_file()]
-    names = {each.relative_to(folder).parts[0] for each in files}
-    # The log of a run of ours is empty; one that is not may be of another Hydra application.
-    worth = any(
-        each.suffix == ".ckpt" or (each.suffix == ".log" and each.stat().st_size) for each in files
-    )
-    if names <= OF_A_START and not worth and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished_run(folder: Path) -> RunRecord | None:
@@ -87,6 +72,19 @@ def is_training(folder: Path) -> bool:
     except OSError:
         pass
     return False
+
+
+def forget_refused(folder: Path) -> None:
+    """Remove the directory of a run that was refused before its first step.
+
+    Left there, every glob pattern would find a run in it. It stays if anything else is in it, if a
+    log or ``metrics.csv`` says anything, and if another process trains there.
+    """
+    files = [each for each in folder.rglob("*") if each.is_file()]
+    names = {each.relative_to(folder).parts[0] for each in files}
+    told = any(each.suffix in {".log", ".csv"} and each.stat().st_size for each in files)
+    if names <= OF_A_START and not told and not is_training(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class RunDir:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.directory import LOCK, RunDir, finished_run
+from lrm_lightning.runs.directory import LOCK, RunDir, finished_run, forget_refused
 from lrm_lightning.runs.files import file_sha256, write_arrays
 from lrm_lightning.runs.identity import hashed
 from lrm_lightning.runs.records import RunRecord, write_record
@@ -126,6 +126,37 @@ def test_damaged_record(tmp_path):
         UserError, match=rf"{tmp_path}/record\.json .*damaged: delete .* and run it again"
     ):
         finished_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "stays"),
+    [
+        ("config.yaml", False),
+        ("metrics.csv", True),
+        ("train.log", True),
+        ("status.json", True),
+        ("checkpoints/last.ckpt", True),
+        ("notes.txt", True),
+    ],
+)
+def test_of_a_refused_run_nothing_that_tells_of_a_training_is_removed(tmp_path, name, stays):
+    folder = tmp_path / "run"
+    RunDir(folder, IDENTITY)
+    for empty in ("train.log", "metrics.csv"):
+        (folder / empty).touch()
+    (folder / name).write_text("1")
+    forget_refused(folder)
+    assert folder.exists() == stays
+
+
+def test_a_run_that_another_process_trains_is_not_removed(tmp_path):
+    folder = tmp_path / "run"
+    run_dir = RunDir(folder, IDENTITY)
+    with run_dir.locked():
+        forget_refused(folder)
+        assert folder.exists()
+    forget_refused(folder)
+    assert not folder.exists()
 
 
 def test_file_in_place_of_the_directory(tmp_path):
@@ -245,7 +276,7 @@ def test_a_job_of_a_sweep_waits_for_the_one_at_work(tmp_path, capfd):
     with RunDir(tmp_path, {}).locked():
         thread.start()
         said = ""
-        while "is training in" not in said:
+        while not said.endswith("\n"):  # the line may come in two pieces
             said += capfd.readouterr().out
         order.append("first")
     thread.join()

@@ -41,6 +41,7 @@ def test_training_that_diverges(command, method):
     line = command.start(f"method={method}", "optimizer.lr=1e20").error()
     assert "NaN or infinite" in line
     assert "lower optimizer.lr" in line
+    assert [*command.folder.glob("runs/digits/*/config.yaml")]
 
 
 # ---------------------------------------------------------------------- files
