@@ -39,7 +39,7 @@ class FrozenNetwork(nn.Module):
         return x
 
 
-# In a stage: of more a typing error would make a construction without end, and fill the memory.
+# The most blocks that a stage may have: a mistyped number would else fill the memory with modules.
 MOST_BLOCKS = 1000
 
 

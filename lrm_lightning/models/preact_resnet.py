@@ -23,10 +23,10 @@ CIFAR10_STD = (0.2471, 0.2435, 0.2616)
 
 
 class Projection(nn.Conv2d):
-    """1x1 convolution that leaves out pixels before, as oneDNN's own stride can crash.
+    """1x1 convolution whose stride is a slice of the input, because oneDNN's stride can crash.
 
-    Its backward pass writes beyond its memory on processors without AVX-512 where there are fewer
-    than eight input channels (uxlfoundation/oneDNN#6035).
+    With fewer than eight input channels the backward pass of a strided 1x1 convolution writes
+    beyond its memory on processors without AVX-512 (uxlfoundation/oneDNN#6035).
     """
 
     def forward(self, input: Tensor) -> Tensor:

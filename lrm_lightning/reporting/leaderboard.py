@@ -63,9 +63,9 @@ def leaderboard(results: Results) -> Sequence[Table | Missing]:
         rows.append(Row(group.title, cells, stands_on(group)))
     caption = f"Leaderboard, {results.data.title}"
     table = Table("leaderboard", caption, "training", [*COLUMNS], rows, [*NOTES], sortable=True)
-    subsets = {group.evaluations[0].subset.seed: [] for group in missing}
+    subsets: dict[int | None, list[Group]] = {}
     for group in missing:
-        subsets[group.evaluations[0].subset.seed].append(group)
+        subsets.setdefault(group.evaluations[0].subset.seed, []).append(group)
     return [table, *(_measure(groups, seed) for seed, groups in subsets.items())] if rows else []
 
 

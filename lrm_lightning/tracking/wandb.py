@@ -60,11 +60,9 @@ class RunLogger(WandbLogger):
         _check_settings(init)
         super().__init__(save_dir=save_dir, project=init.get("project"))
         self._folder, self._wanted, self._checkpoint = Path(save_dir), mode, checkpoint
-        begun = sorted(self._folder.glob("wandb/*run-*"))  # [offline-]run-<date>_<time>-<id>
-        earlier = begun[-1].name.partition("run-")[2].partition("-")[2] if begun else None
-        for file in begun[-1].glob("run-*.wandb") if begun else ():
-            # W&B adds -1 to the name of a second folder of the same second, not to this file's.
-            earlier = file.stem.removeprefix("run-")
+        # Of the file the name has the id alone; W&B adds -1 to a second folder of the same second.
+        begun = sorted(self._folder.glob("wandb/*run-*/run-*.wandb"))
+        earlier = begun[-1].stem.removeprefix("run-") if begun else None
         name = self._folder.name  # trained again, or elsewhere, it is another W&B run
         self._init = {"name": name, "id": earlier or f"{name}-{int(time.time()):x}"} | init
         self._run: Any = None

@@ -102,8 +102,11 @@ def test_what_the_run_is_called(alone, tmp_path, begun):
 
 
 @pytest.mark.parametrize("prefix", ["", "offline-"])
-def test_a_directory_goes_on_in_the_run_that_it_began(prefix, alone, tmp_path, begun):
-    (tmp_path / "wandb" / f"{prefix}run-20261126_013720-alp-0123abcd-67").mkdir(parents=True)
+@pytest.mark.parametrize("suffix", ["", "-1"])  # of W&B's, where it began two in one second
+def test_a_directory_goes_on_in_the_run_that_it_began(prefix, suffix, alone, tmp_path, begun):
+    folder = tmp_path / "wandb" / f"{prefix}run-20261126_013720-alp-0123abcd-67{suffix}"
+    folder.mkdir(parents=True)
+    (folder / "run-alp-0123abcd-67.wandb").touch()
     (tmp_path / "wandb/latest-run").symlink_to("elsewhere")
     _begin(tmp_path)
     assert begun[0]["id"] == "alp-0123abcd-67"

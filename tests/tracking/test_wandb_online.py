@@ -276,14 +276,6 @@ def test_an_evaluation_in_an_outage_is_added_by_the_next_process(trained, server
     assert run.summary.get("eval/paper/pgd20") == 0.25, told
 
 
-def test_a_second_folder_of_the_same_second_is_of_the_same_run(tmp_path):
-    folder = tmp_path / "alp-00000000"
-    for name in ("run-20260101_000000-mine", "run-20260101_000000-mine-1"):
-        (folder / "wandb" / name).mkdir(parents=True)
-        (folder / "wandb" / name / "run-mine.wandb").touch()
-    assert RunLogger(str(folder))._init["id"] == "mine"
-
-
 def test_an_evaluation_of_a_run_without_wandb_says_so(server, make_run, processes, quick):
     folder = make_run()
     words = (f"runs=[{folder}]", *quick, "suite=paper", "wandb=true")
