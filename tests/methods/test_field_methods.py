@@ -14,16 +14,13 @@ from torch.optim import SGD
 from lrm_lightning.attacks import PGDAttack, pgd
 from lrm_lightning.attacks.forward import predict
 from lrm_lightning.data import DigitsDataModule
-from lrm_lightning.methods import (
-    MART,
-    TRADES,
-    GuidedTraining,
-    ImprovedKL,
-    NuclearNormTraining,
-    PGDTraining,
-    Regular,
-)
+from lrm_lightning.methods import PGDTraining, Regular
+from lrm_lightning.methods.gat import GuidedTraining
+from lrm_lightning.methods.ikl import ImprovedKL
+from lrm_lightning.methods.mart import MART
+from lrm_lightning.methods.nuat import NuclearNormTraining
 from lrm_lightning.methods.schedules import one_cycle
+from lrm_lightning.methods.trades import TRADES
 
 EPS, STEP, STEPS = 0.05, 0.02, 3
 ATTACK = PGDAttack(eps=EPS, step_size=STEP, steps=STEPS)

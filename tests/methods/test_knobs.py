@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lrm_lightning.attacks import PGDAttack
-from lrm_lightning.methods import TRADES, PGDTraining, Regular
+from lrm_lightning.methods import PGDTraining, Regular
+from lrm_lightning.methods.trades import TRADES
 
 ATTACK = PGDAttack(eps=0.05, step_size=0.02, steps=2)
 

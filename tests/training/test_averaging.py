@@ -11,7 +11,7 @@ from torch.optim import SGD
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.export import export_model
-from lrm_lightning.methods import ImprovedKL
+from lrm_lightning.methods.ikl import ImprovedKL
 from lrm_lightning.models import ResNet
 from lrm_lightning.runs.networks import load_model
 from lrm_lightning.training.averaging import EMA

@@ -6,7 +6,7 @@ from torch import nn
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch
 from lrm_lightning.data.batch import Draws
-from lrm_lightning.methods import ImprovedKL
+from lrm_lightning.methods.ikl import ImprovedKL
 
 
 def _gradients(first, end):
