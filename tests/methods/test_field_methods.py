@@ -1,5 +1,6 @@
-"""TRADES, MART, IKL, GAT and NuAT against their authors' formulas, written down once more."""
+"""Methods that the field compares against their authors' formulas, written down once more."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch.optim import SGD
 
 from lrm_lightning.attacks import PGDAttack, pgd
 from lrm_lightning.attacks.forward import predict
+from lrm_lightning.attacks.n_fgsm import NFGSM
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.methods import PGDTraining, Regular
 from lrm_lightning.methods.gat import GuidedTraining
@@ -20,6 +22,7 @@ from lrm_lightning.methods.ikl import ImprovedKL
 from lrm_lightning.methods.mart import MART
 from lrm_lightning.methods.nuat import NuclearNormTraining
 from lrm_lightning.methods.schedules import one_cycle
+from lrm_lightning.methods.score import SCORE
 from lrm_lightning.methods.trades import TRADES
 
 EPS, STEP, STEPS = 0.05, 0.02, 3
@@ -151,6 +154,40 @@ def _squared(z, z_adv):
     return ((z.softmax(1) - z_adv.softmax(1)) ** 2).sum(1).mean()
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.55])
+def test_score(clip, make, network, mixed_batch, train_on, assert_trains):
+    attack = replace(ATTACK, restarts=2)
+    defense = make(SCORE, network, attack=attack, clip=clip, alpha=0.75)
+    noise = torch.randn((2, *mixed_batch.x.shape), generator=mixed_batch.draws.generator("attack"))
+    p = network(mixed_batch.x).softmax(1)
+
+    def moved(x_adv):
+        return ((network(x_adv).softmax(1) - p.detach()) ** 2).sum(1)
+
+    found = [
+        _ascended(lambda x: moved(x).sum(), mixed_batch.x, mixed_batch.x + 0.001 * each)
+        for each in noise
+    ]
+    first_is_better = moved(found[0]) >= moved(found[1])
+    x_adv = torch.where(first_is_better[:, None, None, None], *found)
+    torch.testing.assert_close(
+        defense.attack_batch(mixed_batch, mixed_batch.targets), x_adv, rtol=0, atol=1e-12
+    )
+    q = network(x_adv).softmax(1)
+    clean, adversarial = (((each - mixed_batch.targets) ** 2).sum(1) for each in (p, q))
+    allowed = (1 - (1 - clip)) ** 2 + 3 * (clip / 3) ** 2
+    errors = 0.75 * clean + 0.25 * adversarial + 6 * ((p - q) ** 2).sum(1) - allowed
+    assert (errors > 0).any()
+    assert (errors > 0).all() == (clip == 0)
+    expected = {"squared_error": torch.where(errors > 0, errors, 0).mean()}
+    assert_trains(train_on(defense, mixed_batch), expected, network)
+
+
+def test_score_needs_an_attack_whose_loss_can_be_chosen(make, network):
+    with pytest.raises(ValueError, match=r"^SCORE raises a loss of its own, which nfgsm can't$"):
+        make(SCORE, network, attack=NFGSM())
+
+
 def _nuclear(z, z_adv):
     return torch.linalg.svdvals(z - z_adv).sum() / len(z)
 
@@ -242,6 +279,7 @@ def test_without_its_term_a_method_is_clean_training(method, make, network, batc
         (ImprovedKL, {"mse_weight": -1}, "mse_weight=-1 must be a number >= 0"),
         (ImprovedKL, {"temperature": 0}, "temperature=0 must be a number > 0"),
         (GuidedTraining, {"pairing_weight": -1}, "pairing_weight=-1 must be a number >= 0"),
+        (SCORE, {"clip": 1.5}, "clip=1.5 must be a number >= 0 and <= 1"),
         (PGDTraining, {"awp": -0.1}, "awp=-0.1 must be a number >= 0"),
         (Regular, {"input_noise": -0.1}, "input_noise=-0.1 must be a number >= 0"),
     ],
@@ -305,6 +343,7 @@ def undefended(robust_accuracy):
         (ImprovedKL, {}),
         (GuidedTraining, {}),
         (NuclearNormTraining, {}),
+        (SCORE, {}),
         (PGDTraining, {"awp": 0.005}),
     ],
 )
