@@ -41,7 +41,8 @@ METHOD_TITLES = {
     **{name: row.title for name, row in paper.METHODS.items()},
     **{"mixup": "Mixup", "vh_mixup": "VH-mixup", "logit_squeezing": "Logit squeezing"},
     "clean_logit_pairing": "Clean logit pairing",
-    **{"trades": "TRADES", "mart": "MART", "ikl": "IKL", "gat": "GAT", "nuat": "NuAT"},
+    **{"trades": "TRADES", "score": "SCORE", "mart": "MART", "ikl": "IKL"},
+    **{"gat": "GAT", "nuat": "NuAT"},
 }
 # Settings of an attack that make another one of it; how training used it isn't among them.
 THREAT_KEYS = ("norm", "eps")
