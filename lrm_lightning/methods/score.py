@@ -47,7 +47,8 @@ class SCORE(TRADES):
         super().__init__(network, **shared)
         check_number("clip", clip, low=0, high=1)
         if not isinstance(self.attack, PGDAttack):
-            raise ValueError(f"SCORE raises a loss of its own, which {self.attack.name} can't")
+            other = f"which {self.attack.name} can't: take PGD, such as attack=linf"
+            raise ValueError(f"SCORE raises a loss of its own, {other}")
         self.clip = clip
 
     @property
