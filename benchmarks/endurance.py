@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 import lightning as L
 import numpy as np
@@ -85,9 +84,8 @@ def descendants(pid: int) -> list[int]:
 def slope(epochs: Sequence[int], values: Sequence[int]) -> tuple[float, float]:
     """Growth an epoch, and half of its 95% interval, by a line through the means of blocks."""
     size = len(epochs) // BLOCKS
-    starts = range(len(epochs) - BLOCKS * size, len(epochs), size)
-    blocks = [slice(start, start + size) for start in starts]
-    x, y = (np.array([mean(each[block]) for block in blocks]) for each in (epochs, values))
+    last = (np.array(each)[-BLOCKS * size :] for each in (epochs, values))
+    x, y = (each.reshape(BLOCKS, size).mean(axis=1) for each in last)
     x, y = x - x.mean(), y - y.mean()
     growth = x @ y / (x @ x)
     error = np.sqrt(((y - growth * x) ** 2).sum() / (BLOCKS - 2) / (x @ x))
