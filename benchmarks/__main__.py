@@ -1,10 +1,8 @@
 """Measure, print tables of ratios, write JSON: ``python -m benchmarks --help``."""
 
 import argparse
-import sys
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,9 @@ from benchmarks import peers
 from benchmarks.attacks import step_curve, table_row
 from benchmarks.same_work import DifferentWorkError
 from benchmarks.subject import QUICK, Settings, Subject, admit, prepare
-from benchmarks.timing import Result
+from benchmarks.timing import Result, about
 from benchmarks.training_step import training_step
 from lrm_lightning.cli import keep_freed_memory
-from lrm_lightning.runs import provenance
 from lrm_lightning.runs.files import write_json
 from lrm_lightning.runs.identity import conf_dir
 
@@ -37,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()  # as our commands do; else who frees memory decides how long others take
     warnings.simplefilter("ignore")  # of peers, older than the torch they run on
     console = Console(width=100)
-    about = _about(settings)
+    head = about("benchmarks", settings.device) | {"settings": settings.as_dict()}
+    head["versions"] |= peers.versions()
     console.print(
         f"{settings.model}, batch {settings.batch}, {settings.rounds} rounds, "
-        f"{about['hardware']['name']}, {settings.threads} threads, commit {about['git']['commit']}"
+        f"{head['hardware']['name']}, {settings.threads} threads, commit {head['git']['commit']}"
     )
     for name in peers.PEERS.keys() - peers.installed().keys():
         console.print(f"{name} is not installed and left out; make bench installs it")
@@ -63,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found[name] = [result.as_dict() for result in results]
         # After every benchmark: what an interrupted command has measured is kept.
         settings.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(settings.out, about | {"refused": refused, "benchmarks": found})
+        write_json(settings.out, head | {"refused": refused, "benchmarks": found})
     console.print(f"written to {settings.out}")
     if failed:
         raise SystemExit(1)
@@ -73,7 +71,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Settings]:
     """Benchmarks and sizes of a command line; exits with one line where it is wrong."""
     default = Settings()
     models = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, argument_default=argparse.SUPPRESS
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--rounds", type=_positive, help=f"default {default.rounds}")
     parser.add_argument("--images", type=_positive, help=f"of table-row, default {default.images}")
@@ -83,9 +83,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Settings]:
     parser.add_argument("--out", type=Path, help=f"default {default.out}")
     parser.add_argument("--threads", type=_positive, help="default: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
-    chosen = vars(parser.parse_args(arguments))
-    names, quick = chosen.pop("names"), chosen.pop("quick")
-    given = {name: value for name, value in chosen.items() if value is not None}
+    given = vars(parser.parse_args(arguments))
+    names, quick = given.pop("names", []), given.pop("quick", False)
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"{unknown[0]} is unknown; choose of {', '.join(BENCHMARKS)}")
@@ -95,17 +94,6 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Settings]:
         parser.error("--device cuda: there is no CUDA device")
     sizes = {"threads": torch.get_num_threads(), **(QUICK if quick else {}), **given}
     return names or list(BENCHMARKS), Settings(**sizes)
-
-
-def _about(settings: Settings) -> dict[str, Any]:
-    return {
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": settings.as_dict(),
-        "git": provenance.git_state(),
-        "hardware": provenance.hardware(torch.device(settings.device), 1),
-        "versions": provenance.versions() | peers.versions(),
-    }
 
 
 def _positive(text: str) -> int:

@@ -12,19 +12,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from lrm_lightning.runs import provenance
+from benchmarks.timing import about
 from lrm_lightning.runs.files import write_json
 
 REPOSITORY = Path(__file__).parents[1]
@@ -88,9 +84,8 @@ def descendants(pid: int) -> list[int]:
 def slope(epochs: Sequence[int], values: Sequence[int]) -> tuple[float, float]:
     """Growth an epoch, and half of its 95% interval, by a line through the means of blocks."""
     size = len(epochs) // BLOCKS
-    starts = range(len(epochs) - BLOCKS * size, len(epochs), size)
-    blocks = [slice(start, start + size) for start in starts]
-    x, y = (np.array([mean(each[block]) for block in blocks]) for each in (epochs, values))
+    last = (np.array(each)[-BLOCKS * size :] for each in (epochs, values))
+    x, y = (each.reshape(BLOCKS, size).mean(axis=1) for each in last)
     x, y = x - x.mean(), y - y.mean()
     growth = x @ y / (x @ x)
     error = np.sqrt(((y - growth * x) ** 2).sum() / (BLOCKS - 2) / (x @ x))
@@ -120,25 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     work, console = REPOSITORY / ".benchmarks/endurance", Console(width=120)
     shutil.rmtree(work, ignore_errors=True)
-    about: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.endurance", *sys.argv[1:]]),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": provenance.git_state(),
-        "hardware": provenance.hardware(torch.device("cpu"), 1),
-        "versions": provenance.versions(),
-    }
+    found = about("benchmarks.endurance", "cpu")
     at = sorted({max(1, round(chosen.epochs * share)) for share in (0.05, 0.25, 0.5, 0.75, 1)})
     table = Table("logger", "held", *(f"epoch {each}" for each in at), "growth an epoch, 95%")
     for logger in LOGGERS:
-        samples = about[logger] = measure(logger, chosen.epochs, work / logger)
+        samples = found[logger] = measure(logger, chosen.epochs, work / logger)
         first = int(FIRST * chosen.epochs)
         for column in COLUMNS[1:]:
             growth, spread = slope(samples["epoch"][first:], samples[column][first:])
-            about.setdefault("growth", {})[f"{logger} {column}"] = [growth, spread]
+            found.setdefault("growth", {})[f"{logger} {column}"] = [growth, spread]
             shown = [f"{samples[column][each - 1]:,}" for each in at]
             table.add_row(logger, column.replace("_", " "), *shown, f"{growth:.3g} ± {spread:.2g}")
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(chosen.out, about)
+        write_json(chosen.out, found)
     console.print(table)
     console.print(f"written to {chosen.out}")
 

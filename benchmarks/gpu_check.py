@@ -42,6 +42,7 @@ TOLERANCE = {"double": 1e-9, "float32": 1e-3, "bf16": 0.05}
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 MODELS = ("resnet_simple", "preact_resnet18")
 ENGINES = ("reference", "fast", "compile")
+LAYOUTS = {"": torch.channels_last, ", NCHW": torch.contiguous_format}
 FASTER = 1.05  # times as fast as plain, on every network, to be what auto is
 ROUNDS, BATCH = 5, 128
 LAST_START_S = 420.0  # after so many seconds no further network is compiled
@@ -207,15 +208,13 @@ def step_times(device: str, *, deadline: float) -> tuple[dict[str, dict[str, flo
             continue
         settings = Settings(model=model, device=device, batch=BATCH, images=BATCH, pretraining=5)
         subject = prepare(settings)
-        ways = {}
-        for engine in ENGINES:
-            for layout in (torch.channels_last, torch.contiguous_format)[
-                : 1 + (engine == ENGINES[0])
-            ]:
-                for fast_products in (False, True):
-                    more = ", NCHW" if layout is torch.contiguous_format else ""
-                    more += ", TF32" if fast_products else ""
-                    ways[engine + more] = step(subject, engine, layout, tf32_on=fast_products)
+        ways = {
+            engine + order + products: step(subject, engine, layout, tf32_on=bool(products))
+            for engine in ENGINES
+            for order, layout in LAYOUTS.items()
+            for products in ("", ", TF32")
+            if engine == ENGINES[0] or not order  # the others are timed in channels-last alone
+        }
         for name in list(ways):  # compiles, and lets cuDNN choose
             warm = checked(f"PGD-10 step, {model}, {name}", lambda way=ways[name]: f"{way()}")
             if not warm.ok:

@@ -25,9 +25,6 @@ class Sizes(NamedTuple):
     random_start: bool = True
 
 
-AttackFunction = Callable[[nn.Module, Tensor, Tensor, Sizes], Tensor]
-
-
 def plain_loop(network: nn.Module, x: Tensor, y: Tensor, sizes: Sizes) -> Tensor:
     """The loop that papers ship."""
     eps, x_adv = sizes.eps, x.clone()
@@ -128,7 +125,7 @@ def _art_classifier(network: nn.Module) -> Any:  # noqa: ANN401
 class Peer(NamedTuple):
     """An implementation that competes with ours."""
 
-    attack: AttackFunction  # how it attacks a network
+    attack: Callable[[nn.Module, Tensor, Tensor, Sizes], Tensor]  # of a network, images, labels
     module: str = ""  # what must be importable, or nothing
     distribution: str = ""  # where its version is found
     # Memory format of the weights and images that it is given. What papers ship knows nothing of

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import asdict, dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,15 +77,16 @@ def prepare(settings: Settings) -> Subject:
     network = network.to(settings.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.pretraining_lr)
     attack = PGDAttack(step_size=ATTACK.eps, steps=1)
-    for batch in _batches(32, settings.pretraining):
+    datamodule = DigitsDataModule(batch_size=32, eval_batch_size=settings.images)
+    datamodule.setup()
+    epochs = repeat(datamodule.train_dataloader())
+    for batch in islice(chain.from_iterable(epochs), settings.pretraining):
         x, y = batch.x.to(settings.device), batch.y.to(settings.device)
         x_adv = attack(network, x, y)
         optimizer.zero_grad()
         F.cross_entropy(network(x_adv), y).backward()
         optimizer.step()
     network.zero_grad()
-    datamodule = DigitsDataModule(eval_batch_size=settings.images)
-    datamodule.setup()
     test = next(iter(datamodule.test_dataloader()))
     batches = {mixing: training_batch(mixing, settings) for mixing in ("none", "vh_mixup")}
     x, y = test.x.to(settings.device), test.y.to(settings.device)
@@ -139,22 +141,11 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
         return network(x)
 
 
-def _batches(size: int, steps: int) -> list[Batch]:
-    datamodule = DigitsDataModule(batch_size=size)
-    datamodule.setup()
-    loader, found = datamodule.train_dataloader(), []
-    while len(found) < steps:
-        found += list(loader)
-    return found[:steps]
-
-
 def training_batch(mixing: str, settings: Settings) -> Batch:
     """A batch of the embedded digits on the device of the measurement."""
     datamodule = DigitsDataModule(batch_size=settings.batch)
     datamodule.augmentation = datamodule.augmentation._replace(mixing=mixing)
     datamodule.setup()
     batch = next(iter(datamodule.train_dataloader()))
-    moved = {
-        name: getattr(batch, name).to(settings.device) for name in ("x", "targets", "y", "index")
-    }
-    return batch._replace(**moved)
+    tensors = ("x", "targets", "y", "index")
+    return batch._replace(**{name: getattr(batch, name).to(settings.device) for name in tensors})

@@ -1,9 +1,11 @@
-"""Wall time of several contestants, in turn, round after round, and their ratios."""
+"""Wall time of several contestants in turn, their ratios, and what they were measured on."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +13,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lrm_lightning.runs import provenance
+
 T = TypeVar("T")
+
+
+def about(program: str, device: str) -> dict[str, Any]:
+    """What was measured by which command, when, of which commit and on what: for the JSON."""
+    return {
+        "command": " ".join([f"python -m {program}", *sys.argv[1:]]),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": provenance.git_state(),
+        "hardware": provenance.hardware(torch.device(device), 1),
+        "versions": provenance.versions(),
+    }
 
 
 class Ratio(NamedTuple):
@@ -20,15 +35,6 @@ class Ratio(NamedTuple):
     median: float  # ratio of the medians
     low: float  # smallest ratio of a round
     high: float  # largest ratio of a round
-
-
-def elapsed(run: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
-    """Seconds that ``run`` takes, and what it returns."""
-    _wait(device)
-    begin = time.perf_counter()
-    outcome = run()
-    _wait(device)
-    return time.perf_counter() - begin, outcome
 
 
 def interleaved(
@@ -46,8 +52,11 @@ def interleaved(
         gc.collect()  # not while a contestant is timed
         first = number % len(names)
         for name in [*names[first:], *names[:first]]:
-            taken, outcomes[name] = elapsed(contestants[name], device)
-            seconds[name].append(taken)
+            _wait(device)
+            begin = time.perf_counter()
+            outcomes[name] = contestants[name]()
+            _wait(device)
+            seconds[name].append(time.perf_counter() - begin)
     return seconds, outcomes
 
 

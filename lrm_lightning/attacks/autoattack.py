@@ -9,7 +9,7 @@ finds.
 
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -61,8 +61,8 @@ def autoattack(
     norm: str = "linf",
     seed: int = 0,
     batch_size: int = 250,
-    iterations: int | None = None,
-    queries: int | None = None,
+    iterations: int = 100,
+    queries: int = 5000,
     attacks: Sequence[str] = STANDARD,
     each: Each = lambda pieces: ((name, compute()) for name, compute in pieces.items()),
     done: Callable[[str, int, int], None] = lambda attack, images, of: None,
@@ -78,8 +78,8 @@ def autoattack(
         norm: ``"linf"`` or ``"l2"``.
         seed: Seed of each attack on each batch.
         batch_size: Images attacked at a time. They share random numbers: it is part of the result.
-        iterations: Steps of APGD and FAB instead of the standard's 100: for quick checks only.
-        queries: Queries of Square instead of the standard's 5000: for quick checks only.
+        iterations: Steps of APGD and FAB; fewer than the standard's are for quick checks only.
+        queries: Queries of Square; as with ``iterations``.
         attacks: Those of ``STANDARD`` to run, in order.
         each: Takes functions by name and yields each name with its function's result, in any
             order. A result may come from a cache or another process instead of from a call.
@@ -98,12 +98,15 @@ def autoattack(
     ThreatModel(norm, eps)  # checks both
     check_integer("seed", seed, low=0)
     check_integer("batch_size", batch_size, low=1)
-    classes, predicted = _predict(model, x, batch_size)
-    labels = y.cpu().numpy()
-    robust, y_adv, x_adv = predicted == labels, predicted, x.clone()
+    # The official code checks neither pixels nor logits.
+    if not (x.dtype == torch.float32 and x.ndim == 4 and len(x)):
+        raise ValueError(f"x of shape {tuple(x.shape)} and {x.dtype} must be float32 (n, C, H, W)")
+    logits = torch.cat([predict(model, batch) for batch in x.split(batch_size)])
+    y_adv, x_adv = logits.argmax(dim=1).cpu().numpy(), x.clone()
+    robust = y_adv == y.cpu().numpy()
     correct, flags = {"clean": robust.copy()}, set[str]()
-    ball, limits = {"eps": eps, "norm": norm}, {"iterations": iterations, "queries": queries}
-    attacked = partial(attack_batch, model, seed=seed, classes=classes, **ball, **limits)
+    settings = {"eps": eps, "norm": norm, "seed": seed, "classes": count_classes(logits)}
+    settings |= {"iterations": iterations, "queries": queries}
     for attack in attacks:
         (left,) = robust.nonzero()
         done(attack, 0, len(left))
@@ -114,7 +117,7 @@ def autoattack(
 
         def compute(rows: np.ndarray, attack: str = attack) -> Piece:
             index = torch.from_numpy(rows)
-            return attacked(x[index], y[index], attack)
+            return attack_batch(model, x[index], y[index], attack, **settings)
 
         for name, piece in each({name: partial(compute, rows) for name, rows in batches.items()}):
             rows = batches[name]
@@ -138,8 +141,8 @@ def attack_batch(
     norm: str,
     seed: int,
     classes: int,
-    iterations: int | None = None,
-    queries: int | None = None,
+    iterations: int,
+    queries: int,
 ) -> Piece:
     """One ``attack`` of ``STANDARD`` on one batch, by the official code.
 
@@ -155,29 +158,20 @@ def attack_batch(
     )
     official.attacks_to_run = [cast(Any, attack)]
     official.apgd_targeted.n_target_classes = official.fab.n_target_classes = min(9, classes - 1)
-    if iterations is not None:
-        official.apgd.n_iter = official.apgd_targeted.n_iter = official.fab.n_iter = iterations
-    if queries is not None:
-        official.square.n_queries = queries
+    official.apgd.n_iter = official.apgd_targeted.n_iter = official.fab.n_iter = iterations
+    official.square.n_queries = queries
     x = x.contiguous()  # the official code takes views of gradients, which are laid out as images
-    with _undisturbed(model, x.device), _flags() as flags:
+    with _flags_of(model, x.device) as flags:
         torch.manual_seed(seed)  # for random networks; the official attacks seed themselves
         x_adv, y_adv = official.run_standard_evaluation(x, y, batch_size=len(x))
-    broken = (y_adv != y) & _in_ball(x_adv, x, norm=norm, eps=eps)
+    # NaN, as FAB may return, is no adversarial example.
+    broken = (y_adv != y) & (ThreatModel(norm, eps).distance(x_adv, x) <= eps + TOLERANCE)
     return {
         "broken": broken.cpu().numpy(),
         "x_adv": x_adv[broken].cpu().numpy(),
         "y_adv": y_adv[broken].cpu().numpy(),
         "flags": np.array(sorted(flags), dtype=np.str_),
     }
-
-
-def _predict(model: nn.Module, x: Tensor, batch_size: int) -> tuple[int, np.ndarray]:
-    """Number of classes and predictions; the official code checks neither pixels nor logits."""
-    if not (x.dtype == torch.float32 and x.ndim == 4 and len(x)):
-        raise ValueError(f"x of shape {tuple(x.shape)} and {x.dtype} must be float32 (n, C, H, W)")
-    logits = torch.cat([predict(model, batch) for batch in x.split(batch_size)])
-    return count_classes(logits), logits.argmax(dim=1).cpu().numpy()
 
 
 def count_classes(logits: Tensor) -> int:
@@ -187,27 +181,12 @@ def count_classes(logits: Tensor) -> int:
     return logits.shape[1]
 
 
-def _in_ball(x_adv: Tensor, x: Tensor, *, norm: str, eps: float) -> Tensor:
-    """Which images are adversarial examples at all: NaN, as FAB may return, is none."""
-    return ThreatModel(norm, eps).distance(x_adv, x) <= eps + TOLERANCE
-
-
 @contextmanager
-def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Give back what the official code changes: seeds, gradients, a debugger's trace function."""
-    trace = sys.gettrace()
-    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # else one dynamic model marks all after it
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with attack_mode(model), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        sys.settrace(trace)
+def _flags_of(model: nn.Module, device: torch.device) -> Generator[set[str]]:
+    """Collect what the official code warns of, which it would print for every batch.
 
-
-@contextmanager
-def _flags() -> Generator[set[str]]:
-    """Collect what the official code warns of instead of having it printed for every batch."""
+    What it changes is as before in the end: seeds, gradients, a debugger's trace function.
+    """
     found: set[str] = set()
 
     def collect(record: logging.LogRecord) -> bool:
@@ -215,12 +194,16 @@ def _flags() -> Generator[set[str]]:
         found.update(meaning for words, meaning in FLAGS.items() if words in message)
         return False  # it goes no further
 
-    logger = logging.getLogger("auto-attack")
+    trace, logger = sys.gettrace(), logging.getLogger("auto-attack")
     level = logger.level
     logger.addFilter(collect)
     logger.setLevel(logging.WARNING)
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # else one dynamic model marks all after it
+    devices = [device] if device.type == "cuda" else []
     try:
-        yield found
+        with attack_mode(model), torch.random.fork_rng(devices=devices):
+            yield found
     finally:
+        sys.settrace(trace)
         logger.removeFilter(collect)
         logger.setLevel(level)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -172,7 +172,8 @@ class PGDAttack(Attack):
         with self._attacking(model, x, y, start) as problem:
             starts = islice(problem.starts(generator), self.restarts)
             paths = (problem.ascend(Point(problem, begin), self.steps) for begin in starts)
-            return _worst(_candidates(paths, keep=self.keep))
+            last = (deque(path, maxlen=1)[0] for path in paths)
+            return _worst(chain.from_iterable(paths) if self.keep == "best" else last)
 
     def trajectory(
         self,
@@ -317,10 +318,10 @@ class Problem:
         check_shapes(x, y, start)  # the values are checked with the first forward
         self.x = _usable(x)
         y = _usable(y)
-        self._y = y.long() if y.ndim == 1 else y
+        self.y = y.long() if y.ndim == 1 else y
         self._start = None if start is None else _usable(start).to(self.x)
         self._model = model
-        self._attack, self._threat = attack, attack.threat
+        self.attack, self._threat = attack, attack.threat
         self._loss = OBJECTIVES[attack.loss] if isinstance(attack.loss, str) else attack.loss
         self._checked = False
         self._total = self.x.new_zeros(())
@@ -332,7 +333,7 @@ class Problem:
                 # In the memory format of x, in which convolutions are faster.
                 yield self._threat.project(torch.empty_like(self.x).copy_(start), self.x)
         while True:
-            if self._attack.random_start:
+            if self.attack.random_start:
                 noise = self._threat.draw(self.x.shape, generator=generator, device=self.x.device)
                 yield self._threat.project(self.x + noise, self.x)
             else:
@@ -347,21 +348,17 @@ class Problem:
                 raise
             raise ValueError(problem) from error
         if not self._checked:
-            check_values(self.x, self._y, self._start, logits)
+            check_values(self.x, self.y, self._start, logits)
             self._checked = True
         if isinstance(self._loss, PairedLoss):  # in the first forward
             with torch.no_grad():
                 clean = self._model(self.x).to(self.x.dtype)
             self._loss = partial(self._loss.function, clean)
         logits = logits.to(self.x.dtype)
-        gain = self._loss(logits, self._y)
-        gain = -gain if self._attack.targeted else gain
+        gain = self._loss(logits, self.y)
+        gain = -gain if self.attack.targeted else gain
         self.watch(gain)
         return logits, gain
-
-    def fooled(self, logits: Tensor) -> Tensor:
-        """Where the attack has reached its aim: bool ``(B,)``."""
-        return (logits.argmax(dim=1) == hard_labels(self._y)) == self._attack.targeted
 
     def move(self, point: "Point", step_size: float) -> "Point":
         """One step of steepest ascent from ``point``, put back into the ball and ``[0, 1]``."""
@@ -376,7 +373,7 @@ class Problem:
         """
         yield point
         for _ in range(steps):
-            point = self.move(point, self._attack.step_size)
+            point = self.move(point, self.attack.step_size)
             yield point
 
     def watch(self, values: Tensor) -> None:
@@ -415,7 +412,8 @@ class Point:
     @property
     def fooled(self) -> Tensor:
         """Where the attack has reached its aim: bool ``(B,)``."""
-        return self._problem.fooled(self.logits)
+        aim = hard_labels(self._problem.y)
+        return (self.logits.argmax(dim=1) == aim) == self._problem.attack.targeted
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -433,15 +431,6 @@ class _Outcome(NamedTuple):
     x_adv: Tensor
     fooled: Tensor
     gain: Tensor
-
-
-def _candidates(paths: Iterable[Iterator[Point]], *, keep: str) -> Iterator[Point]:
-    """The points that may be returned: all of each path, or its last."""
-    for path in paths:
-        if keep == "best":
-            yield from path
-        else:
-            yield deque(path, maxlen=1)[0]
 
 
 def _worst(candidates: Iterator[Point]) -> Tensor:

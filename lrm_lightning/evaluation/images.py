@@ -60,28 +60,17 @@ class KeptImagesSuite:
     @cached_property
     def sha256(self) -> str:
         """That of the file."""
-        return file_sha256(self._path)
+        return file_sha256(Path(self.images).expanduser())
 
     @cached_property
-    def x_adv(self) -> Tensor:
-        """The images, float32 ``(n, channels, H, W)``."""
-        return self._read[0]
+    def kept(self) -> tuple[Tensor, np.ndarray]:
+        """The images, float32 ``(n, channels, H, W)``, and of which test images they are made.
 
-    @cached_property
-    def index(self) -> np.ndarray:
-        """Which of the test images they are made of, rising, int64 ``(n,)``."""
-        return self._read[1]
-
-    @property
-    def _path(self) -> Path:
+        The latter are positions in the split, rising, int64 ``(n,)``.
+        """
         path = Path(self.images).expanduser()
         if not path.is_file():
             raise UserError(f"images={self.images}: there is no such file")
-        return path
-
-    @cached_property
-    def _read(self) -> tuple[Tensor, np.ndarray]:
-        path = self._path
         wanted = (
             f"images={self.images} must be an .npz of x_adv, float32 (n, channels, H, W), and"
             " index, rising whole numbers (n,), or a .pt tensor of test images in their order"
@@ -107,13 +96,14 @@ class KeptImagesSuite:
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         x, threat = bench.images.x, bench.threat.threat
-        if self.x_adv.shape != x.shape:
-            shapes = f"{tuple(self.x_adv.shape)}, but the originals {tuple(x.shape)}"
+        x_adv, _ = self.kept
+        if x_adv.shape != x.shape:
+            shapes = f"{tuple(x_adv.shape)}, but the originals {tuple(x.shape)}"
             raise ValueError(f"images={self.images} have shape {shapes}")
-        low, high = self.x_adv.aminmax()
+        low, high = x_adv.aminmax()
         if not (low >= 0 and high <= 1):
             raise ValueError(f"images={self.images} go from {low:g} to {high:g}, not from 0 to 1")
-        distances = threat.distance(self.x_adv, x.cpu()).numpy()
+        distances = threat.distance(x_adv, x.cpu()).numpy()
         if distances.max() > threat.eps + TOLERANCE:
             worst = int(distances.argmax())
             raise ValueError(
@@ -123,10 +113,10 @@ class KeptImagesSuite:
             )
 
         def score(places: np.ndarray, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
-            x_adv = self.x_adv[torch.from_numpy(places)].to(x.device)
+            attacked = x_adv[torch.from_numpy(places)].to(x.device)
             return {
                 "clean": correct_on(network, x, y),
-                "kept_images": correct_on(network, x_adv, y),
+                "kept_images": correct_on(network, attacked, y),
             }
 
         correct = bench.compute("kept_images", np.arange(len(x)), score)

@@ -109,14 +109,14 @@ def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
 
 def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
     """The sign, from the images that PGD, ``held``, and each source's examples left correct."""
+    if not transferred:
+        told, why_not = "not looked for: no sources were given", "not tried: no sources"
+        return _sign("transfer", 0, len(held), told, why_not, by_source={})
     each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
-    broken = int((held & ~np.logical_and.reduce([held, *transferred.values()])).sum())
-    told, why_not = "not looked for: no sources were given", "not tried: no sources"
-    if each:
-        why_not = ""
-        told = f"examples made on {len(each)} other network(s) broke {broken} of the"
-        told += f" {int(held.sum())} images that PGD left correct"
-    return _sign("transfer", broken, len(held), told, why_not, by_source=each)
+    broken = int((held & ~np.logical_and.reduce(list(transferred.values()))).sum())
+    told = f"examples made on {len(each)} other network(s) broke {broken} of the"
+    told += f" {int(held.sum())} images that PGD left correct"
+    return _sign("transfer", broken, len(held), told, by_source=each)
 
 
 def randomised(
@@ -193,10 +193,8 @@ def gradient(vanished: np.ndarray, cosine: np.ndarray | None) -> Sign:
 def zero_gradient(zero: np.ndarray) -> Sign:
     """The sign, from the images at which the gradient of DLR is 0, bool ``(m,)``."""
     count, of = int(zero.sum()), len(zero)
-    told = (
-        f"the gradient of the DLR loss is exactly 0 at {count} of {of} correctly classified images"
-    )
-    return _sign("zero_gradient", count, of, told)
+    told = f"the gradient of the DLR loss is exactly 0 at {count} of {of}"
+    return _sign("zero_gradient", count, of, f"{told} correctly classified images")
 
 
 def silent_success(path: Path) -> Sign:
@@ -217,10 +215,8 @@ def unfinished(path: Path) -> Sign:
     best = np.maximum.accumulate(path.loss[~path.fooled.any(axis=1)], axis=1)
     late = best[:, -1] - best[:, -1 - max(1, int(LAST * most))]
     count, of = int((late > RISE * (best[:, -1] - best[:, 0])).sum()), len(best)
-    told = (
-        f"the loss still rises at the end of {most} steps at {count} of {of} images that PGD left"
-    )
-    return _sign("unfinished", count, of, f"{told} correct")
+    told = f"the loss still rises at the end of {most} steps at {count} of {of}"
+    return _sign("unfinished", count, of, f"{told} images that PGD left correct")
 
 
 def unit_test(found: np.ndarray) -> Sign:

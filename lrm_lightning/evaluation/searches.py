@@ -247,11 +247,9 @@ def square_after_pgd(
     return (held & after) | bench.left("pgd_square", held & ~before, survive)
 
 
-def transfer_after_pgd(
-    network: nn.Module, bench: Bench, held: np.ndarray, *, steps: int
-) -> dict[str, np.ndarray]:
+def transfer_after_pgd(network: nn.Module, bench: Bench, held: np.ndarray) -> dict[str, np.ndarray]:
     """Which of the images that PGD left correct each source's PGD examples leave correct too."""
-    attack = replace(bench.threat, steps=steps)
+    attack = replace(bench.threat, steps=TRANSFER_STEPS)
 
     def left(name: str, source: nn.Module) -> np.ndarray:
         def survive(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:

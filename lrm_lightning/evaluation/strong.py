@@ -57,14 +57,15 @@ class StrongSuite:
     square_queries: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
+        counts = (
             "pgd_steps",
             "pgd_restarts",
             "targets",
             "targeted_steps",
             "large_eps_steps",
             "eot",
-        ):
+        )
+        for name in counts:
             check_integer(name, getattr(self, name), low=1)
         # With fewer passes even an image that none of them gets wrong could be a chance.
         check_integer("passes", self.passes, low=5)
@@ -79,15 +80,20 @@ class StrongSuite:
         """Of its searches within the threat model."""
         return self.pgd_steps, self.targeted_steps, TRANSFER_STEPS
 
+    @property
+    def budget(self) -> dict[str, int]:
+        """AutoAttack's iterations and queries."""
+        given = {"iterations": self.autoattack_iterations, "queries": self.square_queries}
+        return {key: given[key] or most for key, most in STANDARD_BUDGET.items()}
+
     def cost(self, classes: int, *, flows: bool, losses: int = 3) -> tuple[int, int]:
         """Passes that an image which nothing breaks takes: forward and backward, and forward alone.
 
         Without those of ``sources``, ``surrogate`` and ``extra_attacks``.
         """
-        queries = self.square_queries or STANDARD_BUDGET["queries"]
+        iterations, queries = self.budget.values()
         if not flows:
             return 0, queries
-        iterations = self.autoattack_iterations or STANDARD_BUDGET["iterations"]
         wrong = classes - 1
         searches = losses * self.pgd_restarts * self.pgd_steps + self.large_eps_steps
         searches += min(self.targets, wrong) * self.targeted_steps
@@ -96,8 +102,9 @@ class StrongSuite:
         # FAB looks at each of its points once more.
         return both, queries + iterations * min(9, wrong)
 
-    def _say_cost(self, network: nn.Module, bench: Bench, *, flows: bool, times: int) -> None:
-        losses = sum(stage in BY_LOSS for stage in self._attacks(bench))
+    def _say_cost(
+        self, network: nn.Module, bench: Bench, losses: int, *, flows: bool, times: int
+    ) -> None:
         classes = predict(network, bench.images.x[:1]).shape[1]
         both, forward = self.cost(classes, flows=flows, losses=losses)
         view = attack_view(network, bench.threat.engine)
@@ -107,11 +114,8 @@ class StrongSuite:
         }
         if bench.surrogate is not None:
             through = StraightThrough(network, bench.surrogate)
-            passes["through the stand-in"] = (
-                times * losses * self.pgd_restarts * self.pgd_steps,
-                through,
-                True,
-            )
+            count = times * losses * self.pgd_restarts * self.pgd_steps
+            passes["through the stand-in"] = (count, through, True)
         bench.say_cost(passes)
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
@@ -121,17 +125,18 @@ class StrongSuite:
             lambda places, x, y: {"difference": np.array([randomised.difference(network, x)])},
         )["difference"]
         attacks, flows = self._attacks(bench), searches.has_gradient(network, bench.images.x[:1])
+        by_loss = [name for name in BY_LOSS if name in attacks]
         random = apart[0] > randomised.DIFFERENCE
-        self._say_cost(network, bench, flows=flows, times=self.eot if random else 1)
+        times = self.eot if random else 1
+        self._say_cost(network, bench, len(by_loss), flows=flows, times=times)
         official = {key: getattr(bench.threat, key) for key in ("eps", "norm")}
-        official |= {"seed": bench.seed, "queries": self.square_queries}
+        official |= {"seed": bench.seed, **self.budget}
         if random:
             if bench.keep_images:
                 raise ValueError("keep_images=true: the output is random, no image is the worst")
-            iterations = {"iterations": self.autoattack_iterations}
             victim = RandomNetwork(network, bench, flows, self.eot, self.passes)
             correct, signs, loss = victim.attacked(
-                attacks, official | iterations, float(apart[0]), nearness=self.nearness
+                attacks, official, float(apart[0]), nearness=self.nearness
             )
             names = randomised.RAND if flows else ()
             details = self._details(bench, attacks, names, flows, masking.verdict(signs, loss))
@@ -152,50 +157,39 @@ class StrongSuite:
             here = replace(bench, worst=None) if stage == "large_eps" else bench
             found[stage] = searches.search(network, here, stage, attack, clean, targets)
         searched = {name: each.held[-1] for name, each in found.items() if name != "large_eps"}
-        held = np.logical_and.reduce(
-            [clean, *(each.held[-1] for stage, each in found.items() if stage in BY_LOSS)]
+        held = np.logical_and.reduce([clean, *(searched[name] for name in by_loss if flows)])
+        names = STANDARD if flows else STANDARD[-1:]
+        ensemble = autoattack(
+            network,
+            bench.images.x,
+            bench.images.y,
+            **official,
+            batch_size=bench.batch_size,
+            attacks=names,
+            each=bench.cache.each,
+            done=bench.progress,
         )
-        how: dict[str, Any] = {"batch_size": bench.batch_size, "each": bench.cache.each}
-        how |= {"iterations": self.autoattack_iterations, "done": bench.progress}
-        how |= {"attacks": STANDARD if flows else STANDARD[-1:]}
-        ensemble = autoattack(network, bench.images.x, bench.images.y, **official, **how)
         broken = ~list(ensemble.correct.values())[-1]
         bench.keep(broken.nonzero()[0], bench.pixels(ensemble.x_adv[broken]), broken[broken])
-        by_autoattack = {name.replace("-", "_"): left for name, left in ensemble.correct.items()}
         official["classes"] = logits.shape[1]
         square = searches.square_after_pgd(network, bench, held, ensemble, official)
-        transferred = searches.transfer_after_pgd(network, bench, held, steps=TRANSFER_STEPS)
-        correct = {
-            "clean": clean,
-            **searched,
-            **by_autoattack,
-            **(
-                {
-                    "pgd_best": held,
-                    "autoattack": ensemble.correct[STANDARD[-1]],
-                    "pgd_square": square,
-                }
-                if flows
-                else {}
-            ),
-            **{f"transfer_{name}": left for name, left in transferred.items()},
-            **bench.left_by_extras(network, clean),
-        }
+        transferred = searches.transfer_after_pgd(network, bench, held)
+        correct = {"clean": clean, **searched}
+        correct |= {name.replace("-", "_"): left for name, left in ensemble.correct.items()}
+        if flows:
+            correct |= {"pgd_best": held, "autoattack": ~broken, "pgd_square": square}
+        correct |= {f"transfer_{name}": left for name, left in transferred.items()}
+        correct |= bench.left_by_extras(network, clean)
+        signs = [masking.black_box(held, square), masking.transfer(held, transferred)]
         if bench.surrogate is not None:
-            through = StraightThrough(network, bench.surrogate)
-            correct["bpda"] = clean
-            # The second loss attacks what the first one left.
-            for name in filter(attacks.__contains__, BY_LOSS):
-                left = correct["bpda"]
-                bpda = searches.search(through, bench, f"bpda {name}", attacks[name], left)
-                correct["bpda"] = bpda.held[-1]
+            through, left = StraightThrough(network, bench.surrogate), clean
+            for name in by_loss:  # the second loss attacks what the first one left
+                search = searches.search(through, bench, f"bpda {name}", attacks[name], left)
+                left = search.held[-1]
+            correct["bpda"] = left
+            signs.append(masking.straight_through(held, left))
         correct["worst"] = np.logical_and.reduce(list(correct.values()))
-        signs = [
-            masking.black_box(held, square),
-            masking.transfer(held, transferred),
-        ]
-        if bench.surrogate is not None:
-            signs.append(masking.straight_through(held, correct["bpda"]))
+        loss = LossNote()
         if flows:
             first, far = found["pgd_ce"], found["large_eps"].held[-1]
             path = searches.follow(network, bench, attacks["pgd_ce"], clean)
@@ -213,13 +207,11 @@ class StrongSuite:
             loss = masking.mistaken_loss(searched["pgd_ce"], searched["pgd_margin"])
         else:
             signs += [masking.untried(name, "no gradient") for name in masking.OF_PGD]
-            signs += [masking.no_gradient(int(clean.sum()))]
-            loss = LossNote()
+            signs.append(masking.no_gradient(int(clean.sum())))
         sha256 = hashlib.sha256(ensemble.x_adv.cpu().contiguous().numpy().tobytes())
-        told = masking.verdict(signs, loss)
-        details = self._details(bench, attacks, how["attacks"], flows, told)
+        details = self._details(bench, attacks, names, flows, masking.verdict(signs, loss))
         details["autoattack"] = {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()}
-        arrays = {f"{name}_steps": found[name].needed for name in BY_LOSS if name in found}
+        arrays = {f"{name}_steps": found[name].needed for name in by_loss if flows}
         arrays["autoattack_y_adv"] = ensemble.y_adv
         kept = None if bench.worst is None else ("worst", bench.worst.x_adv)
         return Outcome(correct, details, arrays, kept)
@@ -245,10 +237,19 @@ class StrongSuite:
         flows: bool,
         told: Masking,
     ) -> dict[str, Any]:
+        less = any(self.budget[key] < most for key, most in STANDARD_BUDGET.items())
+        version = "reduced" if less or tuple(official) != STANDARD else "standard"
         threat = ("norm", "eps", "step_size", "random_start")
         details = {
             "attack": {key: getattr(bench.threat, key) for key in threat},
-            "settings": self._settings(bench, attacks, official),
+            "settings": {
+                **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
+                "autoattack": {"version": version, "attacks": list(official), **self.budget},
+                "gradient": {"nearness": self.nearness},
+                "targets": self.targets,
+                "randomised": {"eot": self.eot, "passes": self.passes},
+                "transfer": {"sources": sorted(bench.sources), "steps": TRANSFER_STEPS},
+            },
             "masking": told,
         }
         if not flows:
@@ -256,25 +257,3 @@ class StrongSuite:
             why = "no gradient flows from the logits to the pixels"
             details["impossible"] = {name.replace("-", "_"): why for name in impossible}
         return details
-
-    def _settings(
-        self, bench: Bench, attacks: Mapping[str, PGDAttack], official: Sequence[str]
-    ) -> dict[str, Any]:
-        budget = {
-            "iterations": self.autoattack_iterations or STANDARD_BUDGET["iterations"],
-            "queries": self.square_queries or STANDARD_BUDGET["queries"],
-        }
-        is_less = any(budget[key] < most for key, most in STANDARD_BUDGET.items())
-        is_less |= tuple(official) != STANDARD
-        return {
-            **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
-            "autoattack": {
-                "version": "reduced" if is_less else "standard",
-                "attacks": list(official),
-                **budget,
-            },
-            "gradient": {"nearness": self.nearness},
-            "targets": self.targets,
-            "randomised": {"eot": self.eot, "passes": self.passes},
-            "transfer": {"sources": sorted(bench.sources), "steps": TRANSFER_STEPS},
-        }

@@ -6,8 +6,6 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-
 from lrm_lightning.attacks import Attack
 from lrm_lightning.attacks.forward import predict
 from lrm_lightning.checks import check_flag
@@ -64,7 +62,7 @@ def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Ev
         check_flag("keep_images", given["keep_images"])
         suite = SUITES[name](**settings)
     if isinstance(suite, KeptImagesSuite):
-        session.index = suite.index
+        _, session.index = suite.kept
     extra_attacks = {name: _attack(name, node) for name, node in given["extra_attacks"].items()}
     loss = given["attack_loss"] and given_loss(given["attack_loss"], given["trust"])
     networks = session.networks("runs", given["checkpoint"])
@@ -119,9 +117,12 @@ def _evaluate(
 
     def make(bench: Bench) -> Found:
         say_if_short(threat, suite.step_counts)
-        modules = {name: each.module.to(session.device) for name, each in others.items()}
-        bench = replace(bench, sources=modules, extra_attacks=extra_attacks)
-        bench = replace(bench, keep_images=session.given["keep_images"])
+        bench = replace(
+            bench,
+            sources={name: each.module.to(session.device) for name, each in others.items()},
+            extra_attacks=extra_attacks,
+            keep_images=session.given["keep_images"],
+        )
         if surrogate is not None:
             bench = replace(bench, surrogate=surrogate.to(session.device))
             two = bench.images.x[:2]
@@ -130,7 +131,11 @@ def _evaluate(
         if loss is not None:
             adaptive = loss_of(loss, network, bench.images.x[:2], session.given["trust"])
             bench = replace(bench, adaptive=adaptive)
-        correct, details, arrays = _found(suite, network, bench)
+        with as_user_error(f"{about.label}: ", (ValueError,)):
+            correct, details, arrays, images = suite.run(network.module, bench)
+        if images is not None:
+            details["kept"] = kept(network.module, bench, *images)
+            arrays = arrays | {X_ADV: images[1]}
         if surrogate is not None:
             details["settings"]["bpda"] = {"surrogate": target}
         if extra:
@@ -143,18 +148,6 @@ def _evaluate(
     path = network.folder / EVALUATIONS / f"{suite.name}.json"
     title = f"{suite.name} {about.label} ({number})"
     return session.record(path, EvaluationRecord, [network], threat, title, pieces, more, make)
-
-
-def _found(
-    suite: Suite, network: TrainedNetwork, bench: Bench
-) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, np.ndarray]]:
-    """What a suite found of a network: an outcome's fields, images to keep among the arrays."""
-    with as_user_error(f"{network.about.label}: ", (ValueError,)):
-        correct, details, arrays, images = suite.run(network.module, bench)
-    if images is not None:
-        details["kept"] = kept(network.module, bench, *images)
-        arrays = arrays | {X_ADV: images[1]}
-    return correct, details, arrays
 
 
 def _attack(name: str, node: object) -> Attack:

@@ -34,7 +34,10 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
     Labels say what distinguishes a run from the others; that of a single one is empty.
     """
     labelled = any(label for label, _, _ in rows)
-    most = {max(map(_steps, record.metrics), default=0) or 20 for _, record, _ in rows}
+    most = {
+        max((pgd_steps(name) or 0 for name in record.metrics), default=0) or 20
+        for _, record, _ in rows
+    }
     metrics = ["clean", "fgsm", *(f"pgd{steps}" for steps in sorted(most))]
     shown = [f"{name if name == 'clean' else attack_title(name)} %" for name in metrics]
     headings = ["method", *["run"] * labelled, *shown, "directory"]
@@ -69,7 +72,11 @@ def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
         for each in records
     ]
     notes = [*_weaknesses(records, metrics), *(line for each in records for line in _verdict(each))]
-    notes += [line for each in records for line in _adaptive(each)]
+    notes += [
+        f"{each.network.label}: adaptive PGD raises the loss {raised(each)}"
+        for each in records
+        if raised(each)
+    ]
     notes += [line for each in records for line in (*_eps_curve(each), *_kept(each))]
     notes += [_note(record) for record in records]
     print_table(["accuracy %", *map(attack_title, metrics)], cells, notes)
@@ -113,10 +120,6 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def _steps(name: str) -> int:
-    return pgd_steps(name) or 0
-
-
 def _accuracy(record: RunRecord, name: str) -> str:
     ends = ", ".join(percent(end) for end in record.intervals.get(name, ()))
     interval = f" [{ends}]" if ends else ""
@@ -132,11 +135,6 @@ def _weaknesses(records: Sequence[Record], metrics: Sequence[str]) -> list[str]:
     """Why starred accuracies may be too high, each reason once."""
     reasons = dict.fromkeys(weakness(record, name) for record in records for name in metrics)
     return [f"* {reason}; the accuracy may be too high" for reason in reasons if reason]
-
-
-def _adaptive(record: EvaluationRecord) -> list[str]:
-    found = raised(record)
-    return [f"{record.network.label}: adaptive PGD raises the loss {found}"] if found else []
 
 
 def _eps_curve(record: EvaluationRecord) -> list[str]:

@@ -45,9 +45,9 @@ def attack_view(network: nn.Module, engine: str = "auto") -> nn.Module:
     if engine == "compile":
         return CompiledNetwork(network)
     frozen = FAMILIES.get(type(network))
-    weights = next(network.parameters(), None)
-    if engine == "reference" or frozen is None or weights is None:
+    if engine == "reference" or frozen is None:
         return network
+    weights = next(network.parameters())
     if engine == "auto" and weights.device.type != "cpu":
         return network
     dtype = _computed_in(weights)
