@@ -24,7 +24,7 @@ from lrm_lightning.reporting.gallery import galleries
 from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.parts import MINUS, NOTHING, Part, Plot, Table, percent_range
 from lrm_lightning.reporting.references import References
-from lrm_lightning.runs.files import write_text
+from lrm_lightning.runs.files import counted, write_text
 from lrm_lightning.runs.records import Data, one_line, printable
 
 PAGE, TEXT, DRAWN, TABLES = "index.html", "report.md", "figures", "tables"
@@ -241,11 +241,11 @@ def _sections(results: Results, chapter: str) -> list[Section]:
 
 def _summary(records: Records) -> str:
     counts = (
-        (len(records.runs), "training run", "training runs"),
-        (len(records.evaluations), "evaluation", "evaluations"),
+        (len(records.runs), "training run", ""),
+        (len(records.evaluations), "evaluation", ""),
         (len(records.transfers), "black-box matrix", "black-box matrices"),
     )
-    parts = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
+    parts = [counted(*each) for each in counts if each[0]]
     newest = max((origin.record.written for origin in records.everything), default="")
     of = f"; the newest record is of {newest[:10]}" if newest else ""
     return f"Made from {', '.join(parts)}{of}."

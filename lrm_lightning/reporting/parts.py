@@ -1,12 +1,13 @@
 """What a section is made of; ``origins`` are the records that numbers came from."""
 
 import shlex
-from typing import NamedTuple, TypeAlias
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from lrm_lightning.reporting.aggregate import Origin
 from lrm_lightning.runs.records import Masking, Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # its import takes half a second
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -55,7 +56,7 @@ class Plot(NamedTuple):
     slug: str  # name of its files, of a-z, 0-9 and hyphens
     caption: str  # what it shows, on which data
     alt: str  # what one sees in it, with the main numbers
-    figure: Figure
+    figure: "Figure"
     origins: Origins
 
 
@@ -105,15 +106,13 @@ def command(name: str, *overrides: str) -> str:
 
 def number(value: float, decimals: int = 1) -> str:
     """A number with a fixed number of decimals and never a minus before zero."""
-    text = f"{value:.{decimals}f}"
-    return text.replace("-", "") if float(text) == 0 else text.replace("-", MINUS)
+    return f"{value:z.{decimals}f}".replace("-", MINUS)
 
 
 def signed(value: float, decimals: int = 1) -> str:
     """The same with a plus or a minus before it, and ± before zero."""
-    text = number(value, decimals)
-    sign = "" if text.startswith(MINUS) else "+" if float(text) else "±"
-    return sign + text
+    text = f"{value:+z.{decimals}f}"
+    return (text if float(text) else text.replace("+", "±")).replace("-", MINUS)
 
 
 def percent_range(interval: tuple[float, float]) -> str:
