@@ -6,7 +6,6 @@ from contextlib import suppress
 
 import numpy as np
 
-from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import weakness
 from lrm_lightning.reporting.aggregate import (
     THREAT_KEYS,
@@ -17,8 +16,16 @@ from lrm_lightning.reporting.aggregate import (
     Results,
     Run,
 )
-from lrm_lightning.reporting.parts import Cell, Missing, Row, Table, command, percent_range
-from lrm_lightning.reporting.tables import INTERVALS, accuracy, number_cell, stands_on
+from lrm_lightning.reporting.parts import (
+    Cell,
+    Missing,
+    Row,
+    Table,
+    command,
+    number_cell,
+    percent_range,
+)
+from lrm_lightning.reporting.tables import INTERVALS, accuracy, stands_on
 from lrm_lightning.runs.directory import CORRECT
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.intervals import paired_difference, wilson_interval
@@ -134,9 +141,9 @@ def _problem(origin: Run | Evaluation) -> tuple[object, ...]:
 
 
 def _verdicts(origin: Run | Evaluation) -> dict[str, np.ndarray]:
-    """The arrays beside a record; empty if they are not kept, or damaged."""
+    """The arrays beside a record; empty if they are not kept."""
     name = CORRECT if isinstance(origin.record, RunRecord) else f"{origin.path.stem}.npz"
-    with suppress(FileNotFoundError, UserError):
+    with suppress(FileNotFoundError):
         return read_verdicts(origin.path.with_name(name), origin.record)
     return {}
 

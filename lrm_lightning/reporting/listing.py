@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -19,7 +18,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
 from lrm_lightning.reporting.aggregate import walk
 from lrm_lightning.reporting.parts import percent_range
-from lrm_lightning.reporting.run_dir import command_line, training_curves
+from lrm_lightning.reporting.run_dir import command_line, strongest, training_curves
 from lrm_lightning.reporting.settings import differences, shown, summary, telling, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,
@@ -80,12 +79,12 @@ class Listed:
         except UserError as error:
             sys.stderr.write(f"skipped: {error}\n")
             curves = {}
-        pgd = {int(key[11:]): curves[key] for key in curves if re.match(r"val/acc/pgd\d+$", key)}
         try:  # there may be none, and an older one doesn't tell
             epochs = int(json.loads((self.folder / STATUS).read_text(encoding="utf-8"))["epochs"])
         except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
             epochs = int(max((points[-1][0] for points in curves.values()), default=1)) - 1
-        return epochs, pgd[max(pgd)][-1][1] if pgd else None
+        name = strongest(curves)
+        return epochs, curves[name][-1][1] if name else None
 
 
 def find(pattern: str, wanted: Mapping[str, str]) -> list[Listed]:

@@ -156,10 +156,11 @@ def write(document: Document, out: Path) -> Path:
         (out / TABLES).mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error, "another with out=...") from error
-    plots = [part for part in document.parts if isinstance(part, Plot)]
-    svgs = {plot.slug: Markup(save(plot, folder)) for plot in plots}
+    svgs = {}
     for part in document.parts:
-        if isinstance(part, Table):
+        if isinstance(part, Plot):
+            svgs[part.slug] = Markup(save(part, folder))
+        elif isinstance(part, Table):
             write_text(out / TABLES / f"{part.slug}.tex", tabular.latex(part))
             write_text(out / TABLES / f"{part.slug}.csv", tabular.comma_separated(part))
     # Numbers of references are those of the Markdown, which has every part but the pictures.

@@ -1,6 +1,8 @@
 """What a section is made of; ``origins`` are the records that numbers came from."""
 
 import shlex
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from lrm_lightning.reporting.aggregate import Origin
@@ -119,3 +121,28 @@ def percent_range(interval: tuple[float, float]) -> str:
     """An interval of accuracies in [0, 1] as ``[73.1, 74.9]``."""
     low, high = interval
     return f"[{number(100 * low)}, {number(100 * high)}]"
+
+
+def number_cell(
+    values: Sequence[float],
+    origins: Origins,
+    printed: float | None = None,
+    *,
+    bounds: str = "",
+    seeds: Sequence[int | None] = (),
+    mark: str = "",
+    decimals: int = 1,
+) -> Cell:
+    """One number with its ``bounds``, or mean and standard deviation of several, a seed each.
+
+    The ``printed`` number of the paper stands beside it, or alone where there are no values.
+    """
+    beside = "" if printed is None else number(printed, decimals)
+    if not values:
+        return Cell(paper=beside)
+    value, deviation = fmean(values), ""
+    if len(values) > 1:
+        bounds = f"{len(values)} {'seeds' if len(set(seeds)) == len(values) else 'runs'}"
+        deviation = f" ± {number(stdev(values), decimals)}"
+    difference = "" if printed is None else signed(value - printed, decimals)
+    return Cell(number(value, decimals) + deviation, bounds, beside, difference, mark, origins)

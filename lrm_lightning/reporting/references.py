@@ -40,11 +40,7 @@ class Reference(NamedTuple):
 
 
 class References:
-    """The references of a report, in the order in which they were first cited.
-
-    Args:
-        records: Where an evaluation's run is looked up.
-    """
+    """The references of a report, in the order in which they were first cited."""
 
     def __init__(self, records: Records) -> None:
         self._records = records

@@ -4,7 +4,6 @@ Each table is one function from the results on a data set to the parts that it a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
 
 from lrm_lightning.evaluation.metrics import (
     ADAPTIVE,
@@ -30,14 +29,12 @@ from lrm_lightning.reporting.aggregate import (
 from lrm_lightning.reporting.parts import (
     Cell,
     Missing,
-    Origins,
     Row,
     Table,
     Verdict,
     command,
-    number,
+    number_cell,
     percent_range,
-    signed,
 )
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import EvaluationRecord, Network
@@ -242,31 +239,6 @@ def accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
     shares = [100 * each.record.metrics[name] for each in group.origins]
     bounds = percent_range(group.interval(name))
     return number_cell(shares, group.origins, printed, bounds=bounds, seeds=group.seeds, mark=mark)
-
-
-def number_cell(
-    values: Sequence[float],
-    origins: Origins,
-    printed: float | None = None,
-    *,
-    bounds: str = "",
-    seeds: Sequence[int | None] = (),
-    mark: str = "",
-    decimals: int = 1,
-) -> Cell:
-    """One number with its ``bounds``, or mean and standard deviation of several, a seed each.
-
-    The ``printed`` number of the paper stands beside it, or alone where there are no values.
-    """
-    beside = "" if printed is None else number(printed, decimals)
-    if not values:
-        return Cell(paper=beside)
-    value, deviation = fmean(values), ""
-    if len(values) > 1:
-        bounds = f"{len(values)} {'seeds' if len(set(seeds)) == len(values) else 'runs'}"
-        deviation = f" ± {number(stdev(values), decimals)}"
-    difference = "" if printed is None else signed(value - printed, decimals)
-    return Cell(number(value, decimals) + deviation, bounds, beside, difference, mark, origins)
 
 
 def stands_on(group: Group, extra: Iterable[str] = ()) -> str:
