@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hydra_plugins.lrm_process_launcher._plan import Job, State
 from lrm_lightning.evaluation.tables import print_runs
-from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.files import counted, shown_path
 
 CONSOLE = Console(highlight=False, markup=False, emoji=False)  # shows a text as it is
 TAIL_LINES = 5
@@ -97,7 +97,7 @@ def _counts(jobs: Sequence[Job]) -> str:
     same = "the same as another"
     count = Counter(same if job.twin else str(job.state) for job in jobs)
     parts = ", ".join(f"{count[state]} {state}" for state in (*State, same) if count[state])
-    return f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {parts}"
+    return f"{counted(len(jobs), 'job')}: {parts}"
 
 
 def _clock(seconds: float) -> str:

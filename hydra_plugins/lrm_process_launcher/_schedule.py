@@ -14,6 +14,7 @@ from hydra_plugins.lrm_process_launcher._plan import Job, State, visible_gpus
 from hydra_plugins.lrm_process_launcher._processes import JobProcess
 from hydra_plugins.lrm_process_launcher.launcher import ProcessLauncherConf
 from lrm_lightning.runs.directory import STATUS
+from lrm_lightning.runs.files import counted
 
 POLL_S = 0.1
 
@@ -34,8 +35,7 @@ class Share:
         return environment
 
     def __str__(self) -> str:
-        cores = f"{self.cores} CPU core{'s' * (self.cores != 1)}"
-        return f"GPU {','.join(self.gpus)}" if self.gpus else cores
+        return f"GPU {','.join(self.gpus)}" if self.gpus else counted(self.cores, "CPU core")
 
 
 class Resources:

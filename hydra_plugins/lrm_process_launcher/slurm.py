@@ -109,7 +109,7 @@ class SlurmLauncher(Launcher):
         from hydra_plugins.lrm_process_launcher._display import CONSOLE, summarise
         from hydra_plugins.lrm_process_launcher._plan import State, plan
         from lrm_lightning.errors import UserError
-        from lrm_lightning.runs.files import shown_path
+        from lrm_lightning.runs.files import counted, shown_path
 
         jobs, problems = plan(job_overrides, initial_job_idx, self.composer, self._prepare)
         if problems:
@@ -131,7 +131,7 @@ class SlurmLauncher(Launcher):
                     for job in part:
                         job.state = State.SUBMITTED
                     CONSOLE.out(
-                        f"submitted {len(part)} job{'s' * (len(part) > 1)} as array {number}:"
+                        f"submitted {counted(len(part), 'job')} as array {number}:"
                         f" squeue --job {number}, scancel {number}"
                     )
         except (UserError, OSError) as problem:

@@ -37,13 +37,12 @@ SKIPPED_FOLDERS = {"checkpoints", "wandb", ".hydra", ".git", "__pycache__"}
 # Version 0.1 wrote transfer.json; now its name ends with the hash of its settings.
 TRANSFERS = re.compile(rf"{Path(TRANSFER).stem}(-[0-9a-f]{{8}})?\.json")
 
-METHOD_TITLES = {
-    **{name: row.title for name, row in paper.METHODS.items()},
-    **{"mixup": "Mixup", "vh_mixup": "VH-mixup", "logit_squeezing": "Logit squeezing"},
+METHOD_TITLES = {name: row.title for name, row in paper.METHODS.items()} | {
+    "mixup": "Mixup", "vh_mixup": "VH-mixup", "logit_squeezing": "Logit squeezing",
     "clean_logit_pairing": "Clean logit pairing",
-    **{"trades": "TRADES", "score": "SCORE", "mart": "MART", "ikl": "IKL"},
-    **{"gat": "GAT", "nuat": "NuAT"},
-}
+    "trades": "TRADES", "score": "SCORE", "mart": "MART", "ikl": "IKL", "gat": "GAT",
+    "nuat": "NuAT",
+}  # fmt: skip
 # Settings of an attack that make another one of it; how training used it isn't among them.
 THREAT_KEYS = ("norm", "eps")
 ATTACK_KEYS = (*THREAT_KEYS, "step_size")
@@ -141,13 +140,13 @@ class Group:
     origins: tuple[Run | Evaluation, ...]  # the runs' tests or their evaluations, by rising seed
     runs: tuple[Run, ...]  # how the networks were trained; empty if that is unknown
     method: str  # name of the defence, or the network's own
-    named: str  # how a network from elsewhere is called
-    title: str  # what to call it among the others
+    named: str  # how it is called alone
     settings: dict[str, Any]  # of the training, without the seed; empty if unknown
     training: str  # equal texts are equal trainings, whatever was measured
     measured: dict[str, Any]  # on how many images, and with which attacks
     measurement: str  # equal texts are equal measurements, the images' seed included
     row: paper.Method | None
+    title: str = ""  # what to call it among the others
     differs: str = ""  # in what it differs from others of its method, if the title can't say it
 
     @property
@@ -259,13 +258,12 @@ def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]
         trained = {key: value for key, value in trained.items() if key not in ignoring}
         said = ("n", "subset seed") if trainings[group.training] == 1 else ()  # beside the title
         measured = {k: each for k, each in measured.items() if each is not None and k not in said}
-        title = METHOD_TITLES.get(group.method, group.method) if group.runs else group.named
         named, beside = [settings.summary(trained)], ""
         if len(trained) > SHORT:
             run = group.runs[0]
             named, beside = [f"run {run.record.run_id or run.path.parent.name}"], *named
         told = ", ".join(filter(None, [*named, settings.summary(measured)]))
-        title = f"{title} ({told})" if told else title
+        title = f"{group.named} ({told})" if told else group.named
         titles.append(replace(group, title=title, differs=beside))
     return titles
 
@@ -361,12 +359,13 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
     """The accuracies that one record has of one network."""
     record = origin.record
     if run is not None:
-        method, title = run.record.method, ""
+        method = run.record.method
+        named = METHOD_TITLES.get(method, method)
         set_to = settings.training_settings(run.record.config)
         training = canonical([method, set_to])
     else:
         assert isinstance(record, EvaluationRecord)
-        method, title = record.network.name, record.network.label or record.network.name
+        method, named = record.network.name, record.network.label or record.network.name
         set_to, training = {}, str(origin.path)
     measured = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
     if isinstance(record, EvaluationRecord):
@@ -378,8 +377,7 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         origins=(origin,),
         runs=(run,) if run is not None else (),
         method=method,
-        named=title,
-        title=title,
+        named=named,
         settings=set_to,
         training=training,
         measured=measured,
@@ -434,5 +432,5 @@ def worth(group: Group) -> tuple[bool, int, bool, int]:
     wanted = paper.THREAT_MODEL
     if record.data.name != paper.DATA:
         wanted = {key: group.settings.get(f"attack.{key}") for key in THREAT_KEYS}
-    is_wanted = not settings.attack_departures(record.attack, wanted)
+    is_wanted = not settings.unlike(record.attack, wanted)
     return is_wanted, record.n, isinstance(record, EvaluationRecord), len(group.names)

@@ -24,10 +24,10 @@ def galleries(results: Results) -> list[Gallery | Missing]:
     for group in results.paper:
         path = group.origins[0].path.with_suffix(".npz")
         try:
-            arrays = read_verdicts(path, group.origins[0].record)
+            arrays = read_verdicts(path, group.record)
             if not {"gallery_x", "gallery_x_adv"} & arrays.keys():  # no pictures, to keep it small
                 continue
-            data = group.origins[0].record.data
+            data = group.record.data
             examples = _examples(arrays, CLASS_NAMES.get(data.name, data.class_names))
         except FileNotFoundError:
             continue

@@ -3,11 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import numpy as np
 
-from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import weakness
 from lrm_lightning.reporting.aggregate import (
     THREAT_KEYS,
@@ -18,8 +16,16 @@ from lrm_lightning.reporting.aggregate import (
     Results,
     Run,
 )
-from lrm_lightning.reporting.parts import Cell, Missing, Row, Table, command, percent_range
-from lrm_lightning.reporting.tables import INTERVALS, accuracy, over_seeds, stands_on
+from lrm_lightning.reporting.parts import (
+    Cell,
+    Missing,
+    Row,
+    Table,
+    command,
+    number_cell,
+    percent_range,
+)
+from lrm_lightning.reporting.tables import INTERVALS, accuracy, stands_on
 from lrm_lightning.runs.directory import CORRECT
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.intervals import paired_difference, wilson_interval
@@ -39,14 +45,6 @@ NOTES = (
     "The seconds of an epoch include its validation. Memory is the most that was held at once: of"
     " a GPU's, else by the process. Both compare trainings of one machine that did nothing else.",
 )
-
-
-class Pair(NamedTuple):
-    """Verdicts of PGD-20 and of AutoAttack on the same images, bool ``(n,)``."""
-
-    origin: Run | Evaluation  # which record has PGD-20's
-    pgd20: np.ndarray
-    autoattack: np.ndarray
 
 
 def leaderboard(results: Results) -> Sequence[Table | Missing]:
@@ -88,22 +86,28 @@ def _customary(group: Group, records: Records) -> tuple[Cell, Cell]:
     pairs = [pair for each in group.origins if (pair := _pair(each, records)) is not None]
     if len(pairs) < len(group.origins):
         return Cell(), Cell()
-    origins = tuple(pair.origin for pair in pairs)
-    correct, n = [int(pair.pgd20.sum()) for pair in pairs], len(pairs[0].pgd20)
-    differences = [paired_difference(pair.autoattack, pair.pgd20) for pair in pairs]
+    origins = tuple(origin for origin, *_ in pairs)
+    correct, n = [int(pgd20.sum()) for _, pgd20, _ in pairs], len(pairs[0][1])
+    differences = [paired_difference(autoattack, pgd20) for _, pgd20, autoattack in pairs]
     difference, half = differences[0]
     bounds = wilson_interval(correct[0], n), (difference - half, difference + half)
     of_custom, of_difference = map(percent_range, bounds)
     mark = max(weakness(origin.record, PGD20) for origin in origins)
     custom, above = [100 * each / n for each in correct], [100 * each for each, _ in differences]
+    seeds, both = group.seeds, group.origins + origins
     return (
-        over_seeds(group, custom, origins, of_custom, mark=mark),
-        over_seeds(group, above, group.origins + origins, of_difference),
+        number_cell(custom, origins, bounds=of_custom, seeds=seeds, mark=mark),
+        number_cell(above, both, bounds=of_difference, seeds=seeds),
     )
 
 
-def _pair(strong: Run | Evaluation, records: Records) -> Pair | None:
-    """PGD-20 may have been measured on more images than AutoAttack."""
+def _pair(
+    strong: Run | Evaluation, records: Records
+) -> tuple[Run | Evaluation, np.ndarray, np.ndarray] | None:
+    """Verdicts of PGD-20, with their record, and of AutoAttack on its images, bool ``(n,)``.
+
+    PGD-20 may have been measured on more images than AutoAttack.
+    """
     ours = _verdicts(strong)
     if AUTOATTACK not in ours or ours[AUTOATTACK].ndim > 1:  # a random network has several passes
         return None
@@ -112,7 +116,7 @@ def _pair(strong: Run | Evaluation, records: Records) -> Pair | None:
         place = {image: place for place, image in enumerate(theirs.get("index", ()))}
         if PGD20 in theirs and place.keys() >= set(ours["index"]):
             places = [place[image] for image in ours["index"]]
-            return Pair(origin, theirs[PGD20][places], ours[AUTOATTACK])
+            return origin, theirs[PGD20][places], ours[AUTOATTACK]
     return None
 
 
@@ -137,9 +141,9 @@ def _problem(origin: Run | Evaluation) -> tuple[object, ...]:
 
 
 def _verdicts(origin: Run | Evaluation) -> dict[str, np.ndarray]:
-    """The arrays beside a record; empty if they are not kept, or damaged."""
+    """The arrays beside a record; empty if they are not kept."""
     name = CORRECT if isinstance(origin.record, RunRecord) else f"{origin.path.stem}.npz"
-    with suppress(FileNotFoundError, UserError):
+    with suppress(FileNotFoundError):
         return read_verdicts(origin.path.with_name(name), origin.record)
     return {}
 
@@ -159,4 +163,5 @@ def _cost(group: Group, name: str, *, unit: float = 1, decimals: int = 1) -> Cel
     taken = [getattr(run.record, name) for run in group.runs]
     if not taken or None in taken:
         return Cell()
-    return over_seeds(group, [each / unit for each in taken], group.runs, decimals=decimals)
+    values = [each / unit for each in taken]
+    return number_cell(values, group.runs, seeds=group.seeds, decimals=decimals)

@@ -2,23 +2,23 @@
 
 import difflib
 import json
-import re
 import shlex
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
 from lrm_lightning.reporting.aggregate import walk
-from lrm_lightning.reporting.run_dir import command_line, training_curves
+from lrm_lightning.reporting.parts import percent_range
+from lrm_lightning.reporting.run_dir import command_line, strongest, training_curves
 from lrm_lightning.reporting.settings import differences, shown, summary, telling, training_settings
 from lrm_lightning.runs.directory import (
     CONFIG,
@@ -43,6 +43,8 @@ from lrm_lightning.runs.records import (
 from lrm_lightning.runs.settings import read_settings
 
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
+# The data's fingerprint, which of its images, and whether each is classified correctly.
+Verdicts: TypeAlias = tuple[str, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -77,31 +79,26 @@ class Listed:
         except UserError as error:
             sys.stderr.write(f"skipped: {error}\n")
             curves = {}
-        pgd = {int(key[11:]): curves[key] for key in curves if re.match(r"val/acc/pgd\d+$", key)}
         try:  # there may be none, and an older one doesn't tell
             epochs = int(json.loads((self.folder / STATUS).read_text(encoding="utf-8"))["epochs"])
         except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
             epochs = int(max((points[-1][0] for points in curves.values()), default=1)) - 1
-        return epochs, pgd[max(pgd)][-1][1] if pgd else None
+        name = strongest(curves)
+        return epochs, curves[name][-1][1] if name else None
 
 
-def find(folders: Sequence[str], wanted: Mapping[str, str]) -> list[Listed]:
-    """The runs below folders or glob patterns of them, by path.
+def find(pattern: str, wanted: Mapping[str, str]) -> list[Listed]:
+    """The runs below a folder or a glob pattern of folders, by path.
 
     Args:
-        folders: Searched with everything below; a run that cannot be read is named on stderr.
+        pattern: Searched with everything below; a run that cannot be read is named on stderr.
         wanted: What a run must have: setting to value, or values with commas between them.
 
     Raises:
         UserError: If there is no such folder, no run in it, or none with what is wanted.
     """
     found = []
-    for folder in sorted({
-        folder
-        for pattern in folders
-        for folder, names in walk(pattern)
-        if {RECORD, CONFIG} & set(names)
-    }):  # fmt: skip
+    for folder in sorted({here for here, names in walk(pattern) if {RECORD, CONFIG} & set(names)}):
         try:
             found.append(_read(folder))
         except UserError as error:
@@ -117,7 +114,7 @@ def find(folders: Sequence[str], wanted: Mapping[str, str]) -> list[Listed]:
         ]
     if not found:
         given = "".join(f" with {key}={text}" for key, text in wanted.items())
-        raise UserError(f"no run{given} below {', '.join(folders)}; give runs_dir=<another folder>")
+        raise UserError(f"no run{given} below {pattern}; give runs_dir=<another folder>")
     return found
 
 
@@ -153,24 +150,17 @@ def compare(one: Path, other: Path) -> None:
     """
     runs = [_read(one), _read(other)]
     ours, theirs = differences([flat(run.identity) for run in runs])
-    rows = [[key, shown(ours[key]), shown(theirs[key])] for key in ours]
+    rows = [[key, shown(ours[key]), shown(theirs[key]), ""] for key in ours]
     if not rows:
         print("one configuration")  # noqa: T201
-    measured = [_accuracies(run) for run in runs]
-    verdicts = [_verdicts(run) for run in runs]
+    measured = [_measured(run) for run in runs]
+    for name in dict.fromkeys([*measured[0], *measured[1]]):
+        (first, ours), (second, theirs) = (each.get(name, ("-", None)) for each in measured)
+        rows.append([name, first, second, _difference(ours, theirs)])
     heads = ["", *(shown_path(run.folder) for run in runs)]
-    paired = {
-        name: _difference(ours, verdicts[1][name])
-        for name, ours in verdicts[0].items()
-        if name in verdicts[1]
-    }
-    if any(paired.values()):
+    if any(row[-1] for row in rows):
         heads.append("second minus first, paired")
-    rows += [
-        [name, *(each.get(name, "-") for each in measured), paired.get(name, "")]
-        for name in dict.fromkeys([*measured[0], *measured[1]])
-    ]
-    print_table(heads, [[*row, ""][: len(heads)] for row in rows], [])
+    print_table(heads, [row[: len(heads)] for row in rows], [])
 
 
 def command(run: Listed) -> str:
@@ -199,42 +189,36 @@ def _read(folder: Path) -> Listed:
     return Listed(folder, saved["config"], saved.get("identity", {}), None)
 
 
-def _measured(run: Listed) -> Iterator[tuple[str, RunRecord | EvaluationRecord, Path]]:
-    """The run's own test and its evaluations: what each is called, its record and its verdicts."""
-    if run.record:
-        yield "test", run.record, run.folder / CORRECT
-    for path in sorted((run.folder / EVALUATIONS).glob("*.json")):
-        yield path.stem, read_record(path, EvaluationRecord), path.with_suffix(".npz")
-
-
-def _accuracies(run: Listed) -> dict[str, str]:
-    """Everything that was measured of a run, in %, with 95% intervals."""
-    found = {"epochs": f"{run.progress[0]} ({run.state})"}
-    for source, record, _ in _measured(run):
-        for name, share in record.metrics.items():
-            ends = ", ".join(percent(end) for end in record.intervals.get(name, ()))
-            found[f"{source} {name} %"] = percent(share) + (f" [{ends}]" if ends else "")
-    return found
-
-
-def _verdicts(run: Listed) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
-    """Of what :func:`_accuracies` has: data, which images of it and their verdicts, where kept."""
-    found = {}
-    for source, record, path in _measured(run):
+def _measured(run: Listed) -> dict[str, tuple[str, Verdicts | None]]:
+    """Everything that was measured of a run, in % with its 95% interval, and verdicts if kept."""
+    found: dict[str, tuple[str, Verdicts | None]] = {}
+    found["epochs"] = f"{run.progress[0]} ({run.state})", None
+    tests = [("test", run.record, run.folder / CORRECT)] if run.record else []
+    suites = [
+        (path.stem, read_record(path, EvaluationRecord), path.with_suffix(".npz"))
+        for path in sorted((run.folder / EVALUATIONS).glob("*.json"))
+    ]
+    for source, record, path in (*tests, *suites):
+        arrays: dict[str, np.ndarray] = {}
         with suppress(FileNotFoundError):
             arrays = read_verdicts(path, record)
-            found |= {
-                f"{source} {name} %": (record.data.fingerprint, arrays["index"], arrays[name])
-                for name in record.metrics.keys() & arrays.keys()
-            }
+        for name, share in record.metrics.items():
+            interval = record.intervals.get(name)
+            text = percent(share) + (f" {percent_range(interval)}" if interval else "")
+            verdicts = None
+            if name in arrays:
+                verdicts = record.data.fingerprint, arrays["index"], arrays[name]
+            found[f"{source} {name} %"] = text, verdicts
     return found
 
 
-def _difference(*verdicts: tuple[str, np.ndarray, np.ndarray]) -> str:
+def _difference(ours: Verdicts | None, theirs: Verdicts | None) -> str:
     """The difference of two accuracies in points; empty if they are not of the same images."""
-    (data, images, ours), (others_data, others, theirs) = verdicts
-    same = data == others_data and np.array_equal(images, others)
-    if not (same and ours.shape == theirs.shape == (len(images),)):  # of a random network: passes
+    if ours is None or theirs is None or ours[0] != theirs[0]:
         return ""
-    difference, half = paired_difference(ours, theirs)
+    (_, images, first), (_, others, second) = ours, theirs
+    # Of a random network each image has several verdicts, a pass each.
+    if not (np.array_equal(images, others) and first.shape == second.shape == images.shape):
+        return ""
+    difference, half = paired_difference(first, second)
     return f"{100 * difference:+.1f} ± {100 * half:.1f}"

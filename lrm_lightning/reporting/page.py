@@ -24,7 +24,7 @@ from lrm_lightning.reporting.gallery import galleries
 from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.parts import MINUS, NOTHING, Part, Plot, Table, percent_range
 from lrm_lightning.reporting.references import References
-from lrm_lightning.runs.files import write_text
+from lrm_lightning.runs.files import counted, write_text
 from lrm_lightning.runs.records import Data, one_line, printable
 
 PAGE, TEXT, DRAWN, TABLES = "index.html", "report.md", "figures", "tables"
@@ -156,10 +156,11 @@ def write(document: Document, out: Path) -> Path:
         (out / TABLES).mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error, "another with out=...") from error
-    plots = [part for part in document.parts if isinstance(part, Plot)]
-    svgs = {plot.slug: Markup(save(plot, folder)) for plot in plots}
+    svgs = {}
     for part in document.parts:
-        if isinstance(part, Table):
+        if isinstance(part, Plot):
+            svgs[part.slug] = Markup(save(part, folder))
+        elif isinstance(part, Table):
             write_text(out / TABLES / f"{part.slug}.tex", tabular.latex(part))
             write_text(out / TABLES / f"{part.slug}.csv", tabular.comma_separated(part))
     # Numbers of references are those of the Markdown, which has every part but the pictures.
@@ -241,11 +242,11 @@ def _sections(results: Results, chapter: str) -> list[Section]:
 
 def _summary(records: Records) -> str:
     counts = (
-        (len(records.runs), "training run", "training runs"),
-        (len(records.evaluations), "evaluation", "evaluations"),
+        (len(records.runs), "training run", ""),
+        (len(records.evaluations), "evaluation", ""),
         (len(records.transfers), "black-box matrix", "black-box matrices"),
     )
-    parts = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
+    parts = [counted(*each) for each in counts if each[0]]
     newest = max((origin.record.written for origin in records.everything), default="")
     of = f"; the newest record is of {newest[:10]}" if newest else ""
     return f"Made from {', '.join(parts)}{of}."

@@ -1,12 +1,15 @@
 """What a section is made of; ``origins`` are the records that numbers came from."""
 
 import shlex
-from typing import NamedTuple, TypeAlias
-
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from lrm_lightning.reporting.aggregate import Origin
 from lrm_lightning.runs.records import Masking, Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # its import takes half a second
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -55,7 +58,7 @@ class Plot(NamedTuple):
     slug: str  # name of its files, of a-z, 0-9 and hyphens
     caption: str  # what it shows, on which data
     alt: str  # what one sees in it, with the main numbers
-    figure: Figure
+    figure: "Figure"
     origins: Origins
 
 
@@ -105,18 +108,41 @@ def command(name: str, *overrides: str) -> str:
 
 def number(value: float, decimals: int = 1) -> str:
     """A number with a fixed number of decimals and never a minus before zero."""
-    text = f"{value:.{decimals}f}"
-    return text.replace("-", "") if float(text) == 0 else text.replace("-", MINUS)
+    return f"{value:z.{decimals}f}".replace("-", MINUS)
 
 
 def signed(value: float, decimals: int = 1) -> str:
     """The same with a plus or a minus before it, and ± before zero."""
-    text = number(value, decimals)
-    sign = "" if text.startswith(MINUS) else "+" if float(text) else "±"
-    return sign + text
+    text = f"{value:+z.{decimals}f}"
+    return (text if float(text) else text.replace("+", "±")).replace("-", MINUS)
 
 
 def percent_range(interval: tuple[float, float]) -> str:
     """An interval of accuracies in [0, 1] as ``[73.1, 74.9]``."""
     low, high = interval
     return f"[{number(100 * low)}, {number(100 * high)}]"
+
+
+def number_cell(
+    values: Sequence[float],
+    origins: Origins,
+    printed: float | None = None,
+    *,
+    bounds: str = "",
+    seeds: Sequence[int | None] = (),
+    mark: str = "",
+    decimals: int = 1,
+) -> Cell:
+    """One number with its ``bounds``, or mean and standard deviation of several, a seed each.
+
+    The ``printed`` number of the paper stands beside it, or alone where there are no values.
+    """
+    beside = "" if printed is None else number(printed, decimals)
+    if not values:
+        return Cell(paper=beside)
+    value, deviation = fmean(values), ""
+    if len(values) > 1:
+        bounds = f"{len(values)} {'seeds' if len(set(seeds)) == len(values) else 'runs'}"
+        deviation = f" ± {number(stdev(values), decimals)}"
+    difference = "" if printed is None else signed(value - printed, decimals)
+    return Cell(number(value, decimals) + deviation, bounds, beside, difference, mark, origins)

@@ -40,11 +40,7 @@ class Reference(NamedTuple):
 
 
 class References:
-    """The references of a report, in the order in which they were first cited.
-
-    Args:
-        records: Where an evaluation's run is looked up.
-    """
+    """The references of a report, in the order in which they were first cited."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -147,7 +143,7 @@ def _training(record: RunRecord) -> dict[str, str]:
     if record.data.name == paper.DATA:
         departures = settings.departures(record.method, set_to)
         facts["not as in the paper"] = "; ".join(departures) or "nothing"
-        attacked = settings.attack_departures(record.attack)
+        attacked = settings.unlike(record.attack, paper.THREAT_MODEL)
         facts |= {"attack not as in the paper": "; ".join(attacked)} if attacked else {}
     return facts | {"configuration": _listed(set_to)}
 

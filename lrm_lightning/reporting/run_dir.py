@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.metrics import pgd_steps
 from lrm_lightning.runs.directory import METRICS
 from lrm_lightning.runs.records import RunRecord, check_file, printable
 
@@ -19,6 +20,7 @@ from lrm_lightning.runs.records import RunRecord, check_file, printable
 NOT_REPEATED = re.compile(
     r"[+~]*(rerun=|hydra[./](sweeper|launcher|sweep|mode|run|job\.(num|id))\b)"
 )
+VALIDATION = "val/acc/"  # begins the names of accuracies on validation images
 Points: TypeAlias = list[tuple[float, float]]
 
 
@@ -51,6 +53,12 @@ def training_curves(run_dir: Path, record: RunRecord | None = None) -> dict[str,
         name: sorted((epoch, fmean(values)) for epoch, values in points.items())
         for name, points in curves.items()
     }
+
+
+def strongest(curves: Mapping[str, Points]) -> str:
+    """The name of the validation accuracy under PGD with the most steps; empty if there is none."""
+    steps = [pgd_steps(name.removeprefix(VALIDATION)) or 0 for name in curves]
+    return f"{VALIDATION}pgd{max(steps)}" if any(steps) else ""
 
 
 def command_line(run_dir: Path) -> list[str]:

@@ -38,9 +38,7 @@ def training_settings(config: Settings) -> dict[str, Any]:
 def paper_row(method: str, settings: Settings) -> paper.Method | None:
     """The paper's row that a run is; ``None`` of another defence, or if it was cut short."""
     row = paper.METHODS.get(method)
-    if row is None or not settings:
-        return None
-    if limits(settings):
+    if row is None or not settings or limits(settings):
         return None
     knobs = row.knobs.items()
     fits = all(shown(settings.get(f"method.{key}")) == shown(value) for key, value in knobs)
@@ -105,18 +103,16 @@ def departures(method: str, settings: Settings) -> list[str]:
         recipe = {key: each for key, each in recipe.items() if not key.startswith("attack.")}
     decay = settings.get("callbacks.ema.decay")
     averaged = [] if decay is None else [f"average of the weights, decay {shown(decay)}"]
-    return _departures(settings, recipe) + averaged
+    return unlike(settings, recipe) + averaged
 
 
-def attack_departures(attack: Settings, wanted: Settings = paper.THREAT_MODEL) -> list[str]:
-    """In what an attack is not the paper's, such as ``step size 0.015 (paper 0.0078)``."""
-    return _departures(attack, wanted)
-
-
-def section_3_departures(method: str, settings: Settings) -> list[str]:
-    """In what a run's loss is not that of section 3, of which Fig. 1 left is: its alpha."""
-    wanted = {"method.alpha": paper.ALPHA_OF_SECTION_3} if method in paper.LOGIT_VARIANCE else {}
-    return _departures(settings, wanted)
+def unlike(settings: Settings, wanted: Settings) -> list[str]:
+    """In what settings are not those wanted, such as ``step size 0.015 (paper 0.0078)``."""
+    return [
+        _departure(key, settings[key], value)
+        for key, value in wanted.items()
+        if key in settings and shown(settings[key]) != shown(value)
+    ]
 
 
 def limits(settings: Settings) -> list[str]:
@@ -138,14 +134,6 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return "[" + ",".join(shown(each) for each in value) + "]"
     return printable(str(value))
-
-
-def _departures(settings: Settings, wanted: Settings) -> list[str]:
-    return [
-        _departure(key, settings[key], value)
-        for key, value in wanted.items()
-        if key in settings and shown(settings[key]) != shown(value)
-    ]
 
 
 def _departure(key: str, ours: object, papers: object) -> str:

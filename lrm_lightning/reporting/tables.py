@@ -4,7 +4,6 @@ Each table is one function from the results on a data set to the parts that it a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
 
 from lrm_lightning.evaluation.metrics import (
     ADAPTIVE,
@@ -17,7 +16,7 @@ from lrm_lightning.evaluation.metrics import (
     raised,
     weakness,
 )
-from lrm_lightning.reporting import paper, parts, settings
+from lrm_lightning.reporting import paper, settings
 from lrm_lightning.reporting.aggregate import (
     METHOD_TITLES,
     Group,
@@ -27,7 +26,16 @@ from lrm_lightning.reporting.aggregate import (
     rows_of_paper,
     titled,
 )
-from lrm_lightning.reporting.parts import Cell, Missing, Origins, Row, Table, Verdict, command
+from lrm_lightning.reporting.parts import (
+    Cell,
+    Missing,
+    Row,
+    Table,
+    Verdict,
+    command,
+    number_cell,
+    percent_range,
+)
 from lrm_lightning.runs.files import override, shown_path
 from lrm_lightning.runs.records import EvaluationRecord, Network
 
@@ -66,7 +74,7 @@ def table_1(results: Results) -> list[Table]:
         printed = method.white_box if results.comparable else {}
         rows += [_white_box_row(group, names, printed, results) for group in ours]
         if not ours:
-            cells = [_cell(None, (), printed.get(name)) for name in names]
+            cells = [number_cell((), (), printed.get(name)) for name in names]
             train = command("train", f"method={method.name}", *results.recipe)
             rows.append(Row(method.title, cells, "not trained yet", train))
     notes = [BESIDE, ROWS] if results.comparable else [_no_paper(results)]
@@ -119,7 +127,7 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
         steps = record.attack.get("steps")
         weak = weakness(record, f"pgd{steps}")
         notes += [f"{weak[0].upper()}{weak[1:]}."] if weak else []
-        wrong = settings.attack_departures(record.attack) if results.comparable else []
+        wrong = settings.unlike(record.attack, paper.THREAT_MODEL) if results.comparable else []
         notes += [f"The attack is not the paper's: {', '.join(wrong)}."] if wrong else []
         slug = f"table-2-{place + 1}" if place else "table-2"
         caption = f"Table 2. Black-box accuracy, {results.data.title}"
@@ -134,11 +142,13 @@ def logit_variances(results: Results) -> list[Table]:
     rows = []
     for group in titled(rows_of_paper(results.white_box)):
         printed = paper.LOGIT_VARIANCE.get(group.method) if results.comparable else None
-        values = (_variance(group, "clean"), printed), (_variance(group, "adversarial"), None)
-        cells = [_cell(value, group.origins[:1], each, decimals=2) for value, each in values]
-        differs = settings.section_3_departures(group.method, group.settings)
+        cells = [
+            number_cell(_variances(group, kind), group.origins[:1], beside, decimals=2)
+            for kind, beside in (("clean", printed), ("adversarial", None))
+        ]
         if any(cell.origins for cell in cells):
-            extra = differs if results.comparable else []
+            wanted = {} if printed is None else paper.LOSS_OF_SECTION_3
+            extra = settings.unlike(group.settings, wanted)
             rows.append(Row(group.title, cells, stands_on(group, extra)))
     note = "Biased variance over all logits of the n test images; of several seeds, the lowest."
     note += " Beside it the paper's (section 3) and the difference." if results.comparable else ""
@@ -214,7 +224,7 @@ def _white_box_row(
     trained, attacked = [], []
     if results.comparable:
         trained = settings.departures(group.method, group.settings) if group.row else []
-        attacked = settings.attack_departures(group.record.attack)
+        attacked = settings.unlike(group.record.attack, paper.THREAT_MODEL)
     named = {"trained": ", ".join(trained), "attacked": ", ".join(attacked)}
     extra = [f"{how} with {what}" for how, what in named.items() if what]
     extra += [f"a debug run: {each}" for each in settings.limits(group.settings)]
@@ -224,52 +234,11 @@ def _white_box_row(
 def accuracy(group: Group, name: str, printed: float | None = None) -> Cell:
     """An accuracy in % with its interval, or its mean and standard deviation over seeds."""
     if name not in group.names:
-        return _cell(None, (), printed)
+        return number_cell((), (), printed)
     mark = next(filter(None, (weakness(each.record, name) for each in group.origins)), "")
     shares = [100 * each.record.metrics[name] for each in group.origins]
-    bounds = parts.percent_range(group.interval(name))
-    return over_seeds(group, shares, group.origins, bounds, printed=printed, mark=mark)
-
-
-def over_seeds(
-    group: Group,
-    values: Sequence[float],
-    origins: Origins,
-    bounds: str = "",
-    *,
-    printed: float | None = None,
-    mark: str = "",
-    decimals: int = 1,
-) -> Cell:
-    """A number with its interval, or the mean and standard deviation of one number a seed."""
-    deviation = ""
-    if len(values) > 1:
-        distinct = len(set(group.seeds)) == len(values)
-        bounds = f"{len(values)} {'seeds' if distinct else 'runs'}"
-        deviation = f" ± {parts.number(stdev(values), decimals)}"
-    return _cell(
-        fmean(values), origins, printed, decimals=decimals, deviation=deviation, bounds=bounds,
-        mark=mark,
-    )  # fmt: skip
-
-
-def _cell(
-    value: float | None,
-    origins: Origins,
-    printed: float | None = None,
-    *,
-    decimals: int = 1,
-    deviation: str = "",
-    bounds: str = "",
-    mark: str = "",
-) -> Cell:
-    """A number with the paper's beside it, or the paper's alone."""
-    beside = "" if printed is None else parts.number(printed, decimals)
-    if value is None:
-        return Cell(paper=beside)
-    difference = "" if printed is None else parts.signed(value - printed, decimals)
-    shown = parts.number(value, decimals) + deviation
-    return Cell(shown, bounds, beside, difference, mark, origins)
+    bounds = percent_range(group.interval(name))
+    return number_cell(shares, group.origins, printed, bounds=bounds, seeds=group.seeds, mark=mark)
 
 
 def stands_on(group: Group, extra: Iterable[str] = ()) -> str:
@@ -309,14 +278,15 @@ def _black_box(transfer: Transfer, row: int, column: int, results: Results) -> C
     of_source, of_target = (_paper_row(each, results.records) for each in networks)
     if results.comparable and not is_same and of_source is not None and of_target is not None:
         printed = of_target.black_box[of_source.name]
-    bounds = parts.percent_range(record.intervals[row][column])
-    mark, value = "white-box" if is_same else "", 100 * record.accuracy[row][column]
-    return _cell(value, (transfer,), printed, bounds=bounds, mark=mark)
+    bounds = percent_range(record.intervals[row][column])
+    share, mark = record.accuracy[row][column], "white-box" if is_same else ""
+    return number_cell([100 * share], (transfer,), printed, bounds=bounds, mark=mark)
 
 
-def _variance(group: Group, kind: str) -> float | None:
-    """Variance of the logits of a group's lowest seed; ``None`` if its record has none."""
+def _variances(group: Group, kind: str) -> list[float]:
+    """Variance of the logits of a group's lowest seed; empty if its record has none."""
     record = group.record
     if isinstance(record, EvaluationRecord):
-        return record.logits[kind].variance if kind in record.logits else None
-    return record.test_metrics.get(f"test/logits/{LOGGED[kind]}/variance")
+        return [record.logits[kind].variance] if kind in record.logits else []
+    name = f"test/logits/{LOGGED[kind]}/variance"
+    return [record.test_metrics[name]] if name in record.test_metrics else []

@@ -18,6 +18,7 @@ from pathlib import Path
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
 from lrm_lightning.reporting import listing
+from lrm_lightning.runs.files import counted
 
 VERBS = ("list", "diff", "commands", "clean")
 
@@ -35,10 +36,8 @@ def runs(words: Sequence[str]) -> None:
     if verb == "diff":
         listing.compare(*map(Path, paths))
         return
-    folders, confirmed = [settings.pop("runs_dir", "runs")], settings.pop("yes", "false") == "true"
-    found = listing.find(
-        folders, settings | ({"state": listing.STOPPED} if verb == "clean" else {})
-    )
+    folder, confirmed = settings.pop("runs_dir", "runs"), settings.pop("yes", "false") == "true"
+    found = listing.find(folder, settings | ({"state": listing.STOPPED} if verb == "clean" else {}))
     if verb == "commands":
         print(*map(listing.command, found), sep="\n")  # noqa: T201
         return
@@ -46,7 +45,7 @@ def runs(words: Sequence[str]) -> None:
     if verb == "clean":
         for run in found if confirmed else []:
             listing.delete(run)
-        count = f"{len(found)} unfinished run{'s' * (len(found) > 1)}"
+        count = counted(len(found), "unfinished run")
         print(f"deleted {count}" if confirmed else f"yes=true deletes {count}")  # noqa: T201
 
 

@@ -134,11 +134,9 @@ class RunDir:
 
         Where the file system has no locks, nobody is refused.
 
-        Args:
-            wait: Whether to wait until another process has left it, instead of raising.
-
         Raises:
-            UserError: If another process is in it; the message says which, and where it runs.
+            UserError: If another process is in it and we don't ``wait``; the message says which,
+                and where it runs.
         """
         # Opened for appending: the holder's name must not go when another process opens the file.
         with (self.path / LOCK).open("a+", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from lrm_lightning.errors import cannot_write, text_of
 from lrm_lightning.runs.integrity import sealed
@@ -49,10 +50,8 @@ def override(key: str, paths: Iterable[str]) -> str:
 
 def quoted(path: str) -> str:
     """The path in the form that Hydra's override grammar reads back unchanged."""
-    if re.fullmatch(r"/?[\w.-]+(/[\w.-]+)+", path, re.ASCII):
-        return path
-    # Backslashes are literal but for those in front of a quote, the closing one included.
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), path) + "'"
+    plain = re.fullmatch(r"/?[\w.-]+(/[\w.-]+)+", path, re.ASCII)
+    return path if plain else QuotedString(path, Quote.single).with_quotes()
 
 
 def duration(seconds: float) -> str:

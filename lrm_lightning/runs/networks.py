@@ -139,12 +139,8 @@ def load_runs(
     """The networks of the runs and exports that ``patterns`` name, each once, in order.
 
     Of what a glob pattern matches, folders that can't be used are named on stderr and left out.
-
-    Args:
-        patterns: Folders, or glob patterns of them.
-        checkpoint: As in :func:`load_model`.
-        trust: The same.
-        key: The user's setting, for messages.
+    ``key`` is the user's setting, for messages; ``checkpoint`` and ``trust`` are as in
+    :func:`load_model`.
 
     Raises:
         UserError: If a folder that is named as it is can't be used, or of a pattern none can.

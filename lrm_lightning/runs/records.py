@@ -387,11 +387,7 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """The record at ``path``.
-
-    Args:
-        path: The file.
-        kind: Which record it must be.
+    """The record at ``path``, which must be one of this kind.
 
     Raises:
         FileNotFoundError: If there is no file.

@@ -27,10 +27,8 @@ EXTRAS = ("tensorboard", "mlflow")  # of pyproject.toml
 def open_loggers(cfg: DictConfig, run_dir: Path) -> Iterator[list[Logger]]:
     """The loggers for a Trainer, which have been told the configuration.
 
-    Args:
-        cfg: The composed configuration. ``cfg.logger`` maps a name to a node with ``_target_``, in
-            whose texts ``{run_dir}`` is the run directory.
-        run_dir: The run directory.
+    ``cfg.logger`` maps a name to a node with ``_target_``, in whose texts ``{run_dir}`` is the run
+    directory.
 
     Raises:
         UserError: If a logger can't be made, such as for a package that is missing.
@@ -75,14 +73,10 @@ def upload_rest(cfg: DictConfig, run_dir: Path, results: dict[str, float]) -> No
 
 def add_evaluation(run_dir: Path, suite: str, metrics: Mapping[str, float]) -> None:
     """Put what an evaluation found into the summary of a run's W&B run."""
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     with suppress(FileNotFoundError):  # of an export
-        settings = identity.flat(read_settings(run_dir / CONFIG)["config"])
-        told = {
-            key: settings[f"logger.wandb.{key}"]
-            for key in WHERE
-            if f"logger.wandb.{key}" in settings
-        }
+        found = identity.flat(read_settings(run_dir / CONFIG)["config"])
+    told = {key: found[name] for key in WHERE if (name := f"logger.wandb.{key}") in found}
     try:
         logger = RunLogger(str(run_dir), **told)
     except Exception as error:  # of W&B's

@@ -25,9 +25,6 @@ class MetricsCSV(Logger):
 
     Lightning's own CSVLogger deletes the file when a run is resumed. This one goes on where
     :class:`MetricsInCheckpoints` tells it to, whatever has become of the file.
-
-    Args:
-        path: The file; replaced when something is logged.
     """
 
     name, version = "csv", ""  # type: ignore[assignment] (Lightning has properties)

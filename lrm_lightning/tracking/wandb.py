@@ -115,8 +115,7 @@ class RunLogger(WandbLogger):
     def upload_rest(self, results: Mapping[str, float] | None = None) -> None:
         """Upload what lies offline in the run directory if there is a key.
 
-        Args:
-            results: Of a finished run, where ``wandb agent`` may give its configuration once more.
+        A finished run gives its ``results``: ``wandb agent`` may give its configuration once more.
         """
         if results and _in_sweep():
             self.log_metrics(results)
@@ -199,10 +198,7 @@ class WandbMedia(L.Callback):
 
     After a validation these are the training's images per second, of all ranks together, and where
     it was attacked histograms of rank 0's logits; after the test, pictures of some images, clean
-    and attacked.
-
-    Args:
-        attacker: The callback that attacks, a ``RobustAccuracy``.
+    and attacked. The ``attacker`` is the callback that attacks, a ``RobustAccuracy``.
     """
 
     def __init__(self, attacker: Any) -> None:  # noqa: ANN401

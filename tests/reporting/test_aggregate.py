@@ -6,13 +6,8 @@ import math
 import pytest
 
 from lrm_lightning.reporting.aggregate import aggregate, load, rows_of_paper
-from lrm_lightning.reporting.settings import (
-    attack_departures,
-    departures,
-    shown,
-    summary,
-    telling,
-)
+from lrm_lightning.reporting.paper import THREAT_MODEL
+from lrm_lightning.reporting.settings import departures, shown, summary, telling, unlike
 
 OTHER_ATTACK = {"norm": "linf", "eps": 0.03, "step_size": 0.015, "steps": 3}
 
@@ -124,7 +119,7 @@ def test_the_papers_attack_counts_most_and_then_more_images(records, read, step_
     records.paper(records.run("pgd", n=10000, attack=attack), n=500)
     (group,) = read().white_box
     assert group.record.n == n
-    assert attack_departures(group.record.attack) == []
+    assert unlike(group.record.attack, THREAT_MODEL) == []
 
 
 def test_seeds_measured_otherwise_are_not_averaged_in(records, read):

@@ -194,6 +194,6 @@ def test_a_mistake_is_one_line(words, message, records, say):
 def test_a_damaged_run_is_named_and_left_alone(content, records, say, capsys):
     records.run("alp")
     path = records.write_text(records.folder / "digits/pgd-1/config.yaml", content)
-    assert len(listing.find(["runs"], {})) == 1
+    assert len(listing.find("runs", {})) == 1
     assert "skipped: runs/digits/pgd-1/config.yaml is damaged" in capsys.readouterr().err
     assert path.exists()

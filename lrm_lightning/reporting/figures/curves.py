@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import NORMS, attack_title, pgd_steps, shown_eps
 from lrm_lightning.reporting.aggregate import Group, Results, titled
 from lrm_lightning.reporting.figures import style
 from lrm_lightning.reporting.parts import Missing, Plot, command, number
-from lrm_lightning.reporting.run_dir import Points, training_curves
+from lrm_lightning.reporting.run_dir import VALIDATION, Points, strongest, training_curves
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import Curve, EpsCurve, printable
 
 TICKS = (0, 5, 10, 20, 50, 100, 150, 200)
 # More lines in one figure can't be told apart.
 LINES_AT_MOST = 8
-VALIDATION = "val/acc/"
 
 
 def step_curve(results: Results) -> list[Plot]:
@@ -35,9 +35,8 @@ def step_curve(results: Results) -> list[Plot]:
     for group in drawn:
         color, line, marker = style.look_of(group, drawn)
         curves = _curves(group)
-        steps, accuracy = curves[0].steps, np.mean([each.accuracy for each in curves], axis=0)
-        look = {"color": color, "linestyle": line}
-        _draw_with_band(axes, steps, accuracy, group.record.n, group.title, **look)
+        steps = curves[0].steps
+        accuracy = _draw_mean(axes, steps, curves, group, color=color, linestyle=line)
         if results.comparable and group.row is not None:
             named = {pgd_steps(name): value for name, value in group.row.white_box.items()}
             printed = {each: value for each, value in named.items() if each and each <= steps[-1]}
@@ -89,10 +88,9 @@ def _eps_plot(
     for group in part:
         color, line, marker = style.look_of(group, drawn)
         curves = _eps(group)
-        eps, accuracy = curves[0].eps, np.mean([each.accuracy for each in curves], axis=0)
+        eps, radii = curves[0].eps, scale * np.array(curves[0].eps)
         look = {"color": color, "linestyle": line, "marker": marker, "markersize": 2}
-        radii = scale * np.array(eps)
-        _draw_with_band(axes, radii, accuracy, group.record.n, group.title, **look)
+        accuracy = _draw_mean(axes, radii, curves, group, **look)
         ends = (f"{number(100 * accuracy[k])}% at {shown_eps(eps[k], norm)}" for k in (0, -1))
         half = next((eps[k] for k, each in enumerate(accuracy) if each <= 0.5), None)
         told = f", a half at most from {shown_eps(half, norm)}" if half is not None else ""
@@ -107,16 +105,19 @@ def _eps_plot(
     return style.plot(axes, slug, caption, seen, origins, columns=3)
 
 
-def _draw_with_band(
-    axes: Axes, x: Sequence[float] | np.ndarray, accuracy: np.ndarray, n: int, label: str,
-    **look: Any,
-) -> None:  # fmt: skip
-    """Draw accuracies in [0, 1] of n images in %, with the band of their 95% Wilson intervals."""
-    counts = [round(each * n) for each in accuracy]
-    intervals = {count: wilson_interval(count, n) for count in counts}
-    low, high = 100 * np.transpose([intervals[count] for count in counts])
+def _draw_mean(
+    axes: Axes, x: ArrayLike, curves: Sequence[Curve | EpsCurve], group: Group, **look: Any
+) -> np.ndarray:
+    """Draw the mean of the curves of a group's seeds in %, with the band of one's 95% intervals.
+
+    Returns the mean accuracies, in [0, 1].
+    """
+    accuracy, n = np.mean([each.accuracy for each in curves], axis=0), group.record.n
+    intervals = [wilson_interval(round(each * n), n) for each in accuracy]
+    low, high = 100 * np.transpose(intervals)
     axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    style.draw(axes, x, 100 * accuracy, label, **look)
+    style.draw(axes, x, 100 * accuracy, group.title, **look)
+    return accuracy
 
 
 def training_plots(results: Results) -> list[Plot] | list[Missing]:
@@ -136,7 +137,7 @@ def training_plots(results: Results) -> list[Plot] | list[Missing]:
     plots = []
     for start in range(0, len(groups), LINES_AT_MOST):
         part = [(each, logged[each.network]) for each in groups[start:][:LINES_AT_MOST]]
-        robust = [_strongest(curves) for _, curves in part]
+        robust = [strongest(curves) for _, curves in part]
         attacks = sorted({attack_title(name.removeprefix(VALIDATION)) for name in robust if name})
         suffix = f"-{start // LINES_AT_MOST + 1}" if start else ""
         for kind, what, names in (
@@ -176,12 +177,6 @@ def _training_plot(
     caption = f"{what[0].upper()}{what[1:]} {where}, {results.data.title}{style.lowest(groups)}"
     origins = tuple(group.origins[0] for group in groups)
     return style.plot(axes, slug, caption, seen, origins, columns=3)
-
-
-def _strongest(curves: dict[str, Points]) -> str:
-    """The validation metric of PGD with the most steps; empty if there is none."""
-    steps = [pgd_steps(name.removeprefix(VALIDATION)) or 0 for name in curves]
-    return f"{VALIDATION}pgd{max(steps)}" if any(steps) else ""
 
 
 def _curves(group: Group) -> list[Curve]:

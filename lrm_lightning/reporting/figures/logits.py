@@ -49,7 +49,7 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
         what = "No Fig. 1 left yet, it needs the logits of PGD and ALP"
         return [Missing(what, command("evaluate", "runs=[RUN]", "suite=paper"))]
     groups = [found["pgd"], found["alp"]]
-    differs = settings.section_3_departures("pgd", found["pgd"].settings)
+    differs = settings.unlike(found["pgd"].settings, paper.LOSS_OF_SECTION_3)
     caption = ", ".join(["Fig. 1 left. Logits of PGD and ALP", *differs])
     return [_plot("fig-1-left", caption, groups, results)]
 
