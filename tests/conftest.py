@@ -1,8 +1,8 @@
 """A finished run directory in a moment, and configurations as the command line makes them."""
 
-import multiprocessing
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
 from lrm_lightning.runs import identity
 from lrm_lightning.runs.files import write_json
+from tests.interpreter import stand_in, warm_forks
 
 # Under nohup, or in the background of a script, these signals are ignored, and what is started from
 # here would ignore them as well: tests that interrupt a process need them as a terminal gives them.
@@ -174,6 +175,16 @@ class Run:
         return line
 
 
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory):
+    """A program that is as ``python``, without those seconds either: see ``stand_in``."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    with stand_in(tmp_path_factory.mktemp("interpreter")) as path:
+        yield path
+
+
 class Processes:
     """Real processes of ``python -m <module> <arguments>``, without the seconds of importing torch.
 
@@ -183,14 +194,7 @@ class Processes:
 
     def __init__(self, folder):
         self.folder = folder
-        self.server = multiprocessing.get_context("forkserver")
-        # too late if another test has started the server: then a process imports what is missing
-        commands = [
-            "lrm_lightning.training.run",
-            "lrm_lightning.evaluation.suites",
-            "sklearn.datasets",
-        ]
-        self.server.set_forkserver_preload(commands)
+        self.server = warm_forks()
         self._started = []
 
     def start(self, module, *arguments, prelude="", **environment):
