@@ -1,5 +1,6 @@
 """A finished run directory in a moment, and configurations as the command line makes them."""
 
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,12 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Long tests come first: one that is left for the end keeps the other cores waiting."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what is here to stay: all that was imported, and the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 NETWORK = {"depth": 1, "widths": [4, 4, 8, 8], "num_classes": 10}

@@ -7,6 +7,7 @@ along when it is killed. Where it leads a session, signals are for all in it.
 """
 
 import atexit
+import gc
 import marshal
 import multiprocessing
 import os
@@ -81,6 +82,7 @@ def _serve(listener):
     for module in WARM:  # if something else has started the fork server
         import_module(module)
     tests = multiprocessing.parent_process()
+    gc.freeze()  # or each fork would copy what it never changes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while select.select([listener, tests.sentinel], [], [])[0] == [listener]:
         link = listener.accept()[0]

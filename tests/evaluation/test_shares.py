@@ -205,6 +205,7 @@ def test_four_shares_take_a_quarter_of_the_time(capsys, tmp_path):
         assert capsys.readouterr().out == f"mine: {told}{more}\n"
 
 
+@pytest.mark.slow
 def test_on_a_cluster_shares_are_an_array(processes, interpreter, quick, tmp_path_factory):
     page = (ROOT / "docs/evaluation.md").read_text()
     (line,) = re.findall(r"^sbatch --array.*", page, re.MULTILINE)

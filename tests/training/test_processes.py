@@ -21,6 +21,7 @@ ENDS_WITHIN_S = 60
 # ---------------------------------------------------------------------- one computation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "overrides", "tolerance"),
     [
@@ -53,6 +54,7 @@ def test_two_processes_train_what_one_trains(
 # ---------------------------------------------------------------------- one process
 
 
+@pytest.mark.slow
 def test_ranks_left_in_the_environment_are_not_ours(python, small, finished, tmp_path):
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "method=regular")
     left = dict.fromkeys(("RANK", "LOCAL_RANK", "SLURM_PROCID"), "1")

@@ -4,12 +4,14 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
+@pytest.mark.slow
 def test_an_agent_trains_what_the_sweep_says(
     wandb_server, of_wandb, python, interpreter, small, tmp_path
 ):
