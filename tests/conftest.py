@@ -1,8 +1,9 @@
 """A finished run directory in a moment, and configurations as the command line makes them."""
 
-import multiprocessing
+import gc
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
 from lrm_lightning.runs import identity
 from lrm_lightning.runs.files import write_json
+from tests.interpreter import stand_in, warm_forks
 
 # Under nohup, or in the background of a script, these signals are ignored, and what is started from
 # here would ignore them as well: tests that interrupt a process need them as a terminal gives them.
@@ -34,6 +36,12 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Long tests come first: one that is left for the end keeps the other cores waiting."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what is here to stay: all that was imported, and the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 NETWORK = {"depth": 1, "widths": [4, 4, 8, 8], "num_classes": 10}
@@ -174,6 +182,16 @@ class Run:
         return line
 
 
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory):
+    """A program that is as ``python``, without those seconds either: see ``stand_in``."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    with stand_in(tmp_path_factory.mktemp("interpreter")) as path:
+        yield path
+
+
 class Processes:
     """Real processes of ``python -m <module> <arguments>``, without the seconds of importing torch.
 
@@ -183,14 +201,7 @@ class Processes:
 
     def __init__(self, folder):
         self.folder = folder
-        self.server = multiprocessing.get_context("forkserver")
-        # too late if another test has started the server: then a process imports what is missing
-        commands = [
-            "lrm_lightning.training.run",
-            "lrm_lightning.evaluation.suites",
-            "sklearn.datasets",
-        ]
-        self.server.set_forkserver_preload(commands)
+        self.server = warm_forks()
         self._started = []
 
     def start(self, module, *arguments, prelude="", **environment):

@@ -26,6 +26,7 @@ def example(name):
     return module
 
 
+@pytest.mark.slow
 def test_export_is_attacked_with_foolbox_and_autoattack(make_run, tmp_path):
     pytest.importorskip("foolbox")
     attack = example("attack_exported")

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -164,13 +163,13 @@ def test_a_callback(walk, tmp_path):
     ]
 
 
-def test_a_figure(tmp_path):
+def test_a_figure(interpreter, tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", WALKS["A figure of the report"], re.DOTALL)
     (tmp_path / "my_report.py").write_text(block)
     command = re.findall(r"^python (.*)$", WALKS["A figure of the report"], re.MULTILINE)[0]
     (tmp_path / "runs").symlink_to(RESULTS)
     done = subprocess.run(
-        [sys.executable, *shlex.split(command)],
+        [interpreter, *shlex.split(command)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

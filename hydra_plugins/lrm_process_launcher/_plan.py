@@ -115,12 +115,18 @@ def _may_have_other_data(record: RunRecord, config: DictConfig) -> bool:
 
 
 def on_this_machine(settings: ProcessLauncherConf) -> Check:
-    """The check of a job that runs here; starts the fork server, which imports while we do."""
-    if settings.preload is not None:
-        start_fork_server(settings.preload)
-    validate = named(settings.validator)
+    """The check of a job that runs here; where one will be forked, it starts the fork server.
+
+    That imports while we do.
+    """
+    validate: Callable[[DictConfig], object] | None = None
 
     def check(config: DictConfig, job: Job) -> None:
+        nonlocal validate
+        devices = OmegaConf.select(config, "trainer.devices")
+        if settings.preload is not None and not (isinstance(devices, int) and devices > 1):
+            start_fork_server(settings.preload)
+        validate = validate or named(settings.validator)
         validate(config)
         job.on_gpu, job.devices = wanted_devices(config, settings)
 

@@ -7,7 +7,6 @@ import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -206,14 +205,15 @@ def test_four_shares_take_a_quarter_of_the_time(capsys, tmp_path):
         assert capsys.readouterr().out == f"mine: {told}{more}\n"
 
 
-def test_on_a_cluster_shares_are_an_array(processes, quick, tmp_path_factory):
+@pytest.mark.slow
+def test_on_a_cluster_shares_are_an_array(processes, interpreter, quick, tmp_path_factory):
     page = (ROOT / "docs/evaluation.md").read_text()
     (line,) = re.findall(r"^sbatch --array.*", page, re.MULTILINE)
     (processes.folder / "somebodys.py").write_text(NETWORK)
     ours = ("network=somebodys:nearest", "data.name=digits", *quick, "attack.eps=0.03")
     ours += ("n_images=40", "batch_size=4", "device=cpu")
     for shown, given in {
-        "python": sys.executable,
+        "python": interpreter,
         '"runs=[runs/cifar10/*]" suite=strong n_images=null': shlex.join(ours),
         "=1-4": "=1-2",
         "shares=4": "shares=2",

@@ -18,7 +18,7 @@ from lrm_lightning.runs.records import accuracies
 
 N = 120
 SUITE = StrongSuite(
-    pgd_steps=25,
+    pgd_steps=15,  # of a quarter of eps each: from any place in the ball to any other, and on
     pgd_restarts=2,
     targets=1,
     targeted_steps=10,

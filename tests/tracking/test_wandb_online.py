@@ -2,7 +2,6 @@
 
 import gc
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -116,10 +115,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_run_goes_on_in_the_same_run(server, tmp_path):
+def test_a_killed_run_goes_on_in_the_same_run(server, interpreter, tmp_path):
     program = KILLED.format(tests=str(HERE), folder=str(tmp_path / "run"))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+    with subprocess.Popen([interpreter, "-c", program], **pipes) as process:
         assert process.stdout.readline() == "trained\n"
         _until(lambda: server.runs and len(next(iter(server.runs.values())).history) == 15)
         process.communicate("\n")
@@ -187,13 +186,13 @@ def test_offline_first_then_online(server, tmp_path, monkeypatch):
     assert_complete(run, 20)
 
 
-def test_offline_runs_that_are_uploaded_by_hand(server, tmp_path, monkeypatch):
+def test_offline_runs_that_are_uploaded_by_hand(server, interpreter, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     Training(tmp_path).train(0, 13).logger.close(failed=True)
     Training(tmp_path).train(10, 20).test(20).logger.close()
     assert server.runs == {}
     monkeypatch.delenv("WANDB_MODE")
-    sync = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "wandb")]
+    sync = [interpreter, "-m", "wandb", "sync", str(tmp_path / "wandb")]
     subprocess.run(sync, check=True, capture_output=True)
     (run,) = server.runs.values()
     assert_complete(run, 20, extra=3)
@@ -253,7 +252,9 @@ def test_what_an_evaluation_finds_joins_the_summary(trained):
     assert_complete(run, 10)
 
 
-def test_an_evaluation_in_an_outage_is_added_by_the_next_process(trained, server, capsys):
+def test_an_evaluation_in_an_outage_is_added_by_the_next_process(
+    trained, server, interpreter, capsys
+):
     folder, run = trained
     before = dict(run.summary)
     server.failing = True
@@ -271,7 +272,7 @@ def test_an_evaluation_in_an_outage_is_added_by_the_next_process(trained, server
     )
     told = []
     while "eval/paper/pgd20" not in run.summary and len(told) < 3:
-        command = [sys.executable, "-c", code, str(folder)]
+        command = [interpreter, "-c", code, str(folder)]
         told.append(subprocess.run(command, check=True, capture_output=True, text=True))
     assert run.summary.get("eval/paper/pgd20") == 0.25, told
 

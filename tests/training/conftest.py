@@ -213,12 +213,12 @@ def of_wandb(tmp_path):
 
 
 @pytest.fixture
-def python():
-    """Runs a fresh interpreter, for what a fork cannot show; gives what it prints."""
+def python(interpreter):
+    """Runs ``python``, in truth if ``fresh``, for what a fork cannot show; gives what it prints."""
 
-    def run(*arguments, folder, quiet=True, **environment):
+    def run(*arguments, folder, quiet=True, fresh=False, **environment):
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable if fresh else interpreter, *arguments],
             cwd=folder,
             env=os.environ | {"COLUMNS": "200"} | environment,
             stdin=subprocess.DEVNULL,

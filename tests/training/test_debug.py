@@ -2,7 +2,6 @@
 
 import importlib.util
 import subprocess
-import sys
 import time
 
 import pytest
@@ -54,11 +53,11 @@ def test_a_missing_extra_is_named(processes):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not OPTUNA, reason="needs the extra [optuna]")
-def test_a_search_that_is_killed_goes_on_with_the_trials_that_it_had(small, tmp_path):
+def test_a_search_that_is_killed_goes_on_with_the_trials_that_it_had(small, interpreter, tmp_path):
     words = ("method=regular", "hparams_search=optuna", "hydra.sweeper.n_trials=5", *small)
 
     def search():
-        command = [sys.executable, "-m", "lrm_lightning.train", *words, "hydra.launcher.cores=1"]
+        command = [interpreter, "-m", "lrm_lightning.train", *words, "hydra.launcher.cores=1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, cwd=tmp_path, **quiet)
 

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -22,6 +21,7 @@ ENDS_WITHIN_S = 60
 # ---------------------------------------------------------------------- one computation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "overrides", "tolerance"),
     [
@@ -36,7 +36,7 @@ def test_two_processes_train_what_one_trains(
     command.run(f"method={method}", *overrides, "runs_dir=runs/one")
     own = [each for each in small if each != "trainer=cpu"]
     train = ("-m", "lrm_lightning.train", *own, f"method={method}", *overrides, *TWO)
-    python(*train, "runs_dir=runs/two", folder=tmp_path)
+    python(*train, "runs_dir=runs/two", folder=tmp_path, fresh=method == "lrm")
     one, two = (finished(method, f"runs/{each}") for each in ("one", "two"))
     assert (one.record["hardware"]["devices"], two.record["hardware"]["devices"]) == (1, 2)
     assert one.record["run_id"] == two.record["run_id"]
@@ -54,10 +54,12 @@ def test_two_processes_train_what_one_trains(
 # ---------------------------------------------------------------------- one process
 
 
+@pytest.mark.slow
 def test_ranks_left_in_the_environment_are_not_ours(python, small, finished, tmp_path):
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "method=regular")
     left = dict.fromkeys(("RANK", "LOCAL_RANK", "SLURM_PROCID"), "1")
-    output = python("-m", "lrm_lightning.train", *small, *short, folder=tmp_path, **left)
+    train = ("-m", "lrm_lightning.train", *small, *short)
+    output = python(*train, folder=tmp_path, fresh=True, **left)  # imports read them
     run = finished("regular")
     assert "testing: " in output
     assert (run.path / "config.yaml").exists()
@@ -103,14 +105,14 @@ PGDTraining.loss_terms = waiting
 class Commands:
     """Commands in a folder, whatever they start, and what the latest has printed."""
 
-    def __init__(self, folder, small):
-        self.folder = folder
+    def __init__(self, folder, small, interpreter):
+        self.folder, self._python = folder, interpreter
         own = (each for each in small if each != "trainer=cpu")
         self._overrides = (*own, *LONGER, *TWO, f"runs_dir={folder}/runs")
         self._started = []
 
     def start(self, *overrides, **environment):
-        command = [sys.executable, "-m", "lrm_lightning.train", *overrides, *self._overrides]
+        command = [self._python, "-m", "lrm_lightning.train", *overrides, *self._overrides]
         environment = {"COLUMNS": "200", "OMP_NUM_THREADS": "1"} | environment
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
             settings = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
@@ -168,16 +170,16 @@ class Commands:
 
 
 @pytest.fixture
-def commands(tmp_path, small):
-    commands = Commands(tmp_path, small)
+def commands(tmp_path, small, interpreter):
+    commands = Commands(tmp_path, small, interpreter)
     yield commands
     commands.clean_up()
 
 
 @pytest.fixture(scope="module")
-def undisturbed_pair(tmp_path_factory, small, finished_in):
+def undisturbed_pair(tmp_path_factory, small, interpreter, finished_in):
     """PGD training on two processes that nothing disturbed."""
-    commands = Commands(tmp_path_factory.mktemp("pair"), small)
+    commands = Commands(tmp_path_factory.mktemp("pair"), small, interpreter)
     commands.run("method=pgd")
     return finished_in(commands.folder, "pgd")
 

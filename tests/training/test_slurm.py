@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -83,8 +84,9 @@ def assert_as_undisturbed(command, finished):
     return lambda: finished("lrm").assert_same_result(finished("lrm", "plain"))
 
 
+@pytest.mark.slow
 def test_a_submitted_job_ends_as_if_undisturbed(
-    fake, python, small, assert_as_undisturbed, tmp_path
+    fake, python, interpreter, small, assert_as_undisturbed, tmp_path
 ):
     submit = partial(python, *TRAIN, *small, *LONG, *SUBMIT, folder=tmp_path, **fake.environment)
     assert "submitted 1 job as array 1" in submit()
@@ -97,6 +99,8 @@ def test_a_submitted_job_ends_as_if_undisturbed(
     _until(lambda: _said(tmp_path, "resumed at step "))
     os.killpg(process.pid, signal.SIGKILL)  # the node breaks down
     process.wait(600)
+    script = fake.folder / "1/script"  # which now starts the real Python
+    script.write_text(script.read_text().replace(interpreter, sys.executable))
     fake.run(0, folder=tmp_path)
     steps = {int(line.split()[-1]) for line in _said(tmp_path, "resumed at step ")}
     assert len(steps) == 1
@@ -105,6 +109,7 @@ def test_a_submitted_job_ends_as_if_undisturbed(
     assert "1 job: 1 done earlier" in submit()
 
 
+@pytest.mark.slow
 def test_a_task_may_be_several_processes(fake, python, small, finished, tmp_path):
     two = ("method=lrm", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     python(*TRAIN, *small, *two, "runs_dir=plain", folder=tmp_path)

@@ -2,9 +2,12 @@
 
 import signal
 
+import pytest
+
 LRM = ("method=lrm", "checkpoint.every_minutes=1e-9", "logger=wandb")
 
 
+@pytest.mark.slow
 def test_interrupted_killed_and_finished(
     command, undisturbed, finished, wandb_server, of_wandb, at_step
 ):

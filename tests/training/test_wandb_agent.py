@@ -2,18 +2,21 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
-def test_an_agent_trains_what_the_sweep_says(wandb_server, of_wandb, python, small, tmp_path):
+@pytest.mark.slow
+def test_an_agent_trains_what_the_sweep_says(
+    wandb_server, of_wandb, python, interpreter, small, tmp_path
+):
     def wandb(*arguments):
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # an agent starts `python`
+        path = f"{Path(interpreter).parent}:{os.environ['PATH']}"  # an agent starts `python`
         environment = of_wandb(wandb_server) | {"PATH": path}
         output = python("-m", "wandb", *arguments, folder=tmp_path, quiet=False, **environment)
         assert "Traceback" not in output

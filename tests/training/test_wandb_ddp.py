@@ -38,6 +38,7 @@ def assert_complete(run, found):
     assert found.exit_code == 0
 
 
+@pytest.mark.slow
 def test_jobs_of_two_processes_side_by_side(of_wandb, python, small, finished, tmp_path):
     pytest.importorskip("wandb")
     own = [each for each in small if each not in ("trainer=cpu", "logger=csv")]

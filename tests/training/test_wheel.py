@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ name: mine
 
 @pytest.mark.slow
 def test_installed_wheel_sweeps(tmp_path, python):
+    python = partial(python, fresh=True)
     dist, site, elsewhere = (tmp_path / name for name in ("dist", "site", "elsewhere"))
     (elsewhere / "conf/method").mkdir(parents=True)
     (elsewhere / "conf/method/mine.yaml").write_text(YAML)
