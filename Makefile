@@ -83,7 +83,7 @@ demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digit
 	@echo 'All three resist PGD, which plain training does not; their order is that of easy digits and a tiny network, not of the paper.'
 
 test: $(VENV)/.installed-dev  ## Every test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="--quick" or "training-step table-row"
 	$(PY) -m benchmarks $(ARGS)

@@ -6,15 +6,8 @@ import signal
 import sys
 
 import pytest
-import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from torch import nn
 
-from lrm_lightning.data import DigitsDataModule
-from lrm_lightning.models import ResNet
-from lrm_lightning.runs import identity
-from lrm_lightning.runs.files import write_json
 from tests.interpreter import stand_in, warm_forks
 
 # Under nohup, or in the background of a script, these signals are ignored, and what is started from
@@ -62,6 +55,13 @@ QUICK = (
 
 @pytest.fixture(scope="session")
 def _digits_network():
+    # Not at the top: the process that only hands tests out to others would import torch as well.
+    import torch
+    from torch import nn
+
+    from lrm_lightning.data import DigitsDataModule
+    from lrm_lightning.models import ResNet
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ResNet(**NETWORK)
@@ -86,6 +86,9 @@ def _digits_network():
 @pytest.fixture
 def make_run(tmp_path, _digits_network):
     """``make_run(name)``: a finished run directory with a network trained on the digits."""
+    import torch
+
+    from lrm_lightning.runs.files import write_json
 
     def make(name="regular-00000000", *, scale=1.0, finished=True, network=None):
         trained, provenance = _digits_network
@@ -118,6 +121,9 @@ def make_run(tmp_path, _digits_network):
 @pytest.fixture(scope="session")
 def composed():
     """``composed("evaluate", *overrides)``: the configuration, as the command line makes it."""
+    from hydra import compose, initialize_config_dir
+
+    from lrm_lightning.runs import identity
 
     def make(name, *overrides):
         with initialize_config_dir(str(identity.conf_dir()), version_base="1.3"):

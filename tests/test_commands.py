@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,17 @@ def _validate(command, words):
         overrides = [*overrides, f"hydra.searchpath=[file://{folder}]"]
         folder = ROOT / given.config_dir
     for job in _jobs(overrides, sweep=given.multirun or bool(given.config_dir)):
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            cfg = compose(name, list(job))
-        if command == "train":
-            build.validate(cfg)
-        else:
-            identity.check_kinds(cfg, name)
+        _validate_job(command, name, str(folder), job)
+
+
+@cache  # many a make target makes what another one makes
+def _validate_job(command, name, folder, job):
+    with initialize_config_dir(folder, version_base="1.3"):
+        cfg = compose(name, list(job))
+    if command == "train":
+        build.validate(cfg)
+    else:
+        identity.check_kinds(cfg, name)
 
 
 @pytest.mark.parametrize("line", SHOWN)

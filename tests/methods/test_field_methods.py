@@ -315,7 +315,7 @@ def robust_accuracy():
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            max_epochs=6,
+            max_epochs=4,
             limit_val_batches=0,
         )
         attack = PGDAttack(eps=RADIUS, step_size=RADIUS / 2, steps=3)

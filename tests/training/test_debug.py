@@ -55,6 +55,7 @@ def test_a_missing_extra_is_named(processes):
 @pytest.mark.skipif(not OPTUNA, reason="needs the extra [optuna]")
 def test_a_search_that_is_killed_goes_on_with_the_trials_that_it_had(small, interpreter, tmp_path):
     words = ("method=regular", "hparams_search=optuna", "hydra.sweeper.n_trials=5", *small)
+    words += ("hydra.launcher.preload=null",)  # else each search begins with seconds of imports
 
     def search():
         command = [interpreter, "-m", "lrm_lightning.train", *words, "hydra.launcher.cores=1"]
