@@ -1,4 +1,4 @@
-"""Every file that the project writes and reads, damaged 150 times: noticed in a line, or no harm.
+"""Every file that the project writes and reads, damaged 100 times: noticed in a line, or no harm.
 
 What a reader makes of a damaged file must be what it makes of the whole one, or a UserError, or of
 a checkpoint, a report or a cached piece a line and another source. The seed is the file's name.
@@ -40,7 +40,7 @@ from lrm_lightning.runs.records import (
 from lrm_lightning.tracking.metrics_csv import MetricsCSV, MetricsInCheckpoints
 from lrm_lightning.training.checkpoints import RunCheckpointIO, newest_usable
 
-VARIANTS = 150
+VARIANTS = 100
 N = 40
 NETWORK = {"depth": 1, "widths": [4, 4, 4, 4], "num_classes": 10}
 DATA = {"name": "digits", "official": True, "fingerprint": "ab" * 32}
