@@ -22,7 +22,7 @@ SUITE = StrongSuite(
     pgd_restarts=2,
     targets=1,
     targeted_steps=10,
-    eot=8,
+    eot=4,
     autoattack_iterations=5,
     square_queries=100,
 )
