@@ -82,6 +82,7 @@ demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digit
 	$(REPORT) runs_dir=$(RUNS)/demo out=report/demo
 	@echo 'All three resist PGD, which plain training does not; their order is that of easy digits and a tiny network, not of the paper.'
 
+# Three workers on two cores, as some tests wait. Without bytecode each process would compile the package.
 test: $(VENV)/.installed-dev  ## Every test
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal $(ARGS)
 

@@ -71,7 +71,7 @@ def stand_in(folder):
 
 
 def warm_forks():
-    """What forks processes that have imported everything, if nothing has started it before."""
+    """The fork server, which imports :data:`WARM` unless something else has started it before."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(WARM)
     return forks

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import Batch
 from lrm_lightning.data.batch import Draws
-from lrm_lightning.methods import Defense, Regular
+from lrm_lightning.methods import Defense, PGDTraining, Regular
 from lrm_lightning.runs import identity
 from lrm_lightning.training import build
 
@@ -219,8 +219,10 @@ def test_optimizer_of_the_config_is_the_default_of_a_defence():
 
 
 def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
-    adversarial = {name for name in METHODS if "alpha" in _method_file(name)}
+    classes = {name: get_object(_method_file(name)["_target_"]) for name in METHODS}
+    adversarial = {name for name, each in classes.items() if issubclass(each, PGDTraining)}
     assert {"pgd", "alp", "lrm"} <= adversarial
+    assert adversarial == {name for name in METHODS if "alpha" in _method_file(name)}
     for name in METHODS:
         cfg = _compose(f"method={name}", "experiment=paper")
         assert cfg.trainer.max_epochs == (101 if name in adversarial else 200)
