@@ -26,6 +26,7 @@ SHORT = (
     "trainer.limit_train_batches=3",
     "robust_accuracy.n_images=20",
     "robust_accuracy.test_n_images=30",
+    "robust_accuracy.test_steps=[2]",
 )
 
 

@@ -42,6 +42,8 @@ def in_one_line(trainer: L.Trainer) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             raise UserError(f"out of memory: {SMALLER}") from error
+        if str(error).startswith("Early stopping conditioned on metric"):
+            raise UserError(f"callbacks: {text_of(error)}") from error
         problem = watch.explain(error)
         if problem is None:
             raise

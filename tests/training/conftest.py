@@ -27,6 +27,7 @@ SMALL = (
     "data.batch_size=16",
     "data.val_size=40",
     "model=resnet_tiny",
+    "model.widths=[4,4,8,8]",
     "logger=csv",
     "trainer=cpu",
     "trainer.max_epochs=2",
@@ -38,6 +39,10 @@ SMALL = (
     "scheduler.warmup_epochs=0",
     "robust_accuracy.n_images=20",
     "robust_accuracy.test_n_images=30",
+    "robust_accuracy.steps=[2]",
+    "robust_accuracy.test_steps=[2,4]",
+    "robust_accuracy.step_size=0.01",
+    "checkpoint.monitor=val/acc/pgd2",
 )
 
 

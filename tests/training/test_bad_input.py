@@ -57,9 +57,16 @@ def test_run_directory_that_is_a_file(command):
     assert "runs" in command.start().error()
 
 
+def test_a_callback_that_watches_what_nothing_logs(command):
+    watched = "callbacks.early_stopping.monitor=train/nothing"
+    line = command.start("method=regular", "callbacks=early_stopping", watched).error()
+    assert "callbacks: Early stopping conditioned on metric `train/nothing`" in line
+    assert "`train/loss`" in line
+
+
 def test_disk_full_while_a_checkpoint_is_written(command):
-    # no file may grow beyond 50 kB, which metrics do not reach and a checkpoint does
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    # no file may grow beyond 20 kB, which metrics do not reach and a checkpoint does
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     line = command.start("method=regular", prelude=limit).error()
     assert "File too large" in line
     assert not list(command.folder.rglob("record.json"))

@@ -32,7 +32,7 @@ def weights(tmp_path):
     """A file of somebody's with the weights of a network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
-        state = ResNet(depth=1, widths=(8, 8, 16, 32)).state_dict()
+        state = ResNet(depth=1, widths=(4, 4, 8, 8)).state_dict()
     named = {f"module.{name}": each for name, each in state.items()}
     torch.save({"net": named, "epoch": 3}, tmp_path / "weights.pt")
     return tmp_path / "weights.pt", state

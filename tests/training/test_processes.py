@@ -11,10 +11,10 @@ import torch
 
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 # Double precision: what is left of a difference in the order of sums decides no pixel's sign.
-EPOCH = ("trainer.max_epochs=1", "trainer.precision=64-true", "robust_accuracy.test_n_images=103")
-EPOCH += ("data.eval_batch_size=103", "trainer.limit_train_batches=8")
+EPOCH = ("trainer.max_epochs=1", "trainer.precision=64-true", "robust_accuracy.test_n_images=33")
+EPOCH += ("data.eval_batch_size=33", "trainer.limit_train_batches=6")
 # Seconds of training, so that there is a middle to be disturbed in.
-LONGER = ("trainer.limit_train_batches=20", "checkpoint.every_minutes=1e-9")
+LONGER = ("trainer.limit_train_batches=12", "checkpoint.every_minutes=1e-9")
 ENDS_WITHIN_S = 60
 
 

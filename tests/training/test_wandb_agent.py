@@ -26,6 +26,7 @@ def test_an_agent_trains_what_the_sweep_says(
     ((key, choices),) = sweep["parameters"].items()
     choices["values"] = choices["values"][-1:]
     own = [each for each in small if each not in ("trainer=cpu", "logger=csv")]
+    own += ["robust_accuracy.steps=[10]", "checkpoint.monitor=val/acc/pgd10"]  # the sweep's metric
     # what makes it small comes before the agent's parameters, as a user's own overrides would
     sweep["command"][-1:-1] = [*own, *TWO]
     (tmp_path / "sweep.yaml").write_text(yaml.dump(sweep))
@@ -48,6 +49,6 @@ def test_an_agent_trains_what_the_sweep_says(
     scores = [row["val/acc/pgd10"] for row in run.history if "val/acc/pgd10" in row]
     assert len(scores) == 2
     assert run.summary[sweep["metric"]["name"]] == scores[-1]
-    assert sum("test/acc/pgd20" in row for row in run.history) == 1
+    assert sum("test/acc/pgd4" in row for row in run.history) == 1
     (record,) = tmp_path.glob("runs/digits/*/record.json")
     assert run.settings["displayName"] == record.parent.name
