@@ -21,7 +21,7 @@ METHODS := regular label_smoothing pgd alp lrm
 globs = $(subst $() ,$(comma),$(strip $(foreach method,$(METHODS),$(1)/$(DATA)/$(method)-*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev install-locked locks demo bench gpu-check audit report picture table1 table2 figures strong leaderboard reproduce dashboard test lint format wheel clean
+.PHONY: help install install-dev install-locked locks demo bench gpu-check audit report picture table1 table2 figures strong leaderboard reproduce dashboard test test-all lint format wheel clean
 
 help:  ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9%_-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,8 +83,12 @@ demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digit
 	@echo 'All three resist PGD, which plain training does not; their order is that of easy digits and a tiny network, not of the paper.'
 
 # Three workers on two cores, as some tests wait. Without bytecode each process would compile the package.
-test: $(VENV)/.installed-dev  ## Every test
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal $(ARGS)
+tests = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal
+test: $(VENV)/.installed-dev  ## The tests, without the slow ones: whole runs killed, resumed, on several processes, on W&B
+	$(tests) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev  ## Every test, as CI runs them
+	$(tests) $(ARGS)
 
 bench: $(VENV)/.installed-bench  ## Speed against other implementations; ARGS="--quick" or "training-step table-row"
 	$(PY) -m benchmarks $(ARGS)

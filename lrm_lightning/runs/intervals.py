@@ -1,8 +1,11 @@
 """Confidence intervals of accuracies."""
 
+import functools
+
 import numpy as np
 
 
+@functools.cache  # as binomtest searches for a p-value, too, and curves repeat their points
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Wilson's 95% interval of a proportion; sound at 0% and 100%, where robust accuracies live.
 

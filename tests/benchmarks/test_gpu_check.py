@@ -44,6 +44,7 @@ def test_engines_that_differ_fail_it(on_one_method, monkeypatch, capsys):
     assert "2 of 9 checks failed" in capsys.readouterr().out  # bf16 may differ by more
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.compile
 def test_what_runs_on_a_gpu_runs(monkeypatch):
     monkeypatch.setattr(view, "COMPILE", {"backend": "aot_eager"})

@@ -61,6 +61,7 @@ def nearest():
 """
 
 
+@pytest.mark.slow
 def test_made_in_four_shares_of_which_one_is_killed_it_is_the_record_made_alone(processes, quick):
     (processes.folder / "somebodys.py").write_text(NETWORK)
     fixed = (COMMAND, "network=somebodys:nearest", "data.name=digits", *quick, "attack.eps=0.03")

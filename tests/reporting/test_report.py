@@ -53,6 +53,7 @@ def test_the_same_records_give_the_same_report(records, run, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes(records, processes, killed_at):
     records.run("pgd")
 

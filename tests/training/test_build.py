@@ -179,7 +179,7 @@ def test_what_a_callback_watches_is_measured(cfg, composed):
         build.validate(watching)
     build.validate(_changed(watching, "robust_accuracy.steps", [5]))
     build.validate(_changed(watching, "callbacks.stop.monitor", "train/loss"))
-    with pytest.raises(UserError, match="needs a validation split; data.val_size is 0"):
+    with pytest.raises(UserError, match=r"needs a validation split; data\.val_size is 0"):
         build.validate(composed("config", "experiment=short", "callbacks=early_stopping"))
 
 
