@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from tests.interpreter import stand_in, warm_forks
+from tests.interpreter import SELDOM, stand_in, warm_forks
 
 # Under nohup, or in the background of a script, these signals are ignored, and what is started from
 # here would ignore them as well: tests that interrupt a process need them as a terminal gives them.
@@ -32,9 +32,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spare the garbage collector what is here to stay: all that was imported, and the tests."""
+    """Spare the garbage collector what is here to stay, and let it look less often at the rest."""
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # all that was imported, and the tests
+    gc.set_threshold(SELDOM)
 
 
 NETWORK = {"depth": 1, "widths": [4, 4, 8, 8], "num_classes": 10}
@@ -139,7 +140,9 @@ def quick():
 
 
 RUN = """
-import os, runpy, signal, sys
+import gc, os, runpy, signal, sys
+gc.freeze()
+gc.set_threshold(seldom)
 os.chdir(folder)
 os.environ |= environment
 for number, path in ((1, out), (2, err)):
@@ -216,7 +219,7 @@ class Processes:
         files = {name: self.folder / f"{number}.{name}" for name in ("out", "err")}
         names = {name: str(path) for name, path in files.items()}
         names |= {"folder": str(self.folder), "module": module, "arguments": arguments}
-        names |= {"prelude": prelude, "environment": environment}
+        names |= {"prelude": prelude, "environment": environment, "seldom": SELDOM}
         process = self.server.Process(target=exec, args=(RUN, names))
         process.start()
         self._started.append(Run(process, **files))

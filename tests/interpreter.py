@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 WARM = ["lrm_lightning.training.run", "lrm_lightning.evaluation.suites", "sklearn.datasets"]
+SELDOM = 50_000  # new objects until the garbage collector looks at them: a tenth of the tests' time
 SIGNALS = [1, 2, 10, 12, 15]  # SIGHUP, SIGINT, SIGUSR1, SIGUSR2 and SIGTERM
 # Options, which the processes of multiprocessing have, are for the real Python.
 PROGRAM = """#!{real} -IS
@@ -83,6 +84,7 @@ def _serve(listener):
         import_module(module)
     tests = multiprocessing.parent_process()
     gc.freeze()  # or each fork would copy what it never changes
+    gc.set_threshold(SELDOM)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while select.select([listener, tests.sentinel], [], [])[0] == [listener]:
         link = listener.accept()[0]
