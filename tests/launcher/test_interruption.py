@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 200.0
 NAMED = "hydra.sweep.subdir=${behaviour}"
 

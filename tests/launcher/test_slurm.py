@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FakeSlurm = runpy.run_path(str(Path(__file__).parents[1] / "cluster/fake_slurm.py"))["FakeSlurm"]
 CONFIG = """
 defaults: [_self_, {override hydra/launcher: slurm}]

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_ctrl_c_ends_the_run_after_the_batch(command, undisturbed, finished, at_step):
     run = command.start("method=lrm", prelude=at_step(4, signal.SIGINT)).ends(130)
