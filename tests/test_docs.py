@@ -12,7 +12,7 @@ from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.listing import compare
 from lrm_lightning.reporting.paper import METHODS as PAPER
 from lrm_lightning.runs.intervals import paired_difference, wilson_interval
-from lrm_lightning.runs.records import EvaluationRecord, RunRecord, read_record
+from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord, read_record
 
 ROOT = Path(__file__).parents[1]
 SMALL, FIFTEEN, SHORT = (
@@ -139,6 +139,79 @@ def test_a_table_of_stronger_attacks_is_that_of_the_verdicts(file, columns):
             low, high = (100 * each for each in wilson_interval(int(correct.sum()), 1000))
             told = f"{100 * correct.mean():.1f} [{low:.1f}, {high:.1f}]"
             assert rows[title][heading] == told, (title, heading)
+
+
+def _matrix(path):
+    """Of a transfer record: verdicts by (target, source), and its test images."""
+    record = read_record(path, TransferRecord)
+    arrays = np.load(path.with_suffix(".npz"))
+    found = {
+        (target.label, source.label): arrays["correct"][row, column]
+        for row, target in enumerate(record.targets)
+        for column, source in enumerate(record.sources)
+    }
+    for (row, column), share in np.ndenumerate(record.accuracy):
+        names = record.targets[row].label, record.sources[column].label
+        assert share == pytest.approx(found[names].mean())
+    return found, arrays["index"]
+
+
+def _of_short(title):
+    seed_1 = {
+        "regular, seed 1": "label_smoothing-c70539aa",
+        "label smoothing, seed 1": "label_smoothing-7c6e6722",
+    }
+    if title in seed_1:
+        return seed_1[title]
+    (path,) = SHORT.glob(f"{METHODS_OF_SHORT[title]}-*/record.json")
+    return path.parent.name
+
+
+def test_table_2_is_that_of_the_record():
+    found, _ = _matrix(SHORT / "transfer-45cb641f.json")
+    (rows,) = (
+        rows for head, rows in _tables(ROOT / "docs/results.md") if head[0] == r"target \ source"
+    )
+    assert rows.keys() == METHODS_OF_SHORT.keys()
+    for target, row in rows.items():
+        for source, told in row.items():
+            names = _of_short(target), _of_short(source)
+            white_box = "*" * (names[0] == names[1])
+            assert told == f"{100 * found[names].mean():.1f}{white_box}", (target, source)
+
+
+def test_differences_of_table_2_are_those_of_the_verdicts():
+    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    found, index = _matrix(SHORT / "transfer-45cb641f.json")
+    ablation, _ = _matrix(ROOT / "results/ablation/transfer-0c621a02.json")
+    ls, regular, pgd, alp, lrm = (
+        _of_short(each) for each in ("label smoothing, s = 0.75", "regular", "PGD", "ALP", "LRM")
+    )
+    own = np.load(SHORT / ls / "correct.npz")
+    assert (own["index"] == np.arange(10_000)).all()
+    mixed, plain = "lrm-240959a0", "lrm-8da813f0"
+    for first, second, told in (
+        (found[ls, regular], own["fgsm"][index], "That is {} points less than FGSM"),
+        (own["pgd10"][index], found[ls, regular], "and only {} more than PGD-10 on itself"),
+        (found[alp, pgd], found[alp, lrm], "by {} points of ALP"),
+        (found[ls, pgd], found[ls, lrm], "{} of label smoothing and"),
+        (found[regular, pgd], found[regular, lrm], "{} of regular training; ALP's"),
+        (ablation[ls, plain], ablation[ls, mixed], "mixing costs {} points there"),
+        (ablation[regular, plain], ablation[regular, mixed], "{} of regular training, 8.6"),
+        (ablation[pgd, plain], ablation[pgd, mixed], "{} of PGD training and"),
+        (ablation[alp, plain], ablation[alp, mixed], "{} of ALP; of LRM"),
+        (ablation[lrm, plain], ablation[lrm, mixed], "which is mixed itself, {}."),
+    ):
+        difference, half = paired_difference(first, second)
+        assert told.format(f"{100 * difference:.1f} ± {100 * half:.1f}") in text, told
+    left = [100 * ablation[ls, each].mean() for each in (mixed, plain, "pgd-84134c78")]
+    assert (
+        "LRM leaves {:.1f} of label smoothing, LRM without VH-mixup {:.1f} and PGD".format(*left)
+        in text
+    )
+    for target in (ls, regular, pgd, alp, lrm):
+        others = ablation[target, plain].mean() - ablation[target, "pgd-84134c78"].mean()
+        assert abs(others) < 0.0125
 
 
 def test_the_step_curve_is_that_of_the_verdicts():
