@@ -28,25 +28,31 @@ help:  ## This list
 	@echo
 	@echo '  ARGS="..." adds Hydra overrides, e.g. make sweep-smoothing ARGS="data=digits experiment=demo"'
 
+# pip would compile ten thousand modules on one core, one after the other.
+define pip_install
+$(PY) -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt $(1)
+@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
+endef
+
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e .
+	$(call pip_install,-e .)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml constraints.txt
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	$(call pip_install,-e ".[dev]")
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dashboards: $(VENV)/.installed
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dashboards]"
+	$(call pip_install,-e ".[dashboards]")
 	@touch $@
 
 # The last two without their requirements, which would put old packages over newer ones.
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[bench]"
+	$(call pip_install,-e ".[bench]")
 	$(PY) -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt \
 	  torchattacks cleverhans
 	@touch $@
