@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LEFT_BY_OTHERS = dict.fromkeys(
     [
         *("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK"),
@@ -190,7 +192,6 @@ def test_a_finished_sweep_needs_no_imports(app):
     assert "2 jobs: 2 done earlier" in app.run("name=a,b")
 
 
-@pytest.mark.slow
 def test_forks_of_torch_have_the_threads_of_their_share(app):
     settings = ("hydra.launcher.preload=torch", "hydra.launcher.cores=2")
     app.run("name=a,b", "behaviour=threads", *settings, environment={"OMP_NUM_THREADS": "2"})
