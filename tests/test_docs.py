@@ -265,6 +265,26 @@ def test_the_ablation_is_that_of_the_records():
             assert rows[title][heading] == told, (title, heading)
 
 
+def test_accuracy_by_smoothing_is_that_of_the_records():
+    (rows,) = (rows for head, rows in _tables(ROOT / "docs/results.md") if head[:2] == ["s", "n"])
+    paths = (ROOT / "results/cifar10-jpeg-5-epochs").glob("*/record.json")
+    records = {f"{each.config['method']['smoothing']:g}": each for each in map(_read, paths)}
+    assert list(rows) == sorted(records, key=float)
+    for s, record in records.items():
+        assert rows[s]["n"] == f"{record.n:,}"
+        for heading, (_, attack) in WHITE_BOX.items():
+            assert rows[s][heading] == _cell(record, attack), (s, heading)
+        variance = record.test_metrics["test/logits/clean/variance"]
+        assert rows[s]["variance of the clean logits"] == f"{variance:.2f}"
+    regular, half = (records[s].metrics for s in ("0", "0.5"))
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    times, points = half["fgsm"] / regular["fgsm"], 100 * (regular["clean"] - half["clean"])
+    assert f"{times:.0f} times regular training's at s = 0.5" in text
+    assert f"at a natural accuracy {points:.1f} points lower" in text
+    most = max(each.metrics["pgd10"] for each in records.values())
+    assert f"at most {100 * most + 0.05:.1f}% are left" in text
+
+
 def test_the_leaderboard_is_that_of_the_records():
     (results,) = aggregate(load([str(ROOT / "results/leaderboard")]))
     (table,) = leaderboard(results)
