@@ -90,7 +90,7 @@ demo: $(VENV)/.installed  ## ALP, PGD and LRM side by side on the embedded digit
 
 # Three workers on two cores, as some tests wait. Without bytecode each process would compile the package.
 tests = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal
-test: $(VENV)/.installed-dev  ## The tests, without the slow ones: whole runs killed, resumed, on several processes, on W&B
+test: $(VENV)/.installed-dev  ## The tests without the slow ones, such as whole runs that are killed and resumed
 	$(tests) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## Every test, as CI runs them

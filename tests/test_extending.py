@@ -15,6 +15,8 @@ from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.models import ResNet
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path(__file__).parents[1] / "results/cifar10-jpeg-cpu"
 GUIDE = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
 WALKS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", GUIDE, re.DOTALL | re.MULTILINE))

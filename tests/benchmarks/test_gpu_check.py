@@ -21,6 +21,7 @@ def _shorter(settings):
     return type(settings)(**{**vars(settings), "pretraining": 4})
 
 
+@pytest.mark.slow
 def test_it_passes_without_a_gpu_and_says_what_it_leaves_out(on_one_method, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
@@ -33,6 +34,7 @@ def test_it_passes_without_a_gpu_and_says_what_it_leaves_out(on_one_method, caps
     assert output.splitlines()[-1].startswith("verdict: there is no GPU here")
 
 
+@pytest.mark.slow
 def test_engines_that_differ_fail_it(on_one_method, monkeypatch, capsys):
     loss = gpu_check.loss
     monkeypatch.setattr(

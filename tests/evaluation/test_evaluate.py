@@ -119,6 +119,7 @@ def test_what_is_recorded_is_not_done_again(evaluated, make_run, monkeypatch, ca
     assert path.with_suffix(".npz").exists()
 
 
+@pytest.mark.slow
 def test_autoattack_is_the_official_code_bit_for_bit(evaluated, make_run, quick, caplog):
     folder = make_run()
     # weak enough to leave something for every attack
@@ -218,6 +219,7 @@ def own_attack(tmp_path, monkeypatch):
     return f"hydra.searchpath=[file://{tmp_path / 'conf'}]", f"+attack@{MINE}=mine"
 
 
+@pytest.mark.slow
 def test_more_of_what_is_tried_repeats_no_other_attack(
     evaluated, make_run, quick, monkeypatch, own_attack
 ):

@@ -39,6 +39,7 @@ def kept_file(folder, record):
     return folder / f"evaluations/{record.suite}-{record.evaluation_id}-images.npz"
 
 
+@pytest.mark.slow
 def test_images_of_the_strong_suite_are_those_of_all_attacks_together(
     evaluated, make_run, digits, capsys
 ):
@@ -82,6 +83,7 @@ def test_images_of_the_strong_suite_are_those_of_all_attacks_together(
     assert elsewhere.network.label == "regular-11111111"
 
 
+@pytest.mark.slow
 def test_images_of_the_paper_suite_are_those_of_its_worst_attack(
     evaluated, make_run, digits, tmp_path
 ):

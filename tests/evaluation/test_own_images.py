@@ -30,6 +30,7 @@ def arrays(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_trained_evaluated_transferred_and_reported(
     arrays, tmp_path, composed, evaluated, transferred, quick
 ):

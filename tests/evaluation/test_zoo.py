@@ -151,7 +151,14 @@ def many(draw_images):
     return Images(x, y, np.arange(N), np.arange(8))
 
 
-@pytest.mark.parametrize("name", ZOO)
+# Each of their gradients is the mean of several passes.
+RANDOM = {"noise", "much noise", "random resizing", "dropout", "shattered at random"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in RANDOM)) for each in ZOO],
+)
 def test_the_verdict_is_right(name, networks, make_bench, many):
     make, expected = ZOO[name]
     network = make(networks["pgd" if name == "robust" else "undefended"])
@@ -177,6 +184,7 @@ def test_finite_differences_break_a_network_without_a_gradient(networks, many):
     assert left < 0.3 < 0.9 < clean
 
 
+@pytest.mark.slow
 def test_chance_is_not_an_attack(networks, make_bench, many):
     network = Before(networks["undefended"], noise(0.5))
     threat = PGDAttack(eps=1e-6, step_size=3e-7)
@@ -187,6 +195,7 @@ def test_chance_is_not_an_attack(networks, make_bench, many):
     assert accuracy == pytest.approx(dict.fromkeys(accuracy, accuracy["clean"]), abs=0.03)
 
 
+@pytest.mark.slow
 def test_of_a_random_network_the_mean_and_the_spread_are_recorded(networks, make_bench, many):
     network = Before(networks["undefended"], noise(0.5))
     few = replace(SUITE, pgd_steps=2, pgd_restarts=1, passes=6)

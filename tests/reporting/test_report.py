@@ -81,6 +81,7 @@ def test_neither_torch_nor_lightning_is_needed(records, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_no_name_of_data_leads_out_of_the_page(records, run, tmp_path):
     names = ["27", "\\g<1>", "../../x", "a|b`<script>", "${oc.env:HOME}"]
     records.run("pgd", data=records.jpeg | {"name": "x"})

@@ -53,6 +53,7 @@ def test_runs_that_extend_none_keep_their_names():
     assert identifying({"seed": 0, "extend": "runs/a"})["extend"] == "runs/a"
 
 
+@pytest.mark.slow
 def test_it_ends_as_a_training_of_that_length_where_the_schedule_does(
     command, undisturbed, finished, tmp_path
 ):

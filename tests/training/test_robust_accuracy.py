@@ -387,6 +387,7 @@ def test_no_collapse(before, now):
     assert collapse(before, now, 10) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "eps", "steps", "lines"),
     [(PGDTraining, 0.25, 1, 1), (PGDTraining, 0.1, 3, 0), (Regular, 0.1, 1, 0)],
