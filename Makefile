@@ -31,7 +31,7 @@ help:  ## This list
 # pip would compile ten thousand modules on one core, one after the other.
 define pip_install
 $(PY) -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt $(1)
-@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
+@$(PY) -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 endef
 
 $(VENV)/.made:

@@ -88,6 +88,7 @@ def _expand(params):
         yield [f"{key}={value}" for key, value in zip(keys, combination, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_job_of_a_sweep_validates_and_is_another_run(path):
     search = f"hydra.searchpath=[file://{CONF}]"

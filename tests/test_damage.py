@@ -338,6 +338,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_no_damage_is_taken_as_good(runs, name, capsys, monkeypatch):
     folder = runs / "pgd-one"

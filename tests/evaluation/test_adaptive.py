@@ -219,6 +219,7 @@ def run(make_run):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["paper", "strong"])
 def test_it_is_recorded_and_shown(suite, evaluated, run, capsys):
     folder = run()

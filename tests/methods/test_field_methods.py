@@ -335,6 +335,7 @@ def undefended(robust_accuracy):
     return robust_accuracy(Regular)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "settings"),
     [

@@ -47,6 +47,7 @@ def _theirs(name):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoothing", "squeezing"])
 def test_the_same_jobs(name):
     ours = {identity.run_id(cfg) for cfg in _ours(name)}
