@@ -170,7 +170,9 @@ def validate(cfg: DictConfig) -> None:
     optimizer = _checked("optimizer", defense.make_optimizer)
     _checked("scheduler", lambda: _check_scheduler(cfg, defense, optimizer))
     for each in build_callbacks(cfg):
-        _checked("callbacks", lambda each=each: _check_monitor(cfg, getattr(each, "monitor", None)))
+        monitor = str(getattr(each, "monitor", None))
+        if monitor.startswith("val/") and cfg.data.val_size == 0:
+            raise UserError(f"callbacks: {monitor} needs a validation split; data.val_size is 0")
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
     check_loggers(cfg)
 
@@ -221,26 +223,13 @@ def _check_scheduler(cfg: DictConfig, defense: Any, optimizer: Any) -> None:  # 
     scheduler.step()  # some find a value wrong only now
 
 
-def _check_monitor(cfg: DictConfig, monitor: str | None) -> None:
-    """What a callback watches must be there at an epoch's end; Lightning finds out only then."""
-    if monitor is None or not monitor.startswith("val/"):
-        return
-    if cfg.data.val_size == 0:
-        raise ValueError(f"monitor={monitor} needs a validation split; data.val_size is 0")
-    if monitor.startswith("val/acc/"):
-        check_choice("monitor", monitor, _accuracies(cfg))
-
-
-def _accuracies(cfg: DictConfig) -> list[str]:
-    steps = [f"val/acc/pgd{steps}" for steps in cfg.robust_accuracy.steps]
-    return ["val/acc/clean", "val/acc/fgsm", *steps]
-
-
 def _check_checkpoint(cfg: DictConfig) -> None:
     check_choice("select", cfg.checkpoint.select, ("last", "best"))
     check_number("every_minutes", cfg.checkpoint.every_minutes, above=0, high=1e6)
+    logged = ["val/acc/clean", "val/acc/fgsm"]
+    logged += [f"val/acc/pgd{steps}" for steps in cfg.robust_accuracy.steps]
     if cfg.checkpoint.select == "best":
-        check_choice("monitor", cfg.checkpoint.monitor, _accuracies(cfg))
+        check_choice("monitor", cfg.checkpoint.monitor, logged)
         if cfg.robust_accuracy.every_n_epochs != 1:
             raise ValueError("select='best' needs robust_accuracy.every_n_epochs=1")
 

@@ -172,15 +172,13 @@ def test_best_weights_need_something_to_choose_by(cfg):
         build.validate(_changed(best, "robust_accuracy.every_n_epochs", 2))
 
 
-def test_what_a_callback_watches_is_measured(cfg, composed):
-    stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/acc/pgd5"}
-    watching = _changed(cfg, "callbacks", {"stop": stop})
-    with pytest.raises(UserError, match=r"^callbacks\.monitor='val/acc/pgd5' is unknown; choose"):
+def test_a_callback_that_watches_validation_needs_a_split(composed):
+    watching = composed("config", "experiment=short", "callbacks=early_stopping")
+    message = r"^callbacks: val/acc/pgd10 needs a validation split; data\.val_size is 0$"
+    with pytest.raises(UserError, match=message):
         build.validate(watching)
-    build.validate(_changed(watching, "robust_accuracy.steps", [5]))
-    build.validate(_changed(watching, "callbacks.stop.monitor", "train/loss"))
-    with pytest.raises(UserError, match=r"needs a validation split; data\.val_size is 0"):
-        build.validate(composed("config", "experiment=short", "callbacks=early_stopping"))
+    build.validate(_changed(watching, "data.val_size", 5000))
+    build.validate(_changed(watching, "callbacks.early_stopping.monitor", "train/loss"))
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle", "step_drops"])
