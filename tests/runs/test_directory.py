@@ -1,11 +1,13 @@
 """The run directory: fresh, half done, finished, or somebody else's."""
 
 import errno
+import io
 import os
 import platform
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -265,8 +267,10 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
         pass
 
 
-def test_a_job_of_a_sweep_waits_for_the_one_at_work(tmp_path, capfd):
+def test_a_job_of_a_sweep_waits_for_the_one_at_work(tmp_path, monkeypatch):
     order = []
+    stdout = io.StringIO()  # capfd loses what is written while it is read
+    monkeypatch.setattr(sys, "stdout", stdout)
 
     def second():
         with RunDir(tmp_path, {}).locked(wait=True):
@@ -275,12 +279,12 @@ def test_a_job_of_a_sweep_waits_for_the_one_at_work(tmp_path, capfd):
     thread = threading.Thread(target=second)
     with RunDir(tmp_path, {}).locked():
         thread.start()
-        said = ""
-        while not said.endswith("\n"):  # the line may come in two pieces
-            said += capfd.readouterr().out
+        while not stdout.getvalue().endswith("\n"):
+            time.sleep(0.01)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+    said = stdout.getvalue()
     assert said.startswith(f"process {os.getpid()} on ")
     assert said.endswith("; waiting until it ends\n")
 
