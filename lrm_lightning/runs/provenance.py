@@ -81,6 +81,13 @@ def check_device(device: torch.device) -> None:
         raise UserError(f"the device {device} cannot be used: {what}; {mend}") from error
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; true where Linux doesn't tell."""
+    with suppress(OSError):
+        return "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return True
+
+
 def _git(folder: Path, *words: str) -> str | None:
     command = ["git", "-C", str(folder), *words]
     try:

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 
 from lrm_lightning.runs.directory import STATUS
 from lrm_lightning.runs.files import counted, duration, write_json
+from lrm_lightning.runs.provenance import has_bfloat16
 from lrm_lightning.training.robust_accuracy import RobustAccuracy
 
 # The first steps are slow: memory is allocated and kernels are chosen.
@@ -63,6 +64,10 @@ class Progress(L.Callback):
         epochs = counted(trainer.max_epochs or 1, "epoch")
         steps = counted(int(trainer.num_training_batches), "step")
         self._say(f"training {epochs} of {steps} on {device}{again}", trainer.current_epoch)
+        on_cpu = pl_module.device.type == "cpu"
+        if on_cpu and trainer.precision == "bf16-mixed" and not has_bfloat16():
+            told = "this processor emulates bfloat16; trainer.precision=32-true is faster on it"
+            self._say(told, trainer.current_epoch)
         total, done = int(trainer.estimated_stepping_batches), trainer.global_step
         self._show(trainer, "training", total=total, completed=done, facts="")
 

@@ -64,3 +64,21 @@ def test_peak_memory_is_what_the_kernel_says():
     found = provenance.peak_memory(torch.device("cpu"))
     # The kernel counts pages with some delay.
     assert found == pytest.approx(1024 * int(peak), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [
+        ("flags : avx512f avx512_vnni", False),
+        ("flags : avx512f avx512_bf16", True),
+        ("flags : amx_bf16", True),
+        ("Features : asimd bf16 i8mm", True),
+        (None, True),
+    ],
+)
+def test_bfloat16_is_what_linux_tells(tmp_path, monkeypatch, told, has):
+    cpuinfo = tmp_path / "cpuinfo"
+    if told is not None:
+        cpuinfo.write_text(told)
+    monkeypatch.setattr(provenance, "Path", lambda path: {"/proc/cpuinfo": cpuinfo}[path])
+    assert provenance.has_bfloat16() is has

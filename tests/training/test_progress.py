@@ -5,6 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import pytest
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from rich.console import Console
@@ -35,6 +36,21 @@ def test_a_line_an_epoch_with_its_own_accuracies(network, digits, make_trainer, 
     assert status["message"] == lines[-1]
     assert status["epochs"] == 5
     assert status["elapsed_s"] >= 0
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("emulated", [True, False])
+def test_emulated_bfloat16_is_told(
+    network, digits, make_trainer, tmp_path, capsys, monkeypatch, precision, emulated
+):
+    has = "lrm_lightning.training.progress.has_bfloat16"
+    monkeypatch.setattr(has, lambda: not emulated)
+    callback = RobustAccuracy(PGDAttack(), steps=[1], n_images=4)
+    progress = Progress(tmp_path, callback)
+    trainer = make_trainer(progress, precision=precision, max_epochs=1, limit_val_batches=0)
+    trainer.fit(Regular(network), datamodule=digits)
+    told = "this processor emulates bfloat16; trainer.precision=32-true is faster on it\n"
+    assert (told in capsys.readouterr().out) == (precision == "bf16-mixed" and emulated)
 
 
 def test_a_terminal_gets_a_bar_and_lines_above_it(
@@ -117,7 +133,7 @@ def test_an_epoch_takes_the_mean_since_the_last_start(tmp_path, monkeypatch):
     trainer = SimpleNamespace(
         max_epochs=10, num_training_batches=3, global_step=12, current_epoch=4, is_global_zero=True,
         estimated_stepping_batches=30, progress_bar_callback=None, early_stopping_callbacks=[],
-        callback_metrics={"train/loss": 1.0},
+        callback_metrics={"train/loss": 1.0}, precision="32-true",
     )  # fmt: skip
     now = 100.0
     progress.on_train_start(trainer, SimpleNamespace(device=torch.device("cpu")))
