@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.leaderboard import leaderboard
@@ -470,6 +471,17 @@ def test_the_speed_on_a_gpu_is_what_was_kept():
             ratio = times[model.strip("`"), like] / times[model.strip("`"), way]
             told = row[heading].removesuffix(f" ({times[model.strip('`'), way]} ms)")
             assert float(told) == pytest.approx(ratio, abs=0.005 + 1e-9), (model, way)
+
+
+def test_the_page_of_methods_has_every_setting_and_its_defaults():
+    methods, settings = (rows for _, rows in _tables(ROOT / "docs/methods.md"))
+    named = re.findall(r"`(\w+)`", " ".join([*methods, *settings]))
+    for path in (ROOT / "conf/method").glob("*.yaml"):
+        method = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert not {method["name"], *method} - {"_target_", "name", *named}, path
+        for key in ("smoothing", "squeeze_weight"):
+            if method[key]:
+                assert f"`{method['name']}` {method[key]:g}" in settings[f"`{key}`"]["meaning"]
 
 
 def test_the_readme_is_short():

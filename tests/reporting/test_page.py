@@ -13,6 +13,7 @@ import pytest
 
 from lrm_lightning.report import report
 from lrm_lightning.reporting import page as module
+from lrm_lightning.reporting import paper
 
 SCRIPT = Path(module.__file__).parent / "templates" / "sort.js"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -105,7 +106,7 @@ def test_nothing_is_loaded_from_anywhere(page, html):
             assert href[1:] in ids, href
         elif href is not None:
             # The paper may be cited, by a link that one has to follow.
-            allowed = tag == "a" and href == "https://arxiv.org/abs/1906.03749"
+            allowed = tag == "a" and href == paper.URL
             assert allowed or (tag, href) == ("link", "data:,")
     (css,) = page.text["style"]
     assert "@import" not in css

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lrm_lightning.report import report
-from lrm_lightning.reporting import tabular
+from lrm_lightning.reporting import paper, tabular
 from lrm_lightning.reporting.aggregate import load
 from lrm_lightning.reporting.figures.curves import step_curve
 from lrm_lightning.reporting.page import compose
@@ -120,7 +120,7 @@ def test_no_name_of_a_record_does_harm(records, tmp_path, name):
     assert not found.tags & {"iframe", "object", "embed", "form", "input", "image"}
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
     markdown = (page.parent / "report.md").read_text(encoding="utf-8")
-    assert tags_of_markdown(markdown) <= {"<https://arxiv.org/abs/1906.03749", "<code", "</code"}
+    assert tags_of_markdown(markdown) <= {f"<{paper.URL}", "<code", "</code"}
     assert not re.search(r"(?<!\\)\]\(javascript", re.sub("`[^`\n]*`", "", markdown))
     assert "\n# heading" not in markdown
     for file in (page.parent / "tables").glob("*.tex"):
