@@ -87,8 +87,7 @@ class CIFAR10DataModule(OfficialDataModule):
         return self._layout() is not None
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
-        """Read and check the six files, which are fetched first if nothing has done so."""
-        self.prepare_data()
+        """Read and check the six files."""
         layout = self._layout()
         assert layout is not None
         parts = [

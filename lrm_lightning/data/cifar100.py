@@ -38,8 +38,7 @@ class CIFAR100DataModule(OfficialDataModule):
         return is_folder(self.root / FOLDER)
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
-        """Read and check both files, which are fetched first if nothing has done so."""
-        self.prepare_data()
+        """Read and check both files."""
         folder = self.root / FOLDER
         train, test = (
             read_pickle(folder / name, md5, b"fine_labels", OWN) for name, md5 in FILES.items()

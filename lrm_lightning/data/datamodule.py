@@ -82,7 +82,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self._splits: dict[str, ImageSplit] = {}
 
     def fetch(self) -> None:
-        """Put onto this machine what :meth:`load` reads, unless it is there; once a machine."""
+        """Put onto this machine what :meth:`load` reads, unless it is there.
+
+        Every process of a run calls it, several at once perhaps.
+        """
 
     @abstractmethod
     def load(self) -> tuple[ImageSplit, ImageSplit]:
@@ -97,6 +100,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Read the data and hold out the validation set, once, whatever the ``stage``."""
         if self._splits:
             return
+        self.prepare_data()
         train, test = self.load()
         for split in (train, test):
             self._check(split)
@@ -116,6 +120,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def _check(self, split: ImageSplit) -> None:
         """Raise a UserError unless the images and labels are what the networks are built for."""
         (images, labels), kind = split, type(self).__name__
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+            raise UserError(
+                f"{kind}.load() gave images of {images.dtype} and labels of {labels.dtype}; they"
+                " must be torch.uint8, pixels from 0 to 255, and torch.int64"
+            )
+        if not len(labels) or labels.shape != images.shape[:1]:
+            raise UserError(
+                f"{kind}.load() gave images of shape {tuple(images.shape)} and labels of shape"
+                f" {tuple(labels.shape)}; there must be at least one image, and a label for each"
+            )
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise UserError(
                 f"{kind} has images of shape {tuple(images.shape)}, not (N, channels, H, W) with"

@@ -45,10 +45,9 @@ class SVHNDataModule(OfficialDataModule):
         return all(os.path.exists(self.root / name) for name in FILES)
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
-        """Read and check both files, which are fetched first if nothing has done so."""
+        """Read and check both files."""
         from scipy.io import loadmat  # slow to import, and only this source needs it
 
-        self.prepare_data()
         splits = []
         for name, md5 in FILES.items():
             path = self.root / name

@@ -147,7 +147,8 @@ class RobustAccuracy(Callback):
             ``(n, classes)`` each.
         examples: Of that evaluation, up to eight of its first images and what became of them.
         active: Whether the evaluation that runs, or ran last, was attacked.
-        val_metrics: What was logged last under ``val/``; kept in checkpoints.
+        val_metrics: What was logged last under ``val/``; kept in checkpoints. A run that tests its
+            best weights has what was logged of these.
 
     Raises:
         ValueError: If a count is out of range.

@@ -116,14 +116,15 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
                     start.load(network)
                 trainer.fit(defense, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
                 count_last_epoch(trainer)
-                best = None  # the network as it is by now
                 if cfg.checkpoint.select == BEST:
                     best = newest_usable([checkpoint_path(path, BEST)], files, defense)
                     if best is None:
                         raise UserError(f"{path} has lost its best weights; add rerun=true")
-                trainer.test(
-                    defense, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False
-                )
+                    # Lightning would give every callback the state that it had then.
+                    saved = files.load_checkpoint(best)
+                    defense.load_state_dict(saved["state_dict"])
+                    attacker.load_state_dict(saved["callbacks"][attacker.state_key])
+                trainer.test(defense, datamodule=datamodule, verbose=False)
             record = record_of(
                 cfg, trainer, defense, datamodule, attacker, progress, start, sources
             )
@@ -155,7 +156,6 @@ def _refuse_other_data(cfg: DictConfig, record: RunRecord) -> None:
     checked = isinstance(datamodule, OfficialDataModule) and cfg.data.get("require_official", True)
     if record.data.official and checked:
         return
-    datamodule.prepare_data()
     datamodule.setup()
     datamodule.load_state_dict({"fingerprint": record.data.fingerprint})
 

@@ -58,6 +58,48 @@ def test_test_set_keeps_its_order():
     assert torch.equal(found, module.load()[1].images / 255)
 
 
+def test_files_are_fetched_before_they_are_read_and_never_again():
+    class Fetched(Tiny):
+        calls = ""
+
+        def fetch(self):
+            self.calls += "fetch "
+
+        def load(self):
+            self.calls += "load "
+            return super().load()
+
+    module = Fetched()
+    module.setup()
+    module.prepare_data()
+    module.setup("fit")
+    assert module.calls == "fetch load "
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x, y: (x / 255, y), "images of torch.float32 and labels of torch.int64; they"),
+        (lambda x, y: (x, y.int()), "images of torch.uint8 and labels of torch.int32; they must"),
+        (lambda x, y: (x, y[:-1]), r"of shape \(\d+, 3, 4, 4\) and labels of shape \(\d+,\)"),
+        (lambda x, y: (x, y[:, None]), r"labels of shape \(\d+, 1\); there must be at least one"),
+        (lambda x, y: (x[:0], y[:0]), "there must be at least one image, and a label for each"),
+        (lambda x, y: (x[:, :1], y), r"not \(N, channels, H, W\) with in_channels=3; set"),
+        (lambda x, y: (x, y + 1), "labels from 1 to 2, but num_classes=2; set num_classes in the"),
+    ],
+)
+def test_images_and_labels_of_another_kind_are_refused(part, change, told):
+    class Other(Tiny):
+        def load(self):
+            splits = list(super().load())
+            splits[part] = ImageSplit(*change(*splits[part]))
+            return tuple(splits)
+
+    with pytest.raises(UserError, match=rf"^Other.*{told}"):
+        Other().setup()
+
+
 def test_fingerprint_changes_with_any_byte():
     module = _tiny()
 

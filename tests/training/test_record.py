@@ -1,5 +1,6 @@
 """What a run leaves behind, and that running it again leaves it alone."""
 
+import json
 import shutil
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.runs.networks import load_model
+from lrm_lightning.training.progress import Progress
+from lrm_lightning.training.run import train
 
 ATTACKS = ["clean", "fgsm", "pgd2", "pgd4"]
 
@@ -146,6 +149,18 @@ def test_without_validation_it_trains_on_everything_and_resumes(command, finishe
     shutil.copytree(command.folder / "snapshots/6-last", run.path)
     command.run(*settings)
     finished("regular").assert_same_result(run)
+
+
+def test_the_best_weights_bring_their_score_and_no_other_state(
+    composed, small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Progress, "load_state_dict", None)  # the time of a run would count twice
+    settings = ("method=regular", "checkpoint.select=best", "optimizer.lr=1.0")
+    score = train(composed("config", *small, *settings), tmp_path / "run")
+    best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert record["val_metrics"] == best["callbacks"]["RobustAccuracy"]["val_metrics"]
+    assert record["score"] == score == record["val_metrics"]["val/acc/pgd2"]
 
 
 def test_best_weights_are_tested_and_loaded(command, finished):
