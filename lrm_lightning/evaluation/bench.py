@@ -17,6 +17,7 @@ from lrm_lightning.checks import check_integer
 from lrm_lightning.data import ImageSplit
 from lrm_lightning.data.randomness import generator
 from lrm_lightning.evaluation.cache import Cache, Piece, Progress
+from lrm_lightning.runs.provenance import sources
 
 # From places, pixels and labels of a batch: arrays by name.
 Compute = Callable[[np.ndarray, Tensor, Tensor], Piece]
@@ -243,6 +244,8 @@ def correct_on(network: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
 
 
 def described(attack: Attack) -> dict[str, Any]:
-    """An attack's class and settings, as JSON."""
+    """An attack's class, settings and, if it is the user's own, code, as JSON."""
     kind = type(attack)
-    return {"_target_": f"{kind.__module__}.{kind.__qualname__}"} | attack.as_dict()
+    code = sources([kind], own=True)
+    told = {"_target_": f"{kind.__module__}.{kind.__qualname__}"} | attack.as_dict()
+    return told | ({"code": code} if code else {})

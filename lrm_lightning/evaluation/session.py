@@ -1,5 +1,6 @@
 """What ``evaluate`` and ``transfer`` share: networks, data, threat model, making a record."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from lrm_lightning.evaluation import foreign
 from lrm_lightning.evaluation.bench import Bench, Images, at, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.evaluation.images import X_ADV, write_images
+from lrm_lightning.evaluation.metrics import METHOD
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import file_sha256, locked, override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
@@ -128,6 +130,18 @@ class Session:
                 predict(each.module.to(self.device), images.x[:2], classes=data.num_classes)
         return data, images
 
+    def _code(self, networks: Sequence[TrainedNetwork]) -> dict[str, str]:
+        """SHA-256 of the modules of the user's own that pieces depend on: their code may change."""
+        named: list[Any] = [type(part) for each in networks for part in each.module.modules()]
+        foreign_too = any(not each.about.run_dir for each in networks)
+        for key in ("surrogate", "attack_loss", *(["network"] if foreign_too else [])):
+            module, colon, _ = str(self.given.get(key)).partition(":")
+            named += [sys.modules[module]] if colon else []
+        if self.given.get("attack_loss") == METHOD:
+            methods = (each.config.get("method") or {} for each in networks)
+            named += [trusted(str(each.get("_target_")), self.given["trust"]) for each in methods]
+        return provenance.sources(named, own=True)
+
     def record(
         self,
         path: Path,
@@ -149,6 +163,8 @@ class Session:
         data, images = self.data(networks)
         common = {key: self.given[key] for key in ("seed", "batch_size")}
         common |= {"schema": records.SCHEMA, "data": data.fingerprint, "n": len(images.y)}
+        code = self._code(networks)
+        common |= {"code": code} if code else {}
         share = self.given["share"], self.given["shares"]
         cache = Cache(path.with_suffix(".progress"), {**common, **pieces}, share)
         title += f", share {share[0]} of {share[1]}" * (share[1] > 1)
@@ -175,6 +191,7 @@ class Session:
                 fields.setdefault("subset", {key: self.given[key] for key in ("seed", "n_images")})
                 fields |= {"data": data.provenance(), "n": len(images.y)}
                 fields |= {"fractions": self.fractions} if self.fractions else {}
+                fields |= {"code": code} if code else {}
                 fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
                 written, x_adv = [path.with_suffix(".npz")], arrays.pop(X_ADV, None)
                 with locked(path.parent):

@@ -1,10 +1,13 @@
 """Where a number came from: versions, code, hardware, and whether that hardware computes at all."""
 
+import inspect
 import os
 import platform
 import resource
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 
 from lrm_lightning.errors import UserError, text_of
+from lrm_lightning.runs.files import file_sha256
 
 PACKAGES = (
     "lrm_lightning", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb",
@@ -48,6 +52,28 @@ def git_state() -> dict[str, Any]:
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     dirty = None if changes is None else bool(changes)
     return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": dirty}
+
+
+def sources(named: Iterable[object], *, own: bool = False) -> dict[str, str]:
+    """SHA-256 in hex of each module that defines what is ``named``, or a class that it is one of.
+
+    Modules of installed packages are left out: a record has their versions.
+
+    Args:
+        named: Classes, functions or modules.
+        own: Whether modules of this package are left out too.
+    """
+    installed = tuple(sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
+    found: dict[str, str] = {}
+    for each in named:
+        for part in getattr(each, "__mro__", (each,)):
+            module = inspect.getmodule(part)
+            file = getattr(module, "__file__", None)
+            if module is None or file is None or file.startswith(installed):
+                continue
+            if not (own and module.__name__.startswith("lrm_lightning.")):
+                found[module.__name__] = file_sha256(Path(file))
+    return dict(sorted(found.items()))
 
 
 def hardware(device: torch.device, devices: int) -> dict[str, Any]:

@@ -271,6 +271,7 @@ class Record(_Part):
     n: Annotated[int, Field(ge=1)]  # number of images
     attack: Settings = {}
     fractions: dict[Text, Text] = {}  # of an evaluation: settings typed as such, e.g. 8/255
+    code: dict[Text, Text] = {}  # of an evaluation: SHA-256 of the user's own modules in it
     wall_s: Annotated[Number, Field(ge=0)] | None = None
     versions: Settings = {}  # of Python and of each package that the numbers depend on
     git: Git = Git()

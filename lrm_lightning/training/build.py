@@ -2,10 +2,8 @@
 
 import inspect
 import re
-import sysconfig
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
@@ -14,7 +12,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lrm_lightning.checks import check_choice, check_flag, check_integer, check_number
 from lrm_lightning.errors import UserError, text_of
-from lrm_lightning.runs.files import file_sha256
 from lrm_lightning.runs.identity import check_keys, check_kinds, flat, identity, numeric
 
 # Importing torch takes seconds, which --help and a sweep's parent need not wait for.
@@ -106,21 +103,11 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
 
 
 def sources(cfg: DictConfig) -> dict[str, str]:
-    """SHA-256 in hex of each module that defines what ``cfg`` names, or a class that it is one of.
+    """SHA-256 in hex of the modules of what ``cfg`` names, as :func:`provenance.sources`."""
+    from lrm_lightning.runs import provenance
 
-    Modules of installed packages are left out: a record has their versions.
-    """
-    installed = tuple(sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
-    found: dict[str, str] = {}
-    for key, target in flat(identity(cfg)).items():
-        if key.endswith("_target_"):
-            named = get_object(target)
-            for each in getattr(named, "__mro__", (named,)):
-                module = inspect.getmodule(each)
-                file = getattr(module, "__file__", None)
-                if module is not None and file is not None and not file.startswith(installed):
-                    found[module.__name__] = file_sha256(Path(file))
-    return dict(sorted(found.items()))
+    targets = (each for key, each in flat(identity(cfg)).items() if key.endswith("_target_"))
+    return provenance.sources(map(get_object, targets))
 
 
 def build_trainer(cfg: DictConfig, **given: Any) -> "L.Trainer":

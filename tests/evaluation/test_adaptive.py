@@ -1,5 +1,6 @@
 """PGD that raises the loss of the network's own training, or a loss of the user's."""
 
+import hashlib
 import json
 import sys
 
@@ -174,10 +175,12 @@ def test_the_means_that_ikl_has_learned_are_those_of_its_checkpoint(network, att
     torch.testing.assert_close(found, cross_entropy(z_adv, y, 0.0) + 8 / 4 * variance)
 
 
+TRUST = "trust=[somebodys_losses]"
 OWN = """
 import torch
 from torch.nn import functional as F
 from lrm_lightning.methods.base import Defense
+from lrm_lightning.methods.regular import Regular
 
 def logit(logits, y):
     return -logits.gather(1, y[:, None])[:, 0]
@@ -194,15 +197,20 @@ def wrong(logits, y):
 class Silent(Defense):
     def loss_terms(self, batch):
         return {}
+
+class Loud(Regular):
+    pass
 """
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """Losses and a defence of somebody's."""
-    (tmp_path / "somebodys_losses.py").write_text(OWN)
+    path = tmp_path / "somebodys_losses.py"
+    path.write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "somebodys_losses", raising=False)
+    return path
 
 
 @pytest.fixture
@@ -257,9 +265,25 @@ def test_a_loss_of_ones_own(evaluated, run, own):
     (margin,) = evaluated(*settings, "attack_loss=margin")
     assert margin.settings["pgd_adaptive"]["loss"] == "margin"
     assert margin.evaluation_id != record.evaluation_id
+    assert margin.code == {}
 
 
-TRUST = "trust=[somebodys_losses]"
+@pytest.mark.parametrize(
+    ("target", "attack_loss"),
+    [
+        (f"{METHODS}.regular.Regular", "somebodys_losses:logit"),
+        ("somebodys_losses.Loud", "method"),
+    ],
+)
+def test_a_loss_whose_code_has_changed_is_another(target, attack_loss, evaluated, run, own):
+    settings = (f"runs=[{run(target)}]", *PAPER, "attack.eps=0.02", f"attack_loss={attack_loss}")
+    (record,) = evaluated(*settings, TRUST)
+    assert record.code == {"somebodys_losses": hashlib.sha256(own.read_bytes()).hexdigest()}
+    assert evaluated(*settings, TRUST) == [record]
+    own.write_text(f"{OWN}# mended")
+    (other,) = evaluated(*settings, TRUST)
+    assert other.evaluation_id != record.evaluation_id
+    assert other.code != record.code
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,12 +256,17 @@ def test_an_attack_from_outside(evaluated, make_run, own_attack):
     assert set(record.metrics) == set(without.metrics) | {"mine"}
     assert all(record.metrics[name] <= without.metrics[name] for name in without.metrics)
     settings = {"_target_": "somebodys_attack.Noise", "norm": "linf", "eps": 0.1, "draws": 1}
-    assert record.settings["mine"] == settings
+    code = {"somebodys_attack": hashlib.sha256(ATTACK.encode()).hexdigest()}
+    assert record.settings["mine"] == settings | {"code": code}
     arrays = read(folder, "paper")[1]
     assert arrays["mine"].mean() == record.metrics["mine"]
     (again,) = evaluated(*fixed, *own_attack, "rerun=true")
     assert again.metrics == record.metrics
     (other,) = evaluated(*fixed, *own_attack, f"+{MINE}.draws=2")
+    assert other.evaluation_id != record.evaluation_id
+    with Path(sys.modules["somebodys_attack"].__file__).open("a") as file:
+        file.write("# mended")
+    (other,) = evaluated(*fixed, *own_attack)
     assert other.evaluation_id != record.evaluation_id
 
 

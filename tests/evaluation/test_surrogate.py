@@ -1,5 +1,6 @@
 """Networks without a gradient from the command line, and their stand-ins."""
 
+import hashlib
 import sys
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_network_without_a_gradient_is_recorded_as_masked(hard, capsys):
     assert record.masking.verdict == "masked"
     print_evaluations([record])
     assert "PGD, APGD and FAB are impossible" in capsys.readouterr().out
+    assert record.code == {"hardened": hashlib.sha256(NETWORKS.encode()).hexdigest()}
     (other,) = hard("surrogate=hardened:soft")
     assert set(other.metrics) == {"clean", "square", "bpda", "worst"}
     assert other.evaluation_id != record.evaluation_id
