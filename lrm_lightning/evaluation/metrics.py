@@ -75,7 +75,8 @@ def weakness(record: Record, name: str) -> str:
     """Why the accuracy under the attack ``name`` may be too high, in a few words; empty if not.
 
     A search by PGD is weak if its steps together are shorter than eps, so that it can't reach the
-    edge of the threat model. AutoAttack is weak if it does less than its standard version.
+    edge of the threat model. AutoAttack is weak if it does less than its standard version, or than
+    its version for random networks.
     """
     steps = pgd_steps(name)
     suite = record.settings if isinstance(record, EvaluationRecord) else {}
@@ -93,7 +94,7 @@ def _reduced(autoattack: Mapping[str, Any]) -> str:
         if is_number(autoattack.get(key)) and autoattack[key] < most
     ]
     attacks = autoattack.get("attacks")
-    if isinstance(attacks, list):
+    if isinstance(attacks, list) and autoattack.get("version") != "rand":
         left_out = [each for each in STANDARD_ATTACKS if each not in attacks]
         less += [f"without {', '.join(left_out)}"] if left_out else []
     return f"reduced AutoAttack: {', '.join(less)}" if less else ""

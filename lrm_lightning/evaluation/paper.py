@@ -57,11 +57,11 @@ class PaperSuite:
 
     def run(self, network: nn.Module, bench: Bench) -> Outcome:
         n, table = len(bench.images.y), sorted(set(self.table))
-        details: dict[str, Any] = {}
+        details: dict[str, Any] = {"settings": {"logits_at": self.logits_at}}
         if bench.adaptive is not None:
             adaptive = replace(bench.threat, steps=table[-1], loss=bench.adaptive)
             bench = replace(bench, extra_attacks={ADAPTIVE: adaptive, **bench.extra_attacks})
-            details["settings"] = {ADAPTIVE: adaptive.as_dict()}
+            details["settings"][ADAPTIVE] = adaptive.as_dict()
         results = bench.compute(
             "trajectory", np.arange(n), partial(self._trajectory, network, bench)
         )

@@ -139,7 +139,8 @@ class StrongSuite:
                 attacks, official, float(apart[0]), nearness=self.nearness
             )
             names = randomised.RAND if flows else ()
-            details = self._details(bench, attacks, names, flows, masking.verdict(signs, loss))
+            made = {name: each.as_dict() for name, each in attacks.items() if not each.targeted}
+            details = self._details(bench, made, names, flows, masking.verdict(signs, loss))
             return Outcome(correct, details, {})
         labels = bench.images.y.cpu().numpy()
         logits = bench.compute(
@@ -209,7 +210,8 @@ class StrongSuite:
             signs += [masking.untried(name, "no gradient") for name in masking.OF_PGD]
             signs.append(masking.no_gradient(int(clean.sum())))
         sha256 = hashlib.sha256(ensemble.x_adv.cpu().contiguous().numpy().tobytes())
-        details = self._details(bench, attacks, names, flows, masking.verdict(signs, loss))
+        made = {name: each.as_dict() | {"keep": "any"} for name, each in attacks.items()}
+        details = self._details(bench, made, names, flows, masking.verdict(signs, loss))
         details["autoattack"] = {"flags": ensemble.flags, "x_adv_sha256": sha256.hexdigest()}
         arrays = {f"{name}_steps": found[name].needed for name in by_loss if flows}
         arrays["autoattack_y_adv"] = ensemble.y_adv
@@ -232,18 +234,19 @@ class StrongSuite:
     def _details(
         self,
         bench: Bench,
-        attacks: Mapping[str, PGDAttack],
+        made: Mapping[str, dict[str, Any]],
         official: Sequence[str],
         flows: bool,
         told: Masking,
     ) -> dict[str, Any]:
         less = any(self.budget[key] < most for key, most in STANDARD_BUDGET.items())
-        version = "reduced" if less or tuple(official) != STANDARD else "standard"
+        versions = {STANDARD: "standard", randomised.RAND: "rand"}
+        version = "reduced" if less else versions.get(tuple(official), "reduced")
         threat = ("norm", "eps", "step_size", "random_start")
         details = {
             "attack": {key: getattr(bench.threat, key) for key in threat},
             "settings": {
-                **{name: attack.as_dict() | {"keep": "any"} for name, attack in attacks.items()},
+                **made,
                 "autoattack": {"version": version, "attacks": list(official), **self.budget},
                 "gradient": {"nearness": self.nearness},
                 "targets": self.targets,
@@ -253,7 +256,7 @@ class StrongSuite:
             "masking": told,
         }
         if not flows:
-            impossible = [*(name for name in attacks if name != "large_eps"), *STANDARD[:-1]]
+            impossible = [*(name for name in made if name != "large_eps"), *STANDARD[:-1]]
             why = "no gradient flows from the logits to the pixels"
             details["impossible"] = {name.replace("-", "_"): why for name in impossible}
         return details

@@ -15,7 +15,13 @@ from lrm_lightning.evaluation.bench import Bench, described
 from lrm_lightning.evaluation.eps_curve import EpsCurveSuite
 from lrm_lightning.evaluation.images import X_ADV, KeptImagesSuite, kept
 from lrm_lightning.evaluation.paper import PaperSuite
-from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_if_short
+from lrm_lightning.evaluation.session import (
+    OF_FOREIGN,
+    Found,
+    Session,
+    as_user_error,
+    say_if_short,
+)
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.directory import EVALUATIONS
 from lrm_lightning.runs.networks import TrainedNetwork, imported, weights_sha256
@@ -31,6 +37,8 @@ ONLY_OF = {
     "extra_attacks": ("paper", "strong"),
     "images": ("kept_images",),
     "keep_images": ("paper", "strong"),
+    "sources": ("strong",),
+    "surrogate": ("strong",),
 }
 # Names of what the suites leave in records and in files of verdicts.
 TAKEN = re.compile(
@@ -69,7 +77,7 @@ def evaluate(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Ev
     networks += session.foreign()
     if not networks:
         raise UserError("nothing to evaluate: give runs=[...], or network=package.module:function")
-    sources = session.networks("sources") if name == "strong" else []
+    sources = session.networks("sources")
     return [
         _evaluate(
             session, suite, extra_attacks, loss, network, sources, f"{number}/{len(networks)}"
@@ -95,7 +103,7 @@ def _evaluate(
                 f" {threat.threat}; give extra_attacks.{name}.eps=... or attack.eps=..."
             )
     surrogate, target = None, session.given["surrogate"]
-    if target is not None and suite.name == "strong":
+    if target is not None:
         surrogate = imported("surrogate", target, network.module).eval()
     pieces = {"suite": suite.name, "settings": asdict(suite)}
     pieces |= {"weights": about.weights_sha256, "threat": threat.as_dict()}
@@ -141,7 +149,8 @@ def _evaluate(
         if extra:
             details["settings"] = details.get("settings", {}) | extra
         kind = {"kind": "whitebox", "suite": suite.name, "batch_size": bench.batch_size}
-        own = {"runs": [network], "network": []} if about.run_dir else {"runs": []}
+        runs = {"runs": [network]} | dict.fromkeys(("network", *OF_FOREIGN), ())
+        own = runs if about.run_dir else {"runs": ()}
         kind |= {"overrides": session.overrides(**own, sources=list(others.values()))}
         return kind | {"network": about} | details | accuracies(correct), correct | arrays
 

@@ -109,7 +109,8 @@ def _pair(
     PGD-20 may have been measured on more images than AutoAttack.
     """
     ours = _verdicts(strong)
-    if AUTOATTACK not in ours or ours[AUTOATTACK].ndim > 1:  # a random network has several passes
+    # A random network has several passes.
+    if not {"index", AUTOATTACK} <= ours.keys() or ours[AUTOATTACK].ndim > 1:
         return None
     for origin in _of_the_network(strong, records):
         theirs = _verdicts(origin)

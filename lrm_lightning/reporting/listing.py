@@ -206,7 +206,7 @@ def _measured(run: Listed) -> dict[str, tuple[str, Verdicts | None]]:
             interval = record.intervals.get(name)
             text = percent(share) + (f" {percent_range(interval)}" if interval else "")
             verdicts = None
-            if name in arrays:
+            if {"index", name} <= arrays.keys():
                 verdicts = record.data.fingerprint, arrays["index"], arrays[name]
             found[f"{source} {name} %"] = text, verdicts
     return found

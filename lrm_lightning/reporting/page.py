@@ -92,8 +92,8 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Maker, ...]], ...] = (
     (
         "gallery",
         "Gallery",
-        "From left to right: the image, ten times the perturbation around grey, the attacked image"
-        " (PGD-20). Every network is shown the same images.",
+        "From left to right: the image, ten times the perturbation around grey, the attacked image."
+        " Every network is shown the same images.",
         (galleries,),
     ),
     ("others", "Other configurations", "", (tables.other_configurations,)),

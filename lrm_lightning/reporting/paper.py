@@ -55,13 +55,16 @@ METHODS: Mapping[str, Method] = {
             (69.8, 69.1, 58.0, 57.9, 55.7),
         ),
         _method(
-            "alp", "ALP", 101, {"alpha": 0.0},
+            "alp", "ALP", 101, {"alpha": 0.0, "pairing_distance": "l2"},
             (74.0, 52.6, 53.6, 49.1, 48.5),
             (69.4, 68.8, 60.8, 59.3, 56.4),
         ),
         _method(
             "lrm", "LRM", 101,
-            {"alpha": 0.0, "smoothing": 0.1, "squeeze_weight": 1e-3, "mixing": "vh_mixup"},
+            {
+                "alpha": 0.0, "smoothing": 0.1, "squeeze_weight": 1e-3, "mixing": "vh_mixup",
+                "pairing_to_adversarial_ratio": 0.125, "pairing_kind": "cross_entropy",
+            },
             (68.5, 52.8, 53.8, 51.4, 51.0),
             (71.5, 70.9, 60.5, 59.4, 54.3),
         ),

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -71,12 +72,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to, which takes its place in one step at the context's end.
 
     It is on the disk before: neither a kill nor a power failure leaves half of it. What processes
-    that were killed while they wrote it have left is removed.
+    of this machine that were killed while they wrote it have left is removed.
 
     Raises:
         UserError: If it can't be written (no permission, disk full).
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         yield partial
         _sync(partial)
@@ -92,10 +93,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _remove_left(path: Path) -> None:
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+    ours = f"{path.name}.{platform.node()}-"
+    for left in path.parent.glob(f"{glob.escape(ours)}*.partial"):
         with suppress(ValueError, OverflowError, OSError):  # not of a process; alive, and another's
             try:
-                os.kill(int(left.suffixes[-2][1:]), 0)
+                os.kill(int(left.name.removeprefix(ours).removesuffix(".partial")), 0)
             except ProcessLookupError:
                 left.unlink()
 

@@ -31,14 +31,17 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, floa
     easy, say nothing of the difference.
 
     Args:
-        ours: Verdicts of one network, bool ``(n,)``, n at least 2: True if classified correctly.
+        ours: Verdicts of one network, bool ``(n,)``: True if classified correctly.
         theirs: The other's of the same images, in the same order.
 
     Returns:
-        The difference in [-1, 1] and half its 95% interval, by the normal approximation.
+        The difference in [-1, 1] and half its 95% interval, by the normal approximation; 1 for a
+        single image, which has no spread.
 
     References:
         Agresti 2013, "Categorical Data Analysis", section 11.1 (dependent proportions).
     """
     difference = theirs.astype(float) - ours
-    return float(difference.mean()), float(1.96 * difference.std(ddof=1) / len(ours) ** 0.5)
+    n = len(difference)
+    half = 1.96 * float(difference.std(ddof=1)) / n**0.5 if n > 1 else 1.0
+    return float(difference.mean()), half

@@ -158,7 +158,7 @@ def validate(cfg: DictConfig) -> None:
     _checked("scheduler", lambda: _check_scheduler(cfg, defense, optimizer))
     for each in build_callbacks(cfg):
         monitor = str(getattr(each, "monitor", None))
-        if monitor.startswith("val/") and cfg.data.val_size == 0:
+        if monitor.startswith("val/") and not datamodule.val_size:
             raise UserError(f"callbacks: {monitor} needs a validation split; data.val_size is 0")
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
     check_loggers(cfg)
@@ -193,6 +193,10 @@ def _check_trainer(cfg: DictConfig) -> None:
                 f"{name}={given[name]!r} would end a training before its checkpoint and validation;"
                 " use debug=fast, or max_epochs=1 and limit_train_batches=..."
             )
+    if given.get("check_val_every_n_epoch", 1) != 1:
+        wanted = "1; robust_accuracy.every_n_epochs says how often images are attacked"
+        found = given["check_val_every_n_epoch"]
+        raise ValueError(f"check_val_every_n_epoch={found!r} must be {wanted}")
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:
             raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")

@@ -81,9 +81,10 @@ class Progress(L.Callback):
             self._timed_from = time.monotonic()
         elif self._steps == SKIPPED_STEPS + TIMED_STEPS:
             step_s = (time.monotonic() - self._timed_from) / TIMED_STEPS
-            total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
+            steps_left = int(trainer.estimated_stepping_batches) - trainer.global_step
+            left_s = steps_left * trainer.accumulate_grad_batches * step_s
             self._say(
-                f"about {duration((total - trainer.global_step) * step_s)} of training at"
+                f"about {duration(left_s)} of training at"
                 f" {step_s:.3f} s a step, attacks on validation images excluded",
                 trainer.current_epoch,
             )

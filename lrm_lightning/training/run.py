@@ -90,7 +90,7 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
     _say_what_falls_short(cfg, defense, attacker)
     progress, interruption = Progress(path, attacker), Interruption()
     callbacks = [attacker, progress, interruption, start, sources, WandbMedia(attacker)]
-    trainer = build_trainer(cfg, run_dir, callbacks)
+    trainer = build_trainer(cfg, run_dir, callbacks, validates=datamodule.val_size > 0)
     with run_dir.locked(wait=wait) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             print(f"run directory: {shown_path(path)}", flush=True)  # noqa: T201
@@ -160,13 +160,16 @@ def _refuse_other_data(cfg: DictConfig, record: RunRecord) -> None:
     datamodule.load_state_dict({"fingerprint": record.data.fingerprint})
 
 
-def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -> L.Trainer:
+def build_trainer(
+    cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback], *, validates: bool
+) -> L.Trainer:
     """The Trainer that ``cfg.trainer`` describes, with what every run has but its loggers.
 
     Args:
         cfg: The composed configuration.
         run_dir: Where checkpoints go.
         callbacks: To which the user's own and those that save are added.
+        validates: Whether there are validation images.
 
     Raises:
         UserError: If Lightning refuses a value, the device can't be used, or torchrun started more
@@ -183,7 +186,7 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, callbacks: list[Callback]) -
     trainer = build.build_trainer(
         cfg,
         # Lightning would warn that there are no validation images.
-        **({} if cfg.data.val_size else {"limit_val_batches": 0}),
+        **({} if validates else {"limit_val_batches": 0}),
         **({"strategy": DDPStrategy(broadcast_buffers=False)} if same_buffers else {}),
         # Lightning's own flag insists on torch's version, which is for GPUs alone.
         sync_batchnorm=False,

@@ -374,6 +374,13 @@ def test_a_mistake_is_one_line(processes):
         ("batch_size=0", "batch_size=0 must be"),
         ("rerun=maybe", "rerun='maybe' must be true or false"),
         ("checkpoint=best", "best.ckpt is missing"),
+        ("sources=[x]", "sources is of suite=strong, not of suite=paper"),
+        ("surrogate=x:y", "surrogate is of suite=strong, not of suite=paper"),
+        ("weights=x.pt", "weights is of network=package.module:function, which is not given"),
+        ("name=x", "name is of network="),
+        ("mean=[0.5,0.5,0.5]", "mean is of network="),
+        ("std=0.5", "std is of network="),
+        ("output=logits", "output is of network="),
     ],
 )
 def test_wrong_values(evaluated, make_run, override, message):

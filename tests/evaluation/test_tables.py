@@ -11,6 +11,7 @@ from rich.console import Console
 from lrm_lightning.attacks.autoattack import STANDARD
 from lrm_lightning.evaluation import tables
 from lrm_lightning.evaluation.metrics import ATTACK_TITLES, STANDARD_ATTACKS, weakness
+from lrm_lightning.evaluation.randomised import RAND
 from lrm_lightning.evaluation.tables import print_evaluations, print_matrix, print_runs
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord
 
@@ -76,7 +77,12 @@ def test_a_reduced_autoattack_says_so():
     assert f"* {reason}; the accuracy may be too high" in lines
     assert f"  {reason}" in lines
     standard = {"autoattack": {"iterations": 100, "queries": 5000, "attacks": list(STANDARD)}}
-    assert weakness(record.model_copy(update={"settings": standard}), "autoattack") == ""
+    rand = {"autoattack": standard["autoattack"] | {"version": "rand", "attacks": list(RAND)}}
+    for settings in (standard, rand):
+        assert weakness(record.model_copy(update={"settings": settings}), "autoattack") == ""
+    rand["autoattack"]["iterations"] = 2
+    less = weakness(record.model_copy(update={"settings": rand}), "autoattack")
+    assert less == "reduced AutoAttack: 2 of 100 iterations"
 
 
 def test_unofficial_data_are_named_once():

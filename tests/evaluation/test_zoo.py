@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lrm_lightning.attacks import PGDAttack
 from lrm_lightning.attacks.wrappers import FiniteDifferences
 from lrm_lightning.evaluation.bench import Images
-from lrm_lightning.evaluation.randomised import RandomNetwork
+from lrm_lightning.evaluation.randomised import RAND, RandomNetwork
 from lrm_lightning.evaluation.searches import has_gradient
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.records import accuracies
@@ -208,6 +208,13 @@ def test_of_a_random_network_the_mean_and_the_spread_are_recorded(networks, make
     assert found["metrics"]["clean"] == pytest.approx(by_pass.mean())
     assert found["spread"]["clean"] == pytest.approx(by_pass.std(ddof=1))
     assert 0 < found["spread"]["clean"] < 0.1
+    made = first.details["settings"]
+    assert "pgd_targeted" not in made
+    assert made["pgd_ce"]["keep"] == "final"
+    full = replace(few, autoattack_iterations=None, square_queries=None)
+    for suite, version in ((few, "reduced"), (full, "rand")):
+        details = suite._details(make_bench(), {}, RAND, True, first.details["masking"])
+        assert details["settings"]["autoattack"]["version"] == version
 
 
 def test_of_several_attacks_the_worst_is_chosen_by_other_passes_than_those_reported(make_bench):

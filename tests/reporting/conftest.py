@@ -25,9 +25,12 @@ METHODS = {
     "regular": {},
     "label_smoothing": {"smoothing": 0.75},
     "pgd": {"alpha": 0.0},
-    "alp": {"alpha": 0.0, "pairing_weight": 0.5},
-    "lrm": {"alpha": 0.0, "smoothing": 0.1, "squeeze_weight": 1e-3, "mixing": "vh_mixup"},
-}
+    "alp": {"alpha": 0.0, "pairing_weight": 0.5, "pairing_distance": "l2"},
+    "lrm": {
+        "alpha": 0.0, "smoothing": 0.1, "squeeze_weight": 1e-3, "mixing": "vh_mixup",
+        "pairing_to_adversarial_ratio": 0.125, "pairing_kind": "cross_entropy",
+    },
+}  # fmt: skip
 ATTACK = {"norm": "linf", "eps": 0.03, "step_size": 0.0078, "steps": 10, "random_start": True}
 MADE = {
     "versions": {"python": "3.11", "torch": "2.13.0"},

@@ -165,7 +165,10 @@ def test_a_network_from_elsewhere_goes_by_its_own_name(records, read):
         ("label_smoothing", {"smoothing": 0.5}, False),
         ("lrm", {}, True),
         ("lrm", {"mixing": "none"}, False),
+        ("lrm", {"pairing_to_adversarial_ratio": 0.0}, False),
+        ("lrm", {"pairing_kind": "cosine"}, False),
         ("alp", {"pairing_weight": 1.0}, True),
+        ("alp", {"pairing_distance": "l1"}, False),
         ("mixup", {}, False),
     ],
 )

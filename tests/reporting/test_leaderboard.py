@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lrm_lightning.reporting.leaderboard import leaderboard
+from lrm_lightning.reporting.parts import Cell
 
 COSTS = {"epoch_s": 12.5, "peak_memory_bytes": 700 * 2**20}
 
@@ -27,6 +28,14 @@ def measured(records, method, pgd20, autoattack, *, index, seen=None, where="pap
         paper = records.evaluation(run, "paper", {"pgd20": float(np.mean(pgd20))}, n=len(seen))
         np.savez(paper.with_suffix(".npz"), index=seen, pgd20=pgd20)
     return run
+
+
+def test_verdicts_that_name_no_images_are_paired_with_none(records, read):
+    run = measured(records, "mart", np.ones(4, bool), np.ones(4, bool), index=np.arange(4))
+    (path,) = run.glob("evaluations/strong*.npz")
+    np.savez(path, autoattack=np.ones(4, bool))
+    table, _ = leaderboard(read())
+    assert cells(table)["PGD-20"] == Cell()
 
 
 def cells(table, row=0):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -92,11 +93,13 @@ def test_killed_between_writing_and_replacing(tmp_path, monkeypatch):
 def test_what_a_killed_process_has_left_is_removed(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    kept = ["a.json.1.partial", "a.json.mine.partial", "ba.json.7.partial"]
-    for name in (*kept, f"a.json.{ended.pid}.partial"):
+    node = platform.node()
+    kept = [f"a.json.{node}-1.partial", f"a.json.{node}-mine.partial"]
+    kept += [f"a.json.other{node}-{ended.pid}.partial", f"ba.json.{node}-{ended.pid}.partial"]
+    for name in (*kept, f"a.json.{node}-{ended.pid}.partial"):
         (tmp_path / name).touch()
     write_text(tmp_path / "a.json", "{}")
-    assert _names(tmp_path) == ["a.json", *kept]
+    assert _names(tmp_path) == sorted(["a.json", *kept])
 
 
 def test_folder_that_is_not_there(tmp_path):

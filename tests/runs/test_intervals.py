@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrm_lightning.runs.intervals import wilson_interval
+from lrm_lightning.runs.intervals import paired_difference, wilson_interval
 from lrm_lightning.runs.records import accuracies
 
 
@@ -55,6 +55,10 @@ def test_narrows_with_more_images(pair):
 def test_rejects(correct, total):
     with pytest.raises(ValueError, match=r"must (not )?be"):
         wilson_interval(correct, total)
+
+
+def test_a_single_image_tells_no_difference():
+    assert paired_difference(np.array([True]), np.array([False])) == (-1.0, 1.0)
 
 
 def test_accuracies_of_verdicts():

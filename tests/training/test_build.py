@@ -118,6 +118,7 @@ BAD = [
     ("trainer.log_every_n_steps", 0, "trainer.log_every_n_steps=0 must be a whole number >= 1"),
     ("trainer.max_steps", 3, "trainer.max_steps=3 would end a training before its checkpoint"),
     ("trainer.max_time", "00:00:01:00", "trainer.max_time='00:00:01:00' would end a training"),
+    ("trainer.check_val_every_n_epoch", 2, "trainer.check_val_every_n_epoch=2 must be 1; robust"),
     ("logger", None, "logger=None must be a mapping; choose one of: csv, many, mlflow"),
     ("checkpoint", [1], "checkpoint=[1] must be a mapping"),
     ("logger.wandb.project", "a/b?c", "logger.wandb: Invalid project name 'a/b?c'"),

@@ -51,7 +51,8 @@ def test_a_device_that_is_seen_but_does_not_compute_is_one_line():
 @pytest.mark.parametrize(("trainer", "sent"), [("ddp", False), ("auto", None)])
 def test_synchronised_buffers_are_not_sent_again(trainer, sent, composed, tmp_path):
     overrides = [f"trainer={trainer}", "trainer.accelerator=cpu", "data=digits"]
-    made = build_trainer(composed("config", *overrides), RunDir(tmp_path / "run", {}), [])
+    cfg, run_dir = composed("config", *overrides), RunDir(tmp_path / "run", {})
+    made = build_trainer(cfg, run_dir, [], validates=True)
     assert getattr(made.strategy, "_ddp_kwargs", {}).get("broadcast_buffers") is sent
     if trainer == "ddp":
         assert made.world_size == 2

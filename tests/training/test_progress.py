@@ -106,17 +106,19 @@ def test_time_of_an_interrupted_run_counts(tmp_path, monkeypatch):
     assert second.elapsed_s == 80
 
 
-def test_time_left_after_the_first_steps(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_time_left_after_the_first_steps(tmp_path, monkeypatch, capsys, accumulated):
     now = 0.0
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr("lrm_lightning.training.progress.time", clock)
     progress = Progress(tmp_path, RobustAccuracy(PGDAttack()))
     trainer = SimpleNamespace(
-        max_epochs=10, num_training_batches=100, global_step=0, current_epoch=0
-    )
+        max_epochs=10, num_training_batches=100, global_step=0, current_epoch=0,
+        accumulate_grad_batches=accumulated, estimated_stepping_batches=1000 // accumulated,
+    )  # fmt: skip
     for step in range(1, 30):
         now += 5.0 if step <= 5 else 0.5
-        trainer.global_step = step
+        trainer.global_step = step // accumulated
         progress.on_train_batch_end(trainer, None, None, None, step)
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads((tmp_path / "status.json").read_text())["epochs"] == 0  # none is finished
