@@ -12,21 +12,6 @@ from torchmetrics import Metric
 from lrm_lightning.losses import check_logits, check_same_shape
 
 
-def logit_statistics(logits: Tensor) -> dict[str, Tensor]:
-    """Size of the logits of one batch, shape ``(B, C)``; the variance is that of section 3.
-
-    Returns:
-        Scalars: ``variance``, biased, over all ``B * C`` logits; ``range``, largest minus smallest
-        logit of an image, mean over ``B``; ``norm``, L2 norm of an image's logits, mean over ``B``.
-    """
-    check_logits("logits", logits)
-    return {
-        "variance": logits.var(correction=0),
-        "range": (logits.amax(dim=1) - logits.amin(dim=1)).mean(),
-        "norm": torch.linalg.vector_norm(logits, dim=1).mean(),
-    }
-
-
 def pairing_assumption(logits: Tensor, logits_adv: Tensor, y: Tensor) -> Tensor:
     r"""Share of (image, class) pairs in which the attack moved the logit the way it wants to.
 
@@ -83,9 +68,11 @@ def pairing_scale_gradient(logits: Tensor, logits_adv: Tensor, scale: float = 1.
 
 
 class LogitStatistics(Metric):
-    """:func:`logit_statistics` of all logits seen, over all batches and processes.
+    """Size of all logits seen, over all batches and processes; the variance is that of section 3.
 
-    The variance is that of all logits together, not a mean of the batches' variances.
+    It answers with scalars: ``variance``, biased, of all logits together, not a mean of the
+    batches' variances; ``range``, largest minus smallest logit of an image, mean over the images;
+    ``norm``, L2 norm of an image's logits, mean over the images.
     """
 
     full_state_update = False
@@ -107,7 +94,7 @@ class LogitStatistics(Metric):
         self.sums += torch.stack([values.sum() for values in each])
 
     def compute(self) -> dict[str, Tensor]:
-        """The keys of :func:`logit_statistics`."""
+        """``variance``, ``range`` and ``norm``."""
         count, images, total, total_square, total_range, total_norm = self.sums
         variance = (total_square / count - (total / count).square()).clamp(min=0)
         return {"variance": variance, "range": total_range / images, "norm": total_norm / images}

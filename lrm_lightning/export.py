@@ -12,7 +12,6 @@ from pathlib import Path
 
 import safetensors.torch
 from omegaconf import DictConfig
-from torch import nn
 
 from lrm_lightning import cli
 from lrm_lightning.errors import UserError
@@ -34,7 +33,6 @@ def export_model(
     out: str | Path,
     *,
     checkpoint: str | None = None,
-    network: nn.Module | None = None,
     trust: Sequence[str] = (),
 ) -> Path:
     """Write ``model.safetensors`` and ``model.json`` of a finished run into the folder ``out``.
@@ -47,7 +45,7 @@ def export_model(
     """
     run_dir, out = Path(run_dir), Path(out)
     saved = saved_settings(run_dir)
-    network = load_model(run_dir, checkpoint=checkpoint, network=network, trust=trust)
+    network = load_model(run_dir, checkpoint=checkpoint, trust=trust)
     record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
