@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 RUN := $(PY) -m lrm_lightning.train
 # Where the tables find their runs, and of which data: data=... in ARGS says it too.
 RUNS ?= runs
-DATA ?= $(or $(patsubst data=%,%,$(filter data=%,$(ARGS))),cifar10)
+DATA ?= $(or $(patsubst data=%,%,$(filter data=%,$(ARGS))),$(if $(filter experiment=demo,$(ARGS)),digits,cifar10))
 # Overrides of evaluate and transfer, as ARGS are those of train.
 EVAL ?=
 evaluate = $(PY) -m lrm_lightning.evaluate 'runs=[$(1)]' suite=$(2) $(EVAL)
@@ -126,7 +126,7 @@ format: $(VENV)/.installed-dev  ## Format and mend what lint can mend
 	$(VENV)/bin/ruff check --fix .
 
 sweep-%: sweeps/%.yaml $(VENV)/.installed  ## sweep-smoothing, sweep-squeezing, ...: a sweep of sweeps/
-	$(RUN) --config-dir sweeps --config-name $* $(ARGS)
+	$(call sweep,$*,$(RUNS))
 
 report: $(VENV)/.installed  ## Tables, figures and one page in report/ from the records in runs/
 	$(REPORT) runs_dir=$(RUNS) $(ARGS)

@@ -113,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=200, help="default 200")
     parser.add_argument("--out", type=Path, default=Path(".benchmarks/endurance.json"))
     chosen = parser.parse_args(arguments)
+    if chosen.epochs - int(FIRST * chosen.epochs) < BLOCKS:
+        parser.error(f"--epochs {chosen.epochs} is too few for {BLOCKS} blocks of the last")
     work, console = REPOSITORY / ".benchmarks/endurance", Console(width=120)
     shutil.rmtree(work, ignore_errors=True)
     found = about("benchmarks.endurance", "cpu")

@@ -63,9 +63,10 @@ VICTIMS = ("job", "fork server", "sweep")
 # A process that executes this notes, or counts, what it does to files below its folder. It dies at
 # the event that PLAN describes, some seconds after it, or has an ancestor die.
 WATCHER = r"""
-import json, os, re, signal, sys, threading, time
+import json, os, platform, re, signal, sys, threading, time
 
 ROOT, PLAN, LOG = os.getcwd() + "/", json.loads(os.environ["KILL_PLAN"]), os.environ["KILL_LOG"]
+PARTIAL = rf"\.{re.escape(platform.node())}-\d+\.partial$"  # its name has the process
 seen = {}
 
 def kill(path):
@@ -94,7 +95,7 @@ def watch(event, arguments):
     path = os.path.abspath(path)
     if not path.startswith(ROOT):
         return
-    what = f"{event} " + re.sub(r"\.\d+\.partial$", ".partial", path[len(ROOT):])
+    what = f"{event} " + re.sub(PARTIAL, ".partial", path[len(ROOT):])
     seen[what] = seen.get(what, 0) + 1
     if "armed" in seen:
         kill("")

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.reporting import paper, settings
-from lrm_lightning.reporting.run_dir import command_line
+from lrm_lightning.reporting.run_dir import command_line, experiment
 from lrm_lightning.runs.directory import EVALUATIONS, RECORD, TRANSFER, finished_run
 from lrm_lightning.runs.files import matches
 from lrm_lightning.runs.intervals import wilson_interval
@@ -53,7 +53,9 @@ SAID = re.compile(
 )
 SAID_OF_ALL = ("autoattack.version", "transfer.sources")
 # How overrides begin that name one run (its defence, its seed) or say how it is started.
-OF_ONE_RUN = ("method", "seed", "rerun", "sweep", "--", "hydra.mode")
+OF_ONE_RUN = (
+    "method", "seed", "rerun", "sweep", "--", "hydra.mode", "extend", "init_from", "hparams_search",
+)  # fmt: skip
 # So many differences are a name; more are told beside it.
 SHORT = 2
 
@@ -163,7 +165,9 @@ class Group:
     @property
     def network(self) -> str:
         """Which network the lowest seed's is, however often that was measured."""
-        return f"{(self.runs or self.origins)[0].path} {self.measured['checkpoint']}"
+        if self.runs:
+            return f"{self.runs[0].path} {self.measured['checkpoint']}"
+        return self.training
 
     @property
     def threat(self) -> str:
@@ -215,7 +219,8 @@ class Results:
     def recipe(self) -> list[str]:
         """Overrides that train as a run here was trained, but for its defence and seed."""
         run = next((each for each in self.tests if each.row is not None), None)
-        given = command_line(run.origins[0].path.parent) if run else []
+        path = run.origins[0].path.parent if run else None
+        given = [*experiment(path), *command_line(path)] if path else []
         kept = [each for each in given if not each.lstrip("+~").startswith(OF_ONE_RUN)]
         return kept or [f"data={self.data.name}"]
 
@@ -362,11 +367,12 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         method = run.record.method
         named = METHOD_TITLES.get(method, method)
         set_to = settings.training_settings(run.record.config)
-        training = canonical([method, set_to])
+        training = canonical([method, {k: settings.shown(value) for k, value in set_to.items()}])
     else:
         assert isinstance(record, EvaluationRecord)
         method, named = record.network.name, record.network.label or record.network.name
-        set_to, training = {}, str(origin.path)
+        weights = record.network.weights_sha256 or str(origin.path)
+        set_to, training = {}, canonical([method, named, weights])
     measured = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
     if isinstance(record, EvaluationRecord):
         measured |= {"checkpoint": record.network.checkpoint, "subset seed": record.subset.seed}

@@ -52,7 +52,9 @@ def leaderboard(results: Results) -> Sequence[Table | Missing]:
     rows, missing = [], []
     for group in sorted(results.strong, key=_left_by_autoattack, reverse=True):
         customary, flattery = _customary(group, results.records)
-        missing += [group] if group.runs and not customary.origins else []
+        # A random network has several verdicts an image, which nothing is paired with.
+        paired = AUTOATTACK in group.names and not group.evaluations[0].spread
+        missing += [group] if group.runs and paired and not customary.origins else []
         cells = [
             accuracy(group, "clean"), customary, accuracy(group, "pgd_best"),
             accuracy(group, AUTOATTACK), _verdict(group), flattery, _cost(group, "epoch_s"),

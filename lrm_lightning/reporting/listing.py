@@ -30,7 +30,7 @@ from lrm_lightning.runs.directory import (
     finished_run,
     is_training,
 )
-from lrm_lightning.runs.files import shown_path
+from lrm_lightning.runs.files import quoted, shown_path
 from lrm_lightning.runs.identity import flat, identifying
 from lrm_lightning.runs.intervals import paired_difference
 from lrm_lightning.runs.records import (
@@ -168,7 +168,7 @@ def command(run: Listed) -> str:
     words, told = command_line(run.folder), run.folder / ".hydra/overrides.yaml"
     if not words and not (told.is_file() and told.stat().st_size):  # a full disk has emptied it
         return f"# {shown_path(run.folder)}: its command is not recorded"
-    words += [f"hydra.run.dir={shown_path(run.folder)}", *["rerun=true"] * bool(run.record)]
+    words += [f"hydra.run.dir={quoted(shown_path(run.folder))}", *["rerun=true"] * bool(run.record)]
     return shlex.join(["python", "-m", "lrm_lightning.train", *words])
 
 

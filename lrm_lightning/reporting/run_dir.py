@@ -14,7 +14,7 @@ import yaml
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import pgd_steps
 from lrm_lightning.runs.directory import METRICS
-from lrm_lightning.runs.records import RunRecord, check_file, printable
+from lrm_lightning.runs.records import RunRecord, check_file, one_line
 
 # Of the command line's settings of Hydra, those that a single run in a given directory replaces.
 NOT_REPEATED = re.compile(
@@ -69,7 +69,23 @@ def command_line(run_dir: Path) -> list[str]:
     """
     given = _hydras(run_dir, "overrides.yaml", list)
     hydra = _hydras(run_dir, "hydra.yaml", lambda content: _options(content["hydra"]))
-    return [printable(each) for each in (*hydra, *given) if not str(each).startswith("rerun=")]
+    words = [one_line(each) for each in (*hydra, *given) if not NOT_REPEATED.match(each)]
+    # The primary file, and a search, may say that there are several runs.
+    several = any(each.startswith(("--config-name=", "hparams_search=")) for each in words)
+    return words + ["hydra.mode=RUN"] * several
+
+
+def experiment(run_dir: Path) -> list[str]:
+    """The override of the experiment that a sweep's YAML chose for a run; empty if none did."""
+    given = _hydras(run_dir, "overrides.yaml", list)
+    if any(each.startswith("experiment=") for each in given):
+        return []
+    chosen = _hydras(
+        run_dir,
+        "hydra.yaml",
+        lambda content: [content["hydra"]["runtime"]["choices"]["experiment"]],
+    )
+    return [f"experiment={one_line(each)}" for each in chosen]
 
 
 def _hydras(run_dir: Path, name: str, read: Callable[[Any], list[str]]) -> list[str]:
@@ -86,5 +102,5 @@ def _options(hydra: Mapping[str, Any]) -> list[str]:
     words = [
         f"--config-dir={each['path']}" for each in sources if each["provider"] == "command-line"
     ]
-    words += [] if name == "config" else [f"--config-name={name}", "hydra.mode=RUN"]
-    return words + [each for each in hydra["overrides"]["hydra"] if not NOT_REPEATED.match(each)]
+    words += [] if name == "config" else [f"--config-name={name}"]
+    return words + hydra["overrides"]["hydra"]

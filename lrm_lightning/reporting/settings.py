@@ -102,8 +102,10 @@ def departures(method: str, settings: Settings) -> list[str]:
         # Trained on clean images: the attack is the evaluation's alone.
         recipe = {key: each for key, each in recipe.items() if not key.startswith("attack.")}
     decay = settings.get("callbacks.ema.decay")
-    averaged = [] if decay is None else [f"average of the weights, decay {shown(decay)}"]
-    return unlike(settings, recipe) + averaged
+    callbacks = [] if decay is None else [f"average of the weights, decay {shown(decay)}"]
+    named = [key.split(".")[1] for key in settings if CALLBACK.fullmatch(key)]
+    callbacks += [f"callback {printable(name)}" for name in named if name != "ema"]
+    return unlike(settings, recipe) + callbacks
 
 
 def unlike(settings: Settings, wanted: Settings) -> list[str]:
@@ -141,9 +143,12 @@ def _departure(key: str, ours: object, papers: object) -> str:
         return f"{shown(ours)} epochs (paper {shown(papers)})"
     if key == "data.val_size":
         return f"{shown(ours)} training images held out (paper {shown(papers)})"
-    if key == "model._target_":
-        key, ours, papers = "network", *(shown(each).rpartition(".")[2] for each in (ours, papers))
     group, _, name = key.rpartition(".")
+    if name == "_target_":
+        kind = {"model": "network"}.get(group, group)
+        group, name = "", kind
+        ours, papers = (shown(each).rpartition(".")[2] for each in (ours, papers))
     prefix = {"model": "network ", "attack": "attack "}.get(group, "")
     what = "schedule" if key == "scheduler.name" else name.replace("_", " ")
-    return f"{prefix}{what} {shown(ours)} (paper {shown(papers)})"
+    told = "" if papers is None else f" (paper {shown(papers)})"
+    return f"{prefix}{what} {shown(ours)}{told}"

@@ -47,8 +47,9 @@ INTERVALS = (
     " deviation over seeds."
 )
 ROWS = (
-    "A row is a run with the method's settings in conf/method, so label smoothing's s is 0.75; what"
-    " else is not as in the paper stands beside it."
+    "A row is a run with the paper's settings of the method, so label smoothing's s is 0.75; ALP's"
+    " weight, which the paper leaves open, may be any. What else is not as in the paper stands"
+    " beside it."
 )
 BESIDE = "Beside it the paper's number and ours minus the paper's, in percentage points."
 SAME = "“white-box”: source and target are one network; the paper's are trained independently."
@@ -109,10 +110,12 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
     )
     for place, (transfer, differs) in enumerate(zip(results.transfers, told, strict=True)):
         record = transfer.record
-        titles = [_title(network, results.records) for network in record.sources]
+        titles, targets = (
+            _titles(networks, results.records) for networks in (record.sources, record.targets)
+        )
         rows = [
             Row(
-                _title(target, results.records),
+                targets[row],
                 [_black_box(transfer, row, column, results) for column in range(len(titles))],
                 target.run_dir,
             )
@@ -188,7 +191,7 @@ def unevaluated(results: Results, suite: str, what: str) -> list[Missing]:
     missing = [each for each in rows or results.tests if each.training not in done]
     if not missing and (results.tests or done):
         return []
-    folders = [shown_path(group.origins[0].path.parent) for group in missing]
+    folders = [shown_path(each.path.parent) for group in missing for each in group.origins]
     runs = override("runs", folders) if folders else "runs=[RUN]"
     of = f" of {', '.join(group.title for group in titled(missing))}" if done else ""
     return [Missing(what + of, command("evaluate", runs, f"suite={suite}"))]
@@ -263,12 +266,15 @@ def _paper_row(network: Network, records: Records) -> paper.Method | None:
     )
 
 
-def _title(network: Network, records: Records) -> str:
-    row = _paper_row(network, records)
-    if row is not None:
-        return row.title
-    label, title = network.label or network.name, METHOD_TITLES.get(network.name)
-    return f"{title} ({label})" if title else label
+def _titles(networks: Sequence[Network], records: Records) -> list[str]:
+    """What to call networks: as the paper's row that one alone is, else with the label."""
+    rows = [_paper_row(each, records) for each in networks]
+    titles = []
+    for network, row in zip(networks, rows, strict=True):
+        label, title = network.label or network.name, METHOD_TITLES.get(network.name)
+        labelled = f"{title} ({label})" if title else label
+        titles.append(labelled if row is None or rows.count(row) > 1 else row.title)
+    return titles
 
 
 def _black_box(transfer: Transfer, row: int, column: int, results: Results) -> Cell:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from random import Random
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 from benchmarks.endurance import descendants, held, slope
-from benchmarks.kills import Event, a_moment, outcome
+from benchmarks.kills import WATCHER, Event, a_moment, outcome
+from lrm_lightning.runs.files import replacing
 
 EVENTS = [
     Event(1.0, 1, "open r/config.yaml.partial"),
@@ -20,6 +23,15 @@ EVENTS = [
     Event(4.0, 2, "open r/checkpoints/last.ckpt.partial"),
     Event(9.0, 1, "os.rename r/record.json"),
 ]
+
+
+def test_a_file_that_is_being_written_has_the_same_name_in_every_process(tmp_path):
+    (line,) = [each for each in WATCHER.splitlines() if each.startswith("PARTIAL = ")]
+    found = {"re": re, "platform": platform}
+    exec(line, found)
+    with replacing(tmp_path / "last.ckpt") as partial:
+        partial.touch()
+    assert re.sub(found["PARTIAL"], ".partial", partial.name) == "last.ckpt.partial"
 
 
 def test_moments_of_a_training_lie_between_its_checkpoints():

@@ -178,6 +178,13 @@ def test_which_run_is_a_row_of_the_paper(records, read, method, knobs, is_papers
     assert (group.row is not None) == is_papers
 
 
+def test_a_number_is_the_same_however_it_was_typed(records, read):
+    for seed, weight in enumerate((0, 0.0)):
+        records.run("pgd", seed=seed, squeeze_weight=weight)
+    (group,) = read().tests
+    assert group.seeds == [0, 1]
+
+
 def test_departures_from_the_recipe_are_named(records, read):
     records.run("pgd", epochs=7, attack=OTHER_ATTACK)
     (group,) = read().tests
@@ -189,6 +196,12 @@ def test_departures_from_the_recipe_are_named(records, read):
     # Trained on clean images: there is no training attack to differ.
     assert departures("regular", group.settings) == ["7 epochs (paper 200)"]
     assert departures("pgd", {"data.val_size": 5000}) == ["5000 training images held out (paper 0)"]
+    assert departures("pgd", {"init_from": "runs/x", "trainer.precision": "bf16-mixed"}) == [
+        "init from runs/x",
+        "precision bf16-mixed (paper 32-true)",
+    ]
+    others = {"optimizer._target_": "torch.optim.AdamW", "callbacks.stop._target_": "my.Stop"}
+    assert departures("pgd", others) == ["optimizer AdamW (paper SGD)", "callback stop"]
     knobs = {"method.awp": 0.005, "method.input_noise": 0.5, "callbacks.ema.decay": 0.995}
     assert departures("pgd", knobs) == [
         "awp 0.005 (paper 0)",

@@ -2,10 +2,12 @@
 
 import fcntl
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.reporting import listing
@@ -147,9 +149,21 @@ def test_commands_go_on_with_a_stopped_run_and_repeat_a_finished_one(records, sa
     train = ["python", "-m", "lrm_lightning.train"]
     here = f"hydra.run.dir=runs/cifar10/{finished.name}"
     assert again == [*train, "method=alp", "seed=2", here, "rerun=true"]
-    sweep = ["--config-dir=/at/sweeps", "--config-name=table1", "hydra.mode=RUN"]
-    here = f"hydra.run.dir=runs/digits/{stopped.name}"
-    assert on == [*train, *sweep, "hydra.verbose=true", "method=pgd", "data.root=a b", here]
+    sweep = ["--config-dir=/at/sweeps", "--config-name=table1"]
+    here = ["hydra.mode=RUN", f"hydra.run.dir=runs/digits/{stopped.name}"]
+    assert on == [*train, *sweep, "hydra.verbose=true", "method=pgd", "data.root=a b", *here]
+
+
+@pytest.mark.parametrize("odd", ["runs (old)", "a=b", "run[1]", "run's", "runs,a", "x #1"])
+def test_a_command_leads_into_its_directory_whatever_it_is_called(odd, records, say, monkeypatch):
+    run = records.run("alp")
+    (records.folder / odd).mkdir()
+    shutil.move(run, records.folder / odd / "alp")
+    monkeypatch.chdir(records.folder)
+    line = listing.command(listing._read(records.folder / odd / "alp"))
+    (word,) = [each for each in shlex.split(line) if each.startswith("hydra.run.dir=")]
+    (parsed,) = OverridesParser.create().parse_overrides([word])
+    assert parsed.value() == f"{odd}/alp"
 
 
 def test_only_what_is_unfinished_is_deleted_and_only_when_confirmed(records, say):

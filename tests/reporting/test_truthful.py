@@ -278,13 +278,25 @@ def test_a_run_is_made_again_by_the_command_line_it_was_made_by(records, read):
     }
     records.write_text(path / ".hydra" / "hydra.yaml", yaml.safe_dump({"hydra": hydra}))
     assert command_line(path) == [
-        *("--config-dir=my", "--config-name=sweep", "hydra.mode=RUN"),
-        *("hydra.searchpath=[file://conf]", "experiment=cpu", "method=pgd"),
+        *("--config-dir=my", "--config-name=sweep", "hydra.searchpath=[file://conf]"),
+        *("experiment=cpu", "method=pgd", "hydra.mode=RUN"),
     ]
     # What is missing is suggested with the recipe of what there is, for another defence.
     rows = {row.head: row.command for row in table_1(read())[0].rows}
     train = "python -m lrm_lightning.train"
     assert rows["ALP"] == f"{train} method=alp 'hydra.searchpath=[file://conf]' experiment=cpu"
+    # A trial of a search is one run, and a sweep's YAML may have chosen the experiment.
+    long = f"init_from={'x' * 500}"
+    given = ["++rerun=true", "hparams_search=optuna", long, "method=pgd"]
+    records.write_text(path / ".hydra" / "overrides.yaml", yaml.safe_dump(given))
+    hydra["runtime"]["choices"] = {"experiment": "robustbench"}
+    hydra["job"] = {"config_name": "config"}
+    records.write_text(path / ".hydra" / "hydra.yaml", yaml.safe_dump({"hydra": hydra}))
+    assert command_line(path) == [
+        *("--config-dir=my", "hydra.searchpath=[file://conf]", "hparams_search=optuna", long),
+        *("method=pgd", "hydra.mode=RUN"),
+    ]
+    assert read().recipe == ["experiment=robustbench", "hydra.searchpath=[file://conf]"]
 
 
 def test_an_evaluation_is_made_again_by_its_overrides(records, read):

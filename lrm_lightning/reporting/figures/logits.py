@@ -65,8 +65,8 @@ def figure_2_right(results: Results) -> list[Plot | Missing]:
         return [_plot("fig-2-right", caption, plain + smoothed, results)]
     what = f"No Fig. 2 right yet, it needs the logits of label smoothing with s = {strength}"
     for group in filter(_is_figure_2, results.tests):
-        folder = shown_path(group.origins[0].path.parent)
-        return [Missing(what, command("evaluate", override("runs", [folder]), "suite=paper"))]
+        folders = [shown_path(each.path.parent) for each in group.origins]
+        return [Missing(what, command("evaluate", override("runs", folders), "suite=paper"))]
     train = ("method=label_smoothing", f"method.smoothing={strength}")
     return [Missing(what, command("train", *train, *results.recipe))]
 
