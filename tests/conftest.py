@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from tests.interpreter import SELDOM, stand_in, warm_forks
 
@@ -18,6 +19,11 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+# The same examples everywhere, however slow the machine is.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
@@ -47,7 +47,6 @@ class TestSmoothTargets:
         y = torch.tensor([1, 0, 2])
         assert torch.equal(smooth_targets(y, 3, 0), F.one_hot(y).float())
 
-    @settings(deadline=None)
     @given(st.integers(2, 30).flatmap(lambda c: st.tuples(st.just(c), st.floats(0, 1 - 1 / c))))
     def test_rows_are_distributions_led_by_the_label(self, drawn):
         num_classes, smoothing = drawn
@@ -166,7 +165,6 @@ class TestLogitPairing:
         expected = 5 * F.mse_loss(logits, logits_adv)
         torch.testing.assert_close(logit_pairing(logits, logits_adv), expected)
 
-    @settings(deadline=None)
     @given(pair_of_logits)
     def test_huber_lies_below_l1_and_half_of_l2(self, pair):
         logits, logits_adv = torch.tensor(pair)
@@ -176,7 +174,6 @@ class TestLogitPairing:
         # Each class lies at most 1/2 below l1.
         assert huber >= l1 - classes / 2 - 1e-9
 
-    @settings(deadline=None)
     @given(pair_of_logits, st.sampled_from(DISTANCES), st.floats(-5, 5))
     def test_symmetric_and_blind_to_a_common_shift(self, pair, distance, shift):
         logits, logits_adv = torch.tensor(pair)
@@ -215,7 +212,6 @@ class TestDistributionPairing:
         loss = distribution_pairing(logits, logits_adv, "cosine")
         assert loss.item() == pytest.approx((1 + 2 + 0 + 1) / 4)
 
-    @settings(deadline=None)
     @given(pair_of_logits)
     def test_cross_entropy_is_least_at_equal_logits_where_it_is_the_entropy(self, pair):
         logits, logits_adv = torch.tensor(pair)
@@ -224,7 +220,6 @@ class TestDistributionPairing:
         assert distribution_pairing(logits, logits).item() == pytest.approx(entropy, abs=1e-9)
         assert distribution_pairing(logits, logits_adv).item() >= entropy - 1e-9
 
-    @settings(deadline=None)
     @given(pair_of_logits)
     def test_jensen_shannon_is_symmetric_and_at_most_ln_2(self, pair):
         logits, logits_adv = torch.tensor(pair)
@@ -238,7 +233,6 @@ class TestDistributionPairing:
         value = distribution_pairing(logits, logits.flip(1), "jensen_shannon").item()
         assert value == pytest.approx(math.log(2))
 
-    @settings(deadline=None)
     @given(st.floats(0.01, 100), st.floats(0.01, 100))
     def test_cosine_ignores_the_size_of_the_logits(self, scale, scale_adv):
         logits, logits_adv = normal(3, 4), normal(3, 4, seed=1)
@@ -297,7 +291,6 @@ class TestEveryPairing:
 
 
 class TestRatioWeight:
-    @settings(deadline=None)
     @given(st.floats(1e-3, 1e3), st.floats(1e-6, 1e6), st.floats(0, 10))
     def test_makes_the_pairing_term_ratio_times_the_loss(self, loss, pairing, ratio):
         weight = ratio_weight(torch.tensor(loss), torch.tensor(pairing), ratio)

@@ -111,7 +111,7 @@ def the_line(error):
     assert ended.value.code == 1
 
 
-@settings(max_examples=RANDOM_LISTS, derandomize=SAME_LISTS, deadline=None, print_blob=True)
+@settings(max_examples=RANDOM_LISTS, derandomize=SAME_LISTS, print_blob=True)
 @given(override_lists())
 def test_random_overrides(overrides):
     """Hypothesis prints the list, and the seed, that ends in anything else.

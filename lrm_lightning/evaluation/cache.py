@@ -34,7 +34,8 @@ class Cache:
 
     Several processes may do one evaluation together: a piece is locked while it is computed, and
     who needs it waits for it. The lock of a process that is killed is free: another computes the
-    piece. Where the file system has no locks, pieces are computed more than once, to equal results.
+    piece. Where the file system has no locks, pieces are computed more than once, to equal results,
+    and several processes leave them behind.
     ``share`` is which of how many processes this is, from 1.
     """
 
@@ -93,7 +94,7 @@ class Cache:
         with _locked(lock, fcntl.LOCK_SH):
             yield
         with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
-            if alone:
+            if alone or (alone is None and self.share[1] == 1):
                 self.remove()
 
     @property
@@ -115,7 +116,7 @@ def _made(path: Path, compute: Callable[[], Piece], *, wait: bool) -> Piece | No
     """The piece, kept at ``path``; ``None`` if another process computes it and we do not wait."""
     lock = path.with_suffix(".lock")
     with _locked(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as ours:
-        if not ours:
+        if ours is False:
             return None
         try:
             piece = _read(path)  # it may have been finished since
@@ -134,8 +135,11 @@ def _timed(compute: Callable[[], Piece]) -> Piece:
 
 
 @contextmanager
-def _locked(path: Path, kind: int) -> Iterator[bool]:
-    """A context with a lock of this kind on a file, and whether it was free; a kill ends it too."""
+def _locked(path: Path, kind: int) -> Iterator[bool | None]:
+    """A context with a lock of this kind on a file, and whether it was free; a kill ends it too.
+
+    ``None`` where the file system has no locks.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")  # NFS wants to read for a shared lock, to write for another
@@ -147,8 +151,9 @@ def _locked(path: Path, kind: int) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        except OSError:  # the file system has no locks
-            pass
+        except OSError:
+            yield None
+            return
         yield True
 
 

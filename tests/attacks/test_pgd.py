@@ -67,7 +67,7 @@ def test_engine_is_no_part_of_what_an_attack_finds():
     assert PGDAttack(engine="fast").as_dict() == PGDAttack(engine="reference").as_dict()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(
     ball=st.sampled_from([("linf", 1e-4), ("linf", 0.03), ("linf", 1.0), ("l2", 0.5), ("l2", 30)]),
     step=st.sampled_from([0.01, 0.3, 1.0, 100.0]),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pyautoattack import AutoAttack
 
 from lrm_lightning.data import DigitsDataModule
@@ -311,6 +312,18 @@ def pooled():
     torch.manual_seed(0)
     return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
 
+seen = set()
+
+def noting():
+    def note(*_):
+        matmul = torch.get_float32_matmul_precision()
+        autocast = torch.is_autocast_enabled("cpu")
+        seen.add((torch.backends.cudnn.allow_tf32, matmul, autocast))
+
+    network = pooled()
+    network.register_forward_hook(note)
+    return network
+
 class Broken(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :10] * torch.nan
@@ -333,6 +346,13 @@ def elsewhere(evaluated, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "somebodys", raising=False)
     settings = (f"out={tmp_path / 'kept'}", *PAPER, "data.name=digits", "device=cpu")
     return lambda name, *more: evaluated(f"network=somebodys:{name}", *settings, *more)
+
+
+def test_evaluations_compute_in_full_float32(elsewhere):
+    assert torch.backends.cudnn.allow_tf32  # torch's default
+    with torch.autocast("cpu"):
+        elsewhere("noting")
+    assert sys.modules["somebodys"].seen == {(False, "highest", False)}
 
 
 def test_network_from_elsewhere(elsewhere, tmp_path):

@@ -121,6 +121,8 @@ def test_restarts(more, fired):
 
 def test_large_eps_counts_correct_images_alone():
     clean = flags(100)
+    assert masking.zero_gradient(flags(12, 100)).fired
+    assert not masking.zero_gradient(flags(8, 100)).fired  # its interval begins below 5%
     assert not masking.large_eps(~clean, clean, eps=0.5).fired
     sign = masking.large_eps(flags(8), clean, eps=0.5)
     assert sign.fired

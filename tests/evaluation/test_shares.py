@@ -1,5 +1,6 @@
 """Several processes that do one evaluation together, and what it costs."""
 
+import errno
 import json
 import os
 import re
@@ -131,6 +132,24 @@ def test_the_last_process_to_leave_forgets_the_pieces(tmp_path):
         assert one.begun
     assert not one.begun
     assert not (tmp_path / "kept").exists()
+
+
+def test_without_locks_no_process_takes_the_pieces_of_another(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("lrm_lightning.evaluation.cache.fcntl.flock", flock)
+    one, other = (Cache(tmp_path / "kept", share=(number, 2)) for number in (1, 2))
+    with one.shared():
+        one.once("x", lambda: {"a": np.arange(2)})
+        with other.shared():
+            found = other.once("x", lambda: {"a": np.arange(9)})
+        assert found["a"].tolist() == [0, 1]
+        one.once("y", lambda: {"a": np.arange(2)})
+    alone = Cache(tmp_path / "alone")
+    with alone.shared():
+        alone.once("x", lambda: {"a": np.arange(2)})
+    assert not (tmp_path / "alone").exists()
 
 
 def test_a_failure_leaves_the_pieces(tmp_path):

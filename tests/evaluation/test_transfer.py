@@ -120,6 +120,7 @@ def test_is_not_done_again(transferred, make_run, tmp_path, capsys):
         (("sources=[nowhere]", "targets=[{run}]"), "no run in nowhere"),
         (("sources=[{run}]", "targets=[{run}]", "steps=0"), "steps=0 must be"),
         (("sources=[{run}]", "targets=[{run}]", "n_images=0"), "n_images=0 must be"),
+        (("sources=[{run}]", "targets=[{run}]", "checkpoint=best"), "best.ckpt is missing"),
         (("sources=[{run}]", "targets=[{run}]", "attack.eps=2e3x"), "attack.eps='2e3x' must be"),
     ],
 )

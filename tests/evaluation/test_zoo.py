@@ -170,8 +170,8 @@ def test_the_verdict_is_right(name, networks, make_bench, many):
     assert told.verdict == expected, [(sign.name, sign.explanation) for sign in told.signs]
 
 
-def test_finite_differences_break_a_network_without_a_gradient(networks, many):
-    network = Before(networks["undefended"], thermometer).requires_grad_(False)
+def test_finite_differences_break_a_network_without_a_gradient(undefended, many):
+    network = Before(undefended, thermometer).requires_grad_(False)
     x, y = many.rows(np.arange(60))
     clean = (network(x).argmax(dim=1) == y).float().mean()
     assert not has_gradient(network, x)

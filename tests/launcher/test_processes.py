@@ -1,7 +1,6 @@
 """One job's processes: a fork must look like a new process, and all of them must end."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hydra_plugins.lrm_process_launcher import _processes
 from hydra_plugins.lrm_process_launcher._processes import (
     GRACE_S,
     JobProcess,
@@ -58,14 +58,21 @@ def start(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
     start_fork_server("lrm_lightning.training.run")  # numpy, and what other tests' forks import
-    started = []
+    started, forked, fork_one = [], [], _processes._fork
+
+    def noted(*arguments):
+        process = fork_one(*arguments)
+        forked.append(process is not None)
+        return process
+
+    monkeypatch.setattr(_processes, "_fork", noted)
 
     def start_job(code, *arguments, fork, log="log", **environment):
         (tmp_path / "job.py").write_text(code)
+        forked.clear()
         command = [sys.executable, "-m", "job", *arguments]
         started.append(JobProcess(command, environment, tmp_path / "new" / log, fork=fork))
-        forks = [child.pid for child in multiprocessing.active_children()]
-        assert (started[-1]._pid in forks) == fork
+        assert forked == [True] * fork
         return started[-1]
 
     yield start_job

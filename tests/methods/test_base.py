@@ -102,14 +102,27 @@ def test_rate_and_accuracy_of_every_step_are_logged(make, network):
     assert len(set(accuracies)) > 1
 
 
-@pytest.mark.parametrize("awp", [0.0, 0.01])
+@pytest.mark.parametrize("awp", [0.0, 1e-9])  # the second moves no prediction
 def test_accuracy_on_attacked_images_is_logged(make, network, awp):
-    watch = Watch()
-    attack = PGDAttack(steps=1)
+    class Attacked(L.Callback):
+        """The accuracy on the images that the attack finds before the step."""
+
+        def on_train_batch_start(self, trainer, defense, batch, batch_idx):
+            x_adv = defense.attack_batch(batch, defense.training_targets(batch))
+            with torch.no_grad():
+                for name, x in (("clean", batch.x), ("adv", x_adv)):
+                    right = defense.network(x).argmax(dim=1) == batch.y
+                    expected[f"train/acc/{name}"] = right.float().mean().item()
+
+    watch, expected = Watch(), {}
+    attack = PGDAttack(eps=0.5, step_size=0.5, steps=1, targeted=True)  # towards the labels
     defense = make(PGDTraining, network.float(), alpha=0.5, attack=attack, awp=awp)
-    _trainer(watch, max_epochs=1, limit_train_batches=1).fit(defense, datamodule=Tiny())
+    trainer = _trainer(watch, max_epochs=1, limit_train_batches=1)
+    trainer.callbacks.insert(0, Attacked())
+    trainer.fit(defense, datamodule=Tiny())
     (logged,) = watch.logged
-    assert 0 <= logged["train/acc/adv"] <= logged["train/acc/clean"] <= 1
+    assert {name: logged[name] for name in expected} == pytest.approx(expected)
+    assert expected["train/acc/adv"] > expected["train/acc/clean"]
 
 
 def test_clean_loss_of_validation_and_test(make, network):

@@ -28,7 +28,7 @@ def test_ends_are_exact(total):
 counts = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts)
 def test_solves_its_equation_holds_the_rate_and_mirrors(pair):
     correct, total = pair
@@ -43,7 +43,7 @@ def test_solves_its_equation_holds_the_rate_and_mirrors(pair):
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts)
 def test_narrows_with_more_images(pair):
     correct, total = pair

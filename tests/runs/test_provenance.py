@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -35,11 +36,12 @@ def test_git_state(monkeypatch, checkout, answers, state):
     assert tuple(provenance.git_state().values()) == state
 
 
-def test_git_that_is_missing_or_hangs(monkeypatch, tmp_path):
-    def missing(*args, **kwargs):
-        raise FileNotFoundError
+@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("git", 10)])
+def test_git_that_is_missing_or_hangs(monkeypatch, tmp_path, error):
+    def fail(*args, **kwargs):
+        raise error
 
-    monkeypatch.setattr(provenance.subprocess, "run", missing)
+    monkeypatch.setattr(provenance.subprocess, "run", fail)
     assert provenance._git(tmp_path, "status") is None
 
 

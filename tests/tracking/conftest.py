@@ -2,9 +2,13 @@
 
 import runpy
 import socket
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+
+from tests.interpreter import warm_forks
 
 WandbServer = runpy.run_path(str(Path(__file__).with_name("wandb_server.py")))["WandbServer"]
 
@@ -15,6 +19,8 @@ def nobody(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     for name in ("API_KEY", "MODE", "IDENTITY_TOKEN_FILE", "SWEEP_ID", "RUN_ID", "BASE_URL"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    warm_forks()
+    forkserver.ensure_running()  # later it would keep the environment below for other tests too
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("CONFIG", "CACHE", "DATA"):
@@ -43,17 +49,27 @@ def alone(nobody, monkeypatch):
 @pytest.fixture
 def silent_server(nobody, monkeypatch):
     """A server with a key for it, but it does not listen yet; waits for it are short."""
+    with _server(monkeypatch) as server:
+        start, wait = server.start, "lrm_lightning.tracking.wandb.CONNECT_S"
+        monkeypatch.setattr(wait, 2)
+        # Once it listens, it is given time: other tests run beside this one.
+        server.start = lambda: (monkeypatch.setattr(wait, 60), start())
+        yield server
+
+
+@contextmanager
+def _server(monkeypatch):
     server = WandbServer()
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr("lrm_lightning.tracking.wandb.CONNECT_S", 2)
     yield server
     server.stop()
     assert server.unknown == []
 
 
 @pytest.fixture
-def server(silent_server):
+def server(nobody, monkeypatch):
     """A server that answers."""
-    silent_server.start()
-    return silent_server
+    with _server(monkeypatch) as server:
+        server.start()
+        yield server

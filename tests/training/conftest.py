@@ -6,7 +6,6 @@ import json
 import os
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -96,9 +95,9 @@ def make_trainer():
 # ---------------------------------------------------------------------- in processes of their own
 
 
-def _rank(rank, port, function, folder):
+def _rank(rank, function, folder):
     torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
+    address = f"file://{folder}/meet"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     function(rank, folder)
     torch.distributed.destroy_process_group()
@@ -110,15 +109,13 @@ def two_ranks(tmp_path_factory, in_folder):
 
     def run(function):
         folder = tmp_path_factory.mktemp("ranks")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         start = in_folder(folder).server.Process
-        ranks = [start(target=_rank, args=(rank, port, function, folder)) for rank in (0, 1)]
+        ranks = [start(target=_rank, args=(rank, function, folder)) for rank in (0, 1)]
         for process in ranks:
             process.start()
         for process in ranks:
-            process.join()
+            process.join(300)
+            process.kill()
         assert [process.exitcode for process in ranks] == [0, 0]
         return folder
 
