@@ -12,6 +12,7 @@ from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.listing import compare
 from lrm_lightning.reporting.paper import METHODS as PAPER
+from lrm_lightning.runs.files import read_arrays
 from lrm_lightning.runs.intervals import paired_difference, wilson_interval
 from lrm_lightning.runs.records import EvaluationRecord, RunRecord, TransferRecord, read_record
 
@@ -284,6 +285,48 @@ def test_accuracy_by_smoothing_is_that_of_the_records():
     assert f"at a natural accuracy {points:.1f} points lower" in text
     most = max(each.metrics["pgd10"] for each in records.values())
     assert f"at most {100 * most + 0.05:.1f}% are left" in text
+
+
+def test_squeezing_beside_pairing_is_that_of_the_records():
+    found = {}
+    for path in (ROOT / "results/figure1").glob("*/evaluations/paper-*.json"):
+        method = _read(path.parents[1] / "record.json").config["method"]
+        verdicts = read_arrays(path.with_suffix(".npz"))
+        found[method["name"], method["squeeze_weight"]] = _read(path), verdicts
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (PGD|ALP) \| (0|0\.01|0\.1) \| (.*) \|$", text, re.MULTILINE)
+    assert [(name.lower(), float(weight)) for name, weight, _ in rows] == sorted(
+        found, key=lambda each: ("pgd alp".index(each[0]), each[1])
+    )
+    for name, weight, cells in rows:
+        record, _ = found[name.lower(), float(weight)]
+        assert record.n == 10_000
+        told = [_cell(record, attack) for _, attack in WHITE_BOX.values()]
+        assert cells == " | ".join([*told, f"{record.logits['clean'].variance:.2f}"])
+
+    def difference(one, other, attack="pgd20"):
+        points, half = paired_difference(found[one][1][attack], found[other][1][attack])
+        return f"{abs(100 * points):.1f} ± {100 * half:.1f}"
+
+    plain, paired = ("pgd", 0.0), ("alp", 0.0)
+    little, much = ("pgd", 0.01), ("pgd", 0.1)
+    for told in (
+        f"ALP is {difference(plain, paired)} points above PGD training under PGD-20",
+        f"brings PGD training {difference(plain, little)}\n  points (β = 0.01) and"
+        f" {difference(plain, much)} points (β = 0.1), at a natural accuracy"
+        f" {difference(plain, little, 'clean')} and {difference(plain, much, 'clean')} points",
+        f"ALP's is {difference(plain, paired, 'clean')} points lower",
+        f"{difference(little, ('alp', 0.01))} points under PGD-20 at β = 0.01 and"
+        f" {difference(much, ('alp', 0.1))} at β = 0.1",
+        f"ALP with β = 0.01 is {difference(paired, ('alp', 0.01))} above ALP alone",
+    ):
+        assert told in text
+
+
+def test_the_records_hold_no_pictures():
+    for path in (ROOT / "results").rglob("*.npz"):
+        for name, array in read_arrays(path).items():
+            assert array.ndim < 3 or array.dtype == bool, (path, name)
 
 
 def test_the_leaderboard_is_that_of_the_records():
