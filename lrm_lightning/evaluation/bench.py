@@ -246,6 +246,6 @@ def correct_on(network: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
 def described(attack: Attack) -> dict[str, Any]:
     """An attack's class, settings and, if it is the user's own, code, as JSON."""
     kind = type(attack)
-    code = sources([kind], own=True)
+    code = sources([kind], package=False)
     told = {"_target_": f"{kind.__module__}.{kind.__qualname__}"} | attack.as_dict()
     return told | ({"code": code} if code else {})

@@ -147,7 +147,7 @@ class Session:
         if self.given.get("attack_loss") == METHOD:
             methods = (each.config.get("method") or {} for each in networks)
             named += [trusted(str(each.get("_target_")), self.given["trust"]) for each in methods]
-        return provenance.sources(named, own=True)
+        return provenance.sources(named, package=False)
 
     def record(
         self,

@@ -54,14 +54,14 @@ def git_state() -> dict[str, Any]:
     return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": dirty}
 
 
-def sources(named: Iterable[object], *, own: bool = False) -> dict[str, str]:
+def sources(named: Iterable[object], *, package: bool = True) -> dict[str, str]:
     """SHA-256 in hex of each module that defines what is ``named``, or a class that it is one of.
 
     Modules of installed packages are left out: a record has their versions.
 
     Args:
         named: Classes, functions or modules.
-        own: Whether modules of this package are left out too.
+        package: Whether modules of this package count.
     """
     installed = tuple(sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
     found: dict[str, str] = {}
@@ -71,7 +71,7 @@ def sources(named: Iterable[object], *, own: bool = False) -> dict[str, str]:
             file = getattr(module, "__file__", None)
             if module is None or file is None or file.startswith(installed):
                 continue
-            if not (own and module.__name__.startswith("lrm_lightning.")):
+            if package or not module.__name__.startswith("lrm_lightning."):
                 found[module.__name__] = file_sha256(Path(file))
     return dict(sorted(found.items()))
 
