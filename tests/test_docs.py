@@ -295,6 +295,39 @@ def test_accuracy_by_smoothing_is_that_of_the_records():
     assert f"at most {100 * most + 0.05:.1f}% are left" in text
 
 
+def test_mixing_is_that_of_the_records():
+    folder, text = ROOT / "results/cifar10-jpeg-5-epochs", (ROOT / "docs/results.md").read_text()
+    rows = next(
+        rows
+        for head, rows in _tables(ROOT / "docs/results.md")
+        if "VH-mixup" in rows and "n" in head
+    )
+    (regular,) = (
+        path
+        for path in folder.glob("label_smoothing-*/record.json")
+        if _read(path).config["method"]["smoothing"] == 0
+    )
+    plain = read_arrays(regular.with_name("correct.npz"))
+    told = {}
+    for title, method in (("mixup", "mixup"), ("VH-mixup", "vh_mixup")):
+        (path,) = folder.glob(f"{method}-*/record.json")
+        record, mixed = _read(path), read_arrays(path.with_name("correct.npz"))
+        assert rows[title]["n"] == f"{record.n:,}"
+        for heading, (_, attack) in WHITE_BOX.items():
+            assert rows[title][heading] == _cell(record, attack)
+            points, half = paired_difference(plain[attack][: record.n], mixed[attack])
+            told[title, attack] = f"{abs(100 * points):.1f} ± {100 * half:.1f}"
+        variance = record.test_metrics["test/logits/clean/variance"]
+        assert rows[title]["variance of the clean logits"] == f"{variance:.2f}"
+    for each in (
+        f"{told['mixup', 'fgsm']} points above regular training (paired",
+        f"VH-mixup gains {told['VH-mixup', 'fgsm']} points",
+        f"{told['mixup', 'clean']} (mixup) and {told['VH-mixup', 'clean']} points (VH-mixup) lower",
+        f"variance is {_read(regular).test_metrics['test/logits/clean/variance']:.2f}.",
+    ):
+        assert each in text
+
+
 def test_squeezing_beside_pairing_is_that_of_the_records():
     found = {}
     for path in (ROOT / "results/figure1").glob("*/evaluations/paper-*.json"):
