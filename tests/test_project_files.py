@@ -10,6 +10,8 @@ from hydra.utils import get_object
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lrm_lightning.reporting import paper
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -43,7 +45,7 @@ def test_the_citation_has_what_its_format_demands():
     for reference in cited["references"]:
         assert {"type", "title", "authors"} <= reference.keys()
         assert [author["family-names"] for author in reference["authors"]] == ["Summers", "Dinneen"]
-    assert PROJECT["urls"]["Paper"] == cited["references"][1]["url"]
+    assert PROJECT["urls"]["Paper"] == cited["references"][0]["url"] == paper.URL
 
 
 def test_every_command_is_a_program_too():
