@@ -170,6 +170,26 @@ def _of_short(title):
     return path.parent.name
 
 
+def test_the_verdict_on_lrm_is_that_of_the_record():
+    (found,) = (
+        record
+        for path in SHORT.glob("lrm-*/evaluations/strong-*.json")
+        if (record := _read(path)).n == 200
+    )
+    looked_for = [sign for sign in found.masking.signs if not sign.undecided]
+    fired = sum(sign.fired for sign in looked_for)
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert f'LRM did with {found.n} images: "{found.masking.verdict}", {fired} of' in text
+    assert f"{fired} of {len(looked_for)} signs, where" in text
+    left = round(found.metrics["pgd_best"] * found.n)
+    tried = [
+        found.metrics[name] for name in found.metrics if name.startswith(("transfer", "pgd_sq"))
+    ]
+    assert tried == [found.metrics["pgd_best"]] * 5
+    assert f"broke none of the {left} that PGD on all losses had left" in text
+    assert f"AutoAttack left {100 * found.metrics['autoattack']:.1f}%" in text
+
+
 def test_table_2_is_that_of_the_record():
     found, _ = _matrix(SHORT / "transfer-45cb641f.json")
     (rows,) = (
