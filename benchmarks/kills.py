@@ -2,7 +2,7 @@
 
 Every command is run once undisturbed, which notes what it writes and when. Then it is run with a
 process that kills itself at one of those moments, and again without. What lies on the disk in the
-end must be equal: weights and optimisers bit for bit, records but for their times, verdicts,
+end must be equal: weights and optimisers bit for bit, records but for their costs, verdicts,
 pages. The seed chooses the moments. Everything is in ``.benchmarks/kills``; of a difference it
 stays there.
 """
@@ -285,7 +285,8 @@ def become(command: Sequence[str], folder: Path, plan: dict[str, Any] | None, lo
 
 # Progress, what Hydra and a sweep note, and the lock of a run, which is of its process.
 NO_RESULT = re.compile(r"output|.*/\.hydra/.*|.*/(status\.json|job\.log|\.lock)|.*multirun\.yaml")
-TIMES = ("written", "wall_s", "sha256")  # of a record, and its hash over them
+# Of a record: what the run cost and when, and its hash over them.
+COSTS = ("written", "wall_s", "epoch_s", "peak_memory_bytes", "sha256")
 
 
 def outcome(folder: Path) -> dict[str, str]:
@@ -302,7 +303,7 @@ def _content(path: Path) -> str:
         return content_sha256({key: saved[key] for key in kept})
     if path.suffix == ".json":
         record = json.loads(path.read_text())
-        return content_sha256({key: record[key] for key in record.keys() - set(TIMES)})
+        return content_sha256({key: record[key] for key in record.keys() - set(COSTS)})
     if path.suffix == ".npz":
         return content_sha256(read_arrays(path))
     return content_sha256(list(path.read_bytes()))

@@ -58,10 +58,11 @@ def left(tmp_path):
     def leave(name, *, weight=1.0, score=0.5, written="yesterday", verdict=True):
         run = tmp_path / name / "runs/digits/pgd-1"
         (run / "checkpoints").mkdir(parents=True)
+        costs = dict.fromkeys(("written", "wall_s", "epoch_s", "peak_memory_bytes"), written)
         rest = {"optimizer_states": [], "lr_schedulers": [], "global_step": 6, "metrics": "a"}
         content = {"state_dict": {"weight": torch.tensor([weight])}, "elapsed_s": written} | rest
         torch.save(content, run / "checkpoints/last.ckpt")
-        (run / "record.json").write_text(json.dumps({"score": score, "written": written}))
+        (run / "record.json").write_text(json.dumps({"score": score} | costs))
         np.savez(run / "correct.npz", clean=[verdict])
         (run / "status.json").write_text(written)
         return tmp_path / name
