@@ -179,14 +179,14 @@ def test_the_verdict_on_lrm_is_that_of_the_record():
     looked_for = [sign for sign in found.masking.signs if not sign.undecided]
     fired = sum(sign.fired for sign in looked_for)
     text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    assert f'LRM did with {found.n} images: "{found.masking.verdict}", {fired} of' in text
-    assert f"{fired} of {len(looked_for)} signs, where" in text
+    told = f'"{found.masking.verdict}", {fired} of {len(looked_for)} signs.'
+    assert f"LRM went through it with\n  {found.n} images: {told}" in text
     left = round(found.metrics["pgd_best"] * found.n)
     tried = [
         found.metrics[name] for name in found.metrics if name.startswith(("transfer", "pgd_sq"))
     ]
     assert tried == [found.metrics["pgd_best"]] * 5
-    assert f"broke none of the {left} that PGD on all losses had left" in text
+    assert f"PGD on all losses left {left} of them, of which Square and the other" in text
     assert f"AutoAttack left {100 * found.metrics['autoattack']:.1f}%" in text
 
 

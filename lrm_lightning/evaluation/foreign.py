@@ -17,8 +17,8 @@ from lrm_lightning.runs.networks import TrainedNetwork, imported, weights_sha256
 from lrm_lightning.runs.records import Network
 from lrm_lightning.runs.weights import fill
 
-# What load_foreign takes besides the import path, as the commands name it.
-SETTINGS = ("weights", "name", "out", "mean", "std", "output")
+# What the commands say of such a network alone, besides its import path, and the defaults in conf.
+SETTINGS = {"weights": None, "name": None, "mean": 0, "std": 1, "output": None}
 
 
 class Adapted(nn.Module):

@@ -31,9 +31,6 @@ from lrm_lightning.runs.records import EvaluationRecord, TransferRecord, printab
 # Where the data are; what else a DataModule takes concerns training.
 WHERE = ("root", "require_official", "download")
 
-# Settings of a network from elsewhere alone, with what conf/evaluate.yaml and transfer.yaml have.
-OF_FOREIGN = {"weights": None, "name": None, "mean": 0, "std": 1, "output": None}
-
 R = TypeVar("R", EvaluationRecord, TransferRecord)
 # What an evaluation found: the record's own fields, and arrays for the file of verdicts; attacked
 # images among them, X_ADV, have a file of their own.
@@ -87,12 +84,12 @@ class Session:
     def foreign(self) -> list[TrainedNetwork]:
         """The network from elsewhere, if one is given."""
         if self.given["network"] is None:
-            for key, default in OF_FOREIGN.items():
+            for key, default in foreign.SETTINGS.items():
                 if self.given[key] != default:
                     wanted = "network=package.module:function, which is not given"
                     raise UserError(f"{key} is of {wanted}")
             return []
-        settings = {key: self.given[key] for key in foreign.SETTINGS}
+        settings = {key: self.given[key] for key in (*foreign.SETTINGS, "out")}
         return [foreign.load_foreign(self.given["network"], **settings)]
 
     def overrides(self, **networks: Sequence[TrainedNetwork]) -> list[str]:

@@ -10,18 +10,13 @@ from lrm_lightning.attacks import Attack
 from lrm_lightning.attacks.forward import predict
 from lrm_lightning.checks import check_flag
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation import foreign
 from lrm_lightning.evaluation.adaptive import Loss, given_loss, loss_of
 from lrm_lightning.evaluation.bench import Bench, described
 from lrm_lightning.evaluation.eps_curve import EpsCurveSuite
 from lrm_lightning.evaluation.images import X_ADV, KeptImagesSuite, kept
 from lrm_lightning.evaluation.paper import PaperSuite
-from lrm_lightning.evaluation.session import (
-    OF_FOREIGN,
-    Found,
-    Session,
-    as_user_error,
-    say_if_short,
-)
+from lrm_lightning.evaluation.session import Found, Session, as_user_error, say_if_short
 from lrm_lightning.evaluation.strong import StrongSuite
 from lrm_lightning.runs.directory import EVALUATIONS
 from lrm_lightning.runs.networks import TrainedNetwork, imported, weights_sha256
@@ -149,7 +144,7 @@ def _evaluate(
         if extra:
             details["settings"] = details.get("settings", {}) | extra
         kind = {"kind": "whitebox", "suite": suite.name, "batch_size": bench.batch_size}
-        runs = {"runs": [network]} | dict.fromkeys(("network", *OF_FOREIGN), ())
+        runs = {"runs": [network]} | dict.fromkeys(("network", *foreign.SETTINGS), ())
         own = runs if about.run_dir else {"runs": ()}
         kind |= {"overrides": session.overrides(**own, sources=list(others.values()))}
         return kind | {"network": about} | details | accuracies(correct), correct | arrays

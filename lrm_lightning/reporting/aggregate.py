@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.metrics import is_number
 from lrm_lightning.reporting import paper, settings
 from lrm_lightning.reporting.run_dir import command_line, experiment
 from lrm_lightning.runs.directory import EVALUATIONS, RECORD, TRANSFER, finished_run
@@ -367,7 +368,9 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         method = run.record.method
         named = METHOD_TITLES.get(method, method)
         set_to = settings.training_settings(run.record.config)
-        training = canonical([method, {k: settings.shown(value) for k, value in set_to.items()}])
+        # A number is the same whether it was typed as 0 or as 0.0.
+        typed = {k: float(each) if is_number(each) else each for k, each in set_to.items()}
+        training = canonical([method, typed])
     else:
         assert isinstance(record, EvaluationRecord)
         method, named = record.network.name, record.network.label or record.network.name
