@@ -57,6 +57,8 @@ SAID_OF_ALL = ("autoattack.version", "transfer.sources")
 OF_ONE_RUN = (
     "method", "seed", "rerun", "sweep", "--", "hydra.mode", "extend", "init_from", "hparams_search",
 )  # fmt: skip
+# What says which images were attacked, not how.
+OF_IMAGES = ("n", "subset seed")
 # So many differences are a name; more are told beside it.
 SHORT = 2
 
@@ -262,7 +264,7 @@ def titled(groups: Sequence[Group], ignoring: Sequence[str] = ()) -> list[Group]
     for group in groups:
         trained, measured = differing[id(group)]
         trained = {key: value for key, value in trained.items() if key not in ignoring}
-        said = ("n", "subset seed") if trainings[group.training] == 1 else ()  # beside the title
+        said = OF_IMAGES if trainings[group.training] == 1 else ()  # beside the title
         measured = {k: each for k, each in measured.items() if each is not None and k not in said}
         named, beside = [settings.summary(trained)], ""
         if len(trained) > SHORT:

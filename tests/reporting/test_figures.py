@@ -107,6 +107,23 @@ def test_a_sweep_is_drawn_as_most_of_it_was_measured(records, read):
     assert len(series(plot)["PGD-200"]) == 3
 
 
+def test_a_sweep_takes_each_strength_as_best_measured_on_whichever_images(records, read):
+    for s, natural, n, evaluated in (
+        (0.5, 0.8, 10_000, [400]),
+        (0.0, 0.7, 2_000, [300, 200]),
+        (0.25, 0.6, 2_000, []),
+    ):
+        path = records.run("label_smoothing", smoothing=s, n=n, metrics=(natural, *[0.1] * 4))
+        for each in evaluated:
+            written = records.paper(path, n=each)
+            written.rename(written.with_stem(f"paper-{each}"))
+    (plot,) = figure_2_left(read())
+    np.testing.assert_allclose(series(plot)["natural"], [[0, 70], [0.25, 60], [0.5, 80]])
+    records.paper(path, n=500)
+    (plot,) = figure_2_left(read())
+    assert [origin.record.n for origin in plot.origins] == [300, 500, 400]
+
+
 def test_one_strength_is_no_sweep(records, read):
     records.run("label_smoothing")
     records.run("pgd")

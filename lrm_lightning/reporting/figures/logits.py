@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from lrm_lightning.evaluation.metrics import attack_title, is_number
 from lrm_lightning.reporting import paper, settings
 from lrm_lightning.reporting.aggregate import (
+    OF_IMAGES,
     Group,
     Results,
     canonical,
@@ -128,7 +129,6 @@ def figure_1_right(results: Results) -> list[Plot | Missing]:
     axes.set_xscale("symlog", linthresh=min(filter(None, weights)), linscale=0.5)
     axes.set_xticks(weights, [f"{each:g}" for each in weights])
     axes.minorticks_off()
-    axes.set_ylim(0, 100)
     caption = f"Fig. 1 right. PGD and ALP with logit squeezing, {results.data.title}"
     origins = tuple(each for _, sweep in sweeps for group in sweep for each in group.origins)
     return [style.plot(axes, "fig-1-right", caption, seen, origins)]
@@ -193,20 +193,22 @@ def _strength(group: Group, key: str) -> float:
 def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
     """Groups that differ in a setting alone, by its rising value; at least two values.
 
-    Each threat model has its own. The same runs may have been measured by a suite and by their own
-    tests: the way that has more of them is taken, of equal ones the suite's. Each sweep has its
-    title.
+    They may have been measured on other images, but with the same attacks; each threat model has
+    its own sweep. The same runs may have been measured by a suite and by their own tests: the way
+    that has more of them is taken, of equal ones the suite's. Each sweep has its title.
     """
     best: dict[tuple[str, str], list[Group]] = {}
     for groups in (results.paper, results.tests):
-        together: dict[tuple[str, str], list[Group]] = {}
-        for group in groups:
+        together: dict[tuple[str, str], dict[float, Group]] = {}
+        for group in sorted(groups, key=worth):
             if is_number(group.settings.get(key)):
                 rest = canonical([group.method, group.settings | {key: None}])
-                together.setdefault((rest, group.measurement), []).append(group)
-        for (rest, _), sweep in together.items():
+                attacks = canonical(group.measured | dict.fromkeys(OF_IMAGES))
+                together.setdefault((rest, attacks), {})[_strength(group, key)] = group
+        for (rest, _), found in together.items():
+            sweep = [found[strength] for strength in sorted(found)]
             of = rest, sweep[0].threat
             if len(sweep) > max(1, len(best.get(of, []))):
-                best[of] = sorted(sweep, key=lambda group: _strength(group, key))
+                best[of] = sweep
     firsts = titled([sweep[0] for sweep in best.values()], ignoring=(SQUEEZING, SMOOTHING))
     return [(each.title, sweep) for each, sweep in zip(firsts, best.values(), strict=True)]
