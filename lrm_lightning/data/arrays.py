@@ -30,8 +30,8 @@ class ArraysDataModule(ImageDataModule):
     classes less 1; each occurs in ``y_train``. Nothing in the file is executed.
 
     A folder has ``train`` and ``test``, and in each a folder for each class, whose images are all
-    of one size; the classes are numbered in the order of their names. Grey images have one channel,
-    others three.
+    of one size, of at most 8 bits a channel; the classes are numbered in the order of their names.
+    Grey images have one channel, others three.
 
     Labels and shapes are read and checked by the constructor, since networks depend on them.
 
@@ -91,18 +91,23 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _of_folder(root: Path) -> dict[str, np.ndarray]:
     """The four arrays of a folder."""
-    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
-    arrays = {}
+    arrays, classes = {}, {}
     for part in ("train", "test"):
-        files = [sorted((root / part / name).iterdir()) for name in classes]
+        folders = sorted(path for path in (root / part).iterdir() if path.is_dir())
+        classes[part] = {path.name for path in folders}
+        files = [sorted(path.iterdir()) for path in folders]
         arrays[f"x_{part}"] = np.stack([_pixels(path) for each in files for path in each])
-        arrays[f"y_{part}"] = np.repeat(np.arange(len(classes)), [len(each) for each in files])
+        arrays[f"y_{part}"] = np.repeat(np.arange(len(files)), [len(each) for each in files])
+    if odd := classes["train"] ^ classes["test"]:
+        raise ValueError(f"train and test must have the same classes, not {sorted(odd)} in one")
     return arrays
 
 
 def _pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        if image.mode[0] in "IF":  # pillow would clip them
+            raise ValueError(f"{path} has more than 8 bits a channel ({image.mode})")
+        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
 def _header(arrays: Any, name: str) -> tuple[tuple[int, ...], np.dtype]:  # noqa: ANN401

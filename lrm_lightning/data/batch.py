@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lrm_lightning.data.randomness import generator
 
@@ -60,6 +59,8 @@ def hold_out(labels: Tensor, size: int, *, generator: torch.Generator) -> tuple[
     quota = counts * size // total
     remainder = counts * size % total
     quota[remainder.argsort(descending=True, stable=True)[: size - int(quota.sum())]] += 1
-    seen_of_class = F.one_hot(shuffled).cumsum(0).gather(1, shuffled[:, None])[:, 0]
-    held_out = seen_of_class <= quota[shuffled]
+    by_class = shuffled.argsort(stable=True).split(counts.tolist())
+    chosen = [part[:size] for part, size in zip(by_class, quota.tolist(), strict=True)]
+    held_out = torch.zeros(total, dtype=torch.bool)
+    held_out[torch.cat(chosen)] = True
     return order[~held_out].sort().values, order[held_out]

@@ -160,6 +160,8 @@ def validate(cfg: DictConfig) -> None:
         monitor = str(getattr(each, "monitor", None))
         if monitor.startswith("val/") and not datamodule.val_size:
             raise UserError(f"callbacks: {monitor} needs a validation split; data.val_size is 0")
+        if monitor.startswith("val/acc/") and cfg.robust_accuracy.every_n_epochs != 1:
+            raise UserError(f"callbacks: {monitor} needs robust_accuracy.every_n_epochs=1")
     _checked("checkpoint", lambda: _check_checkpoint(cfg))
     check_loggers(cfg)
 
@@ -193,10 +195,10 @@ def _check_trainer(cfg: DictConfig) -> None:
                 f"{name}={given[name]!r} would end a training before its checkpoint and validation;"
                 " use debug=fast, or max_epochs=1 and limit_train_batches=..."
             )
-    if given.get("check_val_every_n_epoch", 1) != 1:
-        wanted = "1; robust_accuracy.every_n_epochs says how often images are attacked"
-        found = given["check_val_every_n_epoch"]
-        raise ValueError(f"check_val_every_n_epoch={found!r} must be {wanted}")
+    for name, unset in (("check_val_every_n_epoch", [1]), ("val_check_interval", [None, 1.0])):
+        if given.get(name, unset[0]) not in unset:
+            wanted = "robust_accuracy.every_n_epochs says how often images are attacked"
+            raise ValueError(f"{name}={given[name]!r} must be {unset[-1]}; {wanted}")
     for split in ("train", "val", "test"):
         if cfg.trainer.get(f"limit_{split}_batches") == 0:
             raise ValueError(f"limit_{split}_batches=0 leaves nothing; null is all batches")

@@ -33,6 +33,7 @@ from lrm_lightning.runs.integrity import sealed
 from lrm_lightning.runs.networks import saved_settings
 from lrm_lightning.runs.weights import WHOSE, checkpoint_owner, flaw, read_checkpoint
 from lrm_lightning.training.interruption import ranks_talk
+from lrm_lightning.training.lightning_internals import log_batch_at_hand
 
 NEEDED = {"state_dict", "loops", "optimizer_states", "lr_schedulers", "callbacks"}
 
@@ -76,6 +77,10 @@ class MidEpochCheckpoint(RunCheckpoint):
         batch_idx = args[-1]
         if ranks_talk(trainer, batch_idx) and not _batches_are_over(trainer):
             super().on_train_batch_end(trainer, pl_module, *args)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        log_batch_at_hand(trainer)  # a run that goes on from here won't
+        super()._save_checkpoint(trainer, filepath)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -17,15 +17,20 @@ from lrm_lightning.training.lightning_internals import (
 
 # Ctrl-C; kill, schedulers, preemption; what sbatch is often told to send before the time is over.
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# Every how many training batches the ranks agree on signals and checkpoints. Not after each one,
-# because agreeing makes every rank wait until its GPU has finished its queue.
+# Every how many of the optimiser's steps the ranks agree on signals and checkpoints. Not after each
+# one, because agreeing makes every rank wait until its GPU has finished its queue.
 TALK_EVERY = 8
 DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def ranks_talk(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether ranks agree on anything after this training batch; a single one always does."""
-    return trainer.world_size == 1 or batch_idx % TALK_EVERY == 0
+    """Whether ranks agree on anything after this training batch; a single one after each step.
+
+    A step may have the gradients of several batches; a run that ended within it would lose those.
+    """
+    step = trainer.accumulate_grad_batches
+    every = step if trainer.world_size == 1 else step * TALK_EVERY
+    return trainer.is_last_batch or batch_idx % every == step - 1
 
 
 class Interruption(L.Callback):
@@ -33,7 +38,8 @@ class Interruption(L.Callback):
 
     Lightning's own handler talks to the other ranks from within the signal, wherever they may be,
     and all wait for each other from then on. Here a signal is only noted, and after every batch (of
-    training: every eighth) the ranks agree whether one of them has got one.
+    training: every step of the optimiser, of several ranks every eighth) the ranks agree whether
+    one of them has got one.
 
     A signal that is ignored (``nohup``) stays ignored. Somebody else's handler, such as that of a
     scheduler's client that puts the job into the queue again, is called when the run has ended.

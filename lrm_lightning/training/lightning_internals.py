@@ -40,6 +40,13 @@ def end_after_this_batch(trainer: L.Trainer) -> None:
     trainer._signal_connector.received_sigterm = True
 
 
+def log_batch_at_hand(trainer: L.Trainer) -> None:
+    """Hand to the loggers, if it is due, what Lightning logs when a batch's last hooks have run."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    if progress.completed < progress.processed:
+        trainer._logger_connector.update_train_step_metrics()
+
+
 def send_no_signals_each_batch(trainer: L.Trainer) -> None:
     """Keep rank 0 from sending all others, before each batch, whether it has got a signal."""
     loop: Any = trainer.fit_loop.epoch_loop

@@ -1,5 +1,6 @@
 """A user's own .npz: what is read from it, and one line for each that is not one."""
 
+import itertools
 import os
 import pickle
 
@@ -81,6 +82,28 @@ def test_a_folder_of_images_is_the_file_of_the_same(shape, save, tmp_path, monke
     Image.new("L", (9, 9)).save(tmp_path / "mine/test/cup/00.png")
     with pytest.raises(UserError, match=r"^data\.root=mine: all input arrays must have the same"):
         ArraysDataModule("mine")
+
+
+def test_other_modes_and_classes_of_a_folder_are_not_taken_for_what_they_are_not(tmp_path):
+    def saved(name, image):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        return path
+
+    pixels = np.array([[0, 255], [255, 0]], np.uint8)
+    for mode in ("1", "L", "LA"):
+        for part, label in itertools.product(("train", "test"), "ab"):
+            saved(f"{mode}/{part}/{label}/0.png", Image.fromarray(pixels).convert(mode))
+        module = ArraysDataModule(tmp_path / mode, val_size=0)
+        assert (module.num_classes, module.in_channels) == (2, 1)
+        assert module.load()[0].images.tolist() == [[pixels.tolist()]] * 2
+    deep = saved("L/test/b/0.png", Image.fromarray(pixels.astype(np.uint16) * 257))
+    with pytest.raises(UserError, match=rf"{deep} has more than 8 bits a channel \(I;16\)"):
+        ArraysDataModule(tmp_path / "L")
+    saved("1/test/c/0.png", Image.fromarray(pixels))
+    with pytest.raises(UserError, match=r"train and test must have the same classes, not \['c'\]"):
+        ArraysDataModule(tmp_path / "1")
 
 
 def test_fingerprint_is_of_the_content(save, tmp_path):

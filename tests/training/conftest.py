@@ -152,6 +152,10 @@ class Finished:
             self.verdicts = dict(file)
         self.weights = torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
+    def moved(self, path):
+        """The same, which lies at ``path`` from now on."""
+        return Finished(self.path.rename(path))
+
     @property
     def logged(self):
         """Every number of ``metrics.csv`` as (step, name, value)."""

@@ -119,6 +119,7 @@ BAD = [
     ("trainer.max_steps", 3, "trainer.max_steps=3 would end a training before its checkpoint"),
     ("trainer.max_time", "00:00:01:00", "trainer.max_time='00:00:01:00' would end a training"),
     ("trainer.check_val_every_n_epoch", 2, "trainer.check_val_every_n_epoch=2 must be 1; robust"),
+    ("trainer.val_check_interval", 0.5, "trainer.val_check_interval=0.5 must be 1.0; robust_acc"),
     ("logger", None, "logger=None must be a mapping; choose one of: csv, many, mlflow"),
     ("checkpoint", [1], "checkpoint=[1] must be a mapping"),
     ("logger.wandb.project", "a/b?c", "logger.wandb: Invalid project name 'a/b?c'"),
@@ -178,7 +179,10 @@ def test_a_callback_that_watches_validation_needs_a_split(composed):
     message = r"^callbacks: val/acc/pgd10 needs a validation split; data\.val_size is 0$"
     with pytest.raises(UserError, match=message):
         build.validate(watching)
-    build.validate(_changed(watching, "data.val_size", 5000))
+    split = _changed(watching, "data.val_size", 5000)
+    build.validate(split)
+    with pytest.raises(UserError, match=r"^callbacks: val/acc/pgd10 needs robust_accuracy"):
+        build.validate(_changed(split, "robust_accuracy.every_n_epochs", 2))
     build.validate(_changed(watching, "callbacks.early_stopping.monitor", "train/loss"))
 
 

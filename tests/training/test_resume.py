@@ -17,6 +17,19 @@ def test_ctrl_c_ends_the_run_after_the_batch(command, undisturbed, finished, at_
     finished("lrm").assert_same_result(undisturbed)
 
 
+def test_a_stop_waits_for_the_end_of_an_accumulated_step(command, finished, at_step):
+    # An epoch has three batches: a step has two of them, or the last.
+    settings = ("method=pgd", "+trainer.accumulate_grad_batches=2")
+    command.run(*settings)
+    whole = finished("pgd")
+    assert whole.record["global_step"] == 4
+    whole = whole.moved(command.folder / "whole")
+    each_step = (*settings, "checkpoint.every_minutes=1e-9")
+    command.start(*each_step, prelude=at_step(2, signal.SIGTERM)).ends(143)
+    assert "resumed at step 3" in command.run(*each_step).output
+    finished("pgd").assert_same_result(whole)
+
+
 def test_a_second_ctrl_c_ends_the_run_at_once(command, undisturbed, finished, at_step):
     each_batch = ("method=lrm", "checkpoint.every_minutes=1e-9")
     twice = at_step(4, signal.SIGINT, signal.SIGINT)
@@ -40,6 +53,19 @@ def test_killed_after_an_early_stop(command, finished, snapshots):
     shutil.copytree(command.folder / "snapshots/6-last", stopped.path)
     assert "training" not in command.run(*settings).output
     finished("regular").assert_same_result(stopped)
+
+
+def test_a_stop_where_every_step_is_logged(command, finished, at_step):
+    settings = ("method=pgd", "trainer.log_every_n_steps=1")
+    command.run(*settings)
+    whole = finished("pgd")
+    logged = [step for step, name, _ in whole.logged if name == "train/loss"]
+    assert logged == list(range(6))
+    whole = whole.moved(command.folder / "whole")
+    each_step = (*settings, "checkpoint.every_minutes=1e-9")
+    command.start(*each_step, prelude=at_step(1, signal.SIGTERM)).ends(143)
+    assert "resumed at step 2" in command.run(*each_step).output
+    finished("pgd").assert_same_result(whole)
 
 
 # What is left between steps 1 and 6 is left by the signals above and in test_wandb.py.
