@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,13 +19,8 @@ T = TypeVar("T")
 
 def about(program: str, device: str) -> dict[str, Any]:
     """What was measured by which command, when, of which commit and on what: for the JSON."""
-    return {
-        "command": " ".join([f"python -m {program}", *sys.argv[1:]]),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": provenance.git_state(),
-        "hardware": provenance.hardware(torch.device(device), 1),
-        "versions": provenance.versions(),
-    }
+    command = " ".join([f"python -m {program}", *sys.argv[1:]])
+    return {"command": command} | provenance.stamp(torch.device(device))
 
 
 class Ratio(NamedTuple):

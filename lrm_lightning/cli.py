@@ -52,6 +52,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         @functools.wraps(function)
         def main() -> None:
             logging.raiseExceptions = False  # a full disk is told of once, not by each logger
+            logging.getLogger("hydra.utils").disabled = True  # says what it raises, in three lines
             keep_freed_memory()
             # Makes Hydra raise its errors instead of printing a shortened traceback.
             os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -31,11 +31,10 @@ def report(folders: list[str], out: Path) -> Path:
     from lrm_lightning.reporting import page
     from lrm_lightning.reporting.aggregate import load
     from lrm_lightning.reporting.figures.style import style
-    from lrm_lightning.reporting.page import compose
 
     records = load(folders)
     with style():
-        document = compose(records)
+        document = page.compose(records)
         for line in records.skipped:
             sys.stderr.write(f"skipped: {line}\n")
         if not document.chapters:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -126,17 +126,11 @@ def on_this_machine(settings: ProcessLauncherConf) -> Check:
         devices = OmegaConf.select(config, "trainer.devices")
         if settings.preload is not None and not (isinstance(devices, int) and devices > 1):
             start_fork_server(settings.preload)
-        validate = validate or named(settings.validator)
+        validate = validate or get_method(settings.validator)
         validate(config)
         job.on_gpu, job.devices = wanted_devices(config, settings)
 
     return check
-
-
-def named(function: str) -> Callable[[DictConfig], object]:
-    """The function of that dotted name."""
-    module, _, name = function.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _twin(job: Job, earlier: Sequence[Job]) -> Job | None:

@@ -144,10 +144,11 @@ class SlurmLauncher(Launcher):
         return []
 
     def _prepare(self) -> Any:  # noqa: ANN401
-        from hydra_plugins.lrm_process_launcher._plan import named
+        from hydra.utils import get_method
+
         from lrm_lightning.errors import UserError
 
-        validate = named(self.settings.validator)
+        validate = get_method(self.settings.validator)
 
         def check(config: DictConfig, job: "Job") -> None:
             validate(config)

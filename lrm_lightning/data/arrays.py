@@ -14,6 +14,7 @@ from PIL import Image
 from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.datamodule import ImageDataModule
 from lrm_lightning.errors import UserError, text_of
+from lrm_lightning.runs.files import expanded
 
 # What numpy raises on a file that is damaged or no .npz, and what is raised here.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -59,7 +60,7 @@ class ArraysDataModule(ImageDataModule):
         super().__init__(val_size=val_size, crop_padding=crop_padding, flip=flip, **shared)
         if root is None:
             raise ValueError("root=None must be the .npz file, or the folder, of the images")
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.note = self.root.name
         with _opened(self.root) as arrays:
             self.num_classes, self.in_channels = _checked(arrays)

@@ -24,7 +24,7 @@ from lrm_lightning.checks import check_flag
 from lrm_lightning.data.batch import ImageSplit
 from lrm_lightning.data.datamodule import ImageDataModule
 from lrm_lightning.errors import UserError
-from lrm_lightning.runs.files import locked
+from lrm_lightning.runs.files import expanded, locked
 
 OWN = "use data=arrays for images of your own"
 
@@ -51,7 +51,7 @@ class OfficialDataModule(ImageDataModule):
     def __init__(self, root: str | Path = "data", *, download: bool = True, **shared: Any) -> None:
         super().__init__(**shared)
         check_flag("download", download)
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.download = download
 
     @abstractmethod

@@ -164,15 +164,12 @@ class Bench:
         x, _ = self.images.rows(np.arange(min(len(self.images.y), self.batch_size)))
         counts = {kind: count for kind, (count, *_) in passes.items()}
 
-        def seconds() -> float:
-            timed = (
-                count * _seconds(network, x, backward=backward)
-                for count, network, backward in passes.values()
-                if count
-            )
-            return sum(timed) / len(x)
-
-        self.progress.cost(len(self.images.y), counts, seconds)
+        timed = (
+            count * _seconds(network, x, backward=backward)
+            for count, network, backward in passes.values()
+            if count
+        )
+        self.progress.cost(len(self.images.y), counts, sum(timed) / len(x))
 
     def left(
         self, stage: str, correct: np.ndarray, survive: Compute, part: object = ""

@@ -195,15 +195,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def cost(self, n: int, passes: Mapping[str, int], seconds: Callable[[], float]) -> None:
-        """Say what is ahead for each of ``n`` images at most: how many ``passes`` of which kind.
-
-        ``seconds()`` times a few and returns what all of an image's take.
-        """
+    def cost(self, n: int, passes: Mapping[str, int], seconds: float) -> None:
+        """Say what is ahead for each of ``n`` images at most: ``passes`` by kind, and how long."""
         if self._title:
             number = self._cache.share[1]
             told = ", ".join(f"{count:,} {kind}" for kind, count in passes.items() if count)
-            total = n * seconds()
+            total = n * seconds
             shared = f", {duration(total / number)} in {number} shares" * (number > 1)
             told = f"an image takes at most {told}; {n:,} images at most {duration(total)}{shared}"
             told += ", less what is there from before" * self._cache.resumed

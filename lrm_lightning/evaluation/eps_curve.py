@@ -54,6 +54,8 @@ class EpsCurveSuite:
                 raise ValueError(f"{name}={given!r} must be a list")
         for loss in self.losses:
             check_choice("losses", loss, OBJECTIVES)
+        if not self.losses:
+            raise ValueError("losses=[] leaves PGD nothing to raise")
         below = 0.0
         for eps in self.eps or ():
             check_number("eps", eps, above=below, why="they must rise from above 0")
@@ -68,7 +70,8 @@ class EpsCurveSuite:
         n, radii = len(bench.images.y), self.radii(bench.threat.threat)
         if radii[-1] >= (far := bench.large(self.large_eps)):
             raise ValueError(f"suite.eps={radii[-1]:g} must be below suite.large_eps={far:g}")
-        losses = [*self.losses, *([] if bench.adaptive is None else [bench.adaptive])]
+        # Each once: a search is cached, and its starts are drawn, under its loss's name.
+        losses = dict.fromkeys(filter(None, [*self.losses, bench.adaptive]))
         clean = bench.compute(
             "clean", np.arange(n), lambda places, x, y: {"correct": correct_on(network, x, y)}
         )["correct"]
@@ -96,7 +99,7 @@ class EpsCurveSuite:
             },
             "settings": {
                 "eps_curve": {
-                    "from": radii[0], "to": radii[-1], "points": len(radii), "large_eps": far,
+                    "eps": radii, "large_eps": far,
                     "steps": self.steps, "step_size": f"{REACH:g} eps / steps",
                     "restarts": self.restarts, "losses": list(map(str, losses)),
                 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.models.standardize import ChannelNormalization
+from lrm_lightning.runs.files import expanded
 from lrm_lightning.runs.identity import hashed
 from lrm_lightning.runs.networks import TrainedNetwork, imported, weights_sha256
 from lrm_lightning.runs.records import Network
@@ -94,7 +95,7 @@ def load_foreign(
     name = name or target.partition(":")[2]
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"name={name} must be usable as the name of a folder")
-    path = Path(weights or "").expanduser()
+    path = expanded(weights or "")
     if weights is not None:
         if not path.is_file():
             raise UserError(f"weights={weights}: there is no such file")

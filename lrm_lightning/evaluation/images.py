@@ -1,7 +1,5 @@
 """Attacked images in files: those that an evaluation keeps, and accuracy on anybody's."""
 
-import pickle
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +14,7 @@ from lrm_lightning.attacks.autoattack import TOLERANCE
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import Bench, Images, Outcome, correct_on
 from lrm_lightning.evaluation.metrics import NORMS
-from lrm_lightning.runs.files import file_sha256, read_arrays, replacing, write_arrays
+from lrm_lightning.runs.files import expanded, file_sha256, read_arrays, replacing, write_arrays
 
 X_ADV = "x_adv"
 
@@ -60,7 +58,7 @@ class KeptImagesSuite:
     @cached_property
     def sha256(self) -> str:
         """That of the file."""
-        return file_sha256(Path(self.images).expanduser())
+        return file_sha256(expanded(self.images))
 
     @cached_property
     def kept(self) -> tuple[Tensor, np.ndarray]:
@@ -68,7 +66,7 @@ class KeptImagesSuite:
 
         The latter are positions in the split, rising, int64 ``(n,)``.
         """
-        path = Path(self.images).expanduser()
+        path = expanded(self.images)
         if not path.is_file():
             raise UserError(f"images={self.images}: there is no such file")
         wanted = (
@@ -82,10 +80,7 @@ class KeptImagesSuite:
             else:
                 x_adv = torch.load(path, map_location="cpu", weights_only=True)
                 index = np.arange(len(x_adv))
-        except (
-            ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ) as error:  # fmt: skip
+        except Exception as error:  # any damage: torch raises half a dozen types
             raise UserError(f"{wanted}; it can't be read as one") from error
         if not isinstance(x_adv, Tensor) or x_adv.dtype != torch.float32 or x_adv.ndim != 4:
             raise UserError(wanted)

@@ -15,9 +15,6 @@ from lrm_lightning.evaluation.bench import Bench, Outcome
 from lrm_lightning.evaluation.cache import Piece
 from lrm_lightning.evaluation.metrics import ADAPTIVE, pgd_steps
 
-# What a record says of each image that is shown.
-GALLERY = ("index", "y", "clean", "adversarial")
-
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSuite:
@@ -73,20 +70,17 @@ class PaperSuite:
         }
         logits = {kind: results[kind] for kind in ("clean", "adversarial")}
         steps, accuracy = list(range(self.steps + 1)), results["pgd"].mean(axis=0).tolist()
-        shown = self._gallery(network, bench)
-        listed = zip(*(shown[f"gallery_{name}"].tolist() for name in GALLERY), strict=True)
         details |= {
             "attack": bench.threat.as_dict() | {"steps": table},
             "curve": {"steps": steps, "accuracy": accuracy},
             "logits": logit_distributions(logits, bins=self.bins),
-            "gallery": [dict(zip(GALLERY, row, strict=True)) for row in listed],
         }
         kept = None
         if bench.keep_images:
             name = min(correct.keys() - {"clean"}, key=lambda each: (correct[each].mean(), each))
             find = partial(self._images, network, bench, name)
             kept = name, bench.compute(f"images {name}", np.arange(n), find)["x_adv"]
-        return Outcome(correct, details, shown, kept)
+        return Outcome(correct, details, self._gallery(network, bench), kept)
 
     def _trajectory(
         self, network: nn.Module, bench: Bench, places: np.ndarray, x: Tensor, y: Tensor

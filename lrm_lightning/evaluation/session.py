@@ -24,7 +24,7 @@ from lrm_lightning.evaluation.images import X_ADV, write_images
 from lrm_lightning.evaluation.metrics import METHOD
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.files import file_sha256, locked, override, write_arrays
-from lrm_lightning.runs.identity import conf_dir, fractions, hashed, numeric
+from lrm_lightning.runs.identity import conf_dir, hashed, numeric
 from lrm_lightning.runs.networks import TrainedNetwork, load_runs, trusted
 from lrm_lightning.runs.records import EvaluationRecord, TransferRecord, printable
 
@@ -61,8 +61,7 @@ class Session:
     """
 
     def __init__(self, given: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
-        self._overrides, self.fractions = overrides, fractions(given)
-        self.given = given = numeric(given)
+        self._overrides, self.given = overrides, (given := numeric(given))
         with as_user_error():
             check_flag("rerun", given["rerun"])
             check_integer("seed", given["seed"], low=0)
@@ -194,7 +193,6 @@ class Session:
                 fields |= {"evaluation_id": evaluation_id, "engine": threat.engine, "split": "test"}
                 fields.setdefault("subset", {key: self.given[key] for key in ("seed", "n_images")})
                 fields |= {"data": data.provenance(), "n": len(images.y)}
-                fields |= {"fractions": self.fractions} if self.fractions else {}
                 fields |= {"code": code} if code else {}
                 fields |= {"wall_s": round(cache.wall_s, 1), **provenance.stamp(self.device)}
                 written, x_adv = [path.with_suffix(".npz")], arrays.pop(X_ADV, None)

@@ -285,6 +285,11 @@ def rows_of_paper(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if best.get(group.training) is group]
 
 
+def alike(found: settings.Settings) -> dict[str, Any]:
+    """Settings of which equal ones are equal, whether a number was typed as 0 or as 0.0."""
+    return {key: float(each) if is_number(each) else each for key, each in found.items()}
+
+
 def canonical(content: object) -> str:
     """A text that is equal for equal content."""
     return json.dumps(content, sort_keys=True, default=str)
@@ -370,9 +375,7 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         method = run.record.method
         named = METHOD_TITLES.get(method, method)
         set_to = settings.training_settings(run.record.config)
-        # A number is the same whether it was typed as 0 or as 0.0.
-        typed = {k: float(each) if is_number(each) else each for k, each in set_to.items()}
-        training = canonical([method, typed])
+        training = canonical([method, alike(set_to)])
     else:
         assert isinstance(record, EvaluationRecord)
         method, named = record.network.name, record.network.label or record.network.name

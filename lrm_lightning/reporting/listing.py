@@ -66,8 +66,9 @@ class Listed:
     @property
     def facts(self) -> dict[str, Any]:
         """What it can be chosen by: method, data, seed and state, and every setting."""
-        names = {key: (self.config.get(key) or {}).get("name") for key in ("method", "data")}
-        return flat(self.config) | names | {"seed": self.config.get("seed"), "state": self.state}
+        found = flat(self.config)
+        names = {key: found.get(f"{key}.name") for key in ("method", "data")}
+        return {"seed": None} | found | names | {"state": self.state}
 
     @property
     def progress(self) -> tuple[int, float | None]:

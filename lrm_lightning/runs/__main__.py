@@ -20,7 +20,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.reporting import listing
 from lrm_lightning.runs.files import counted
 
-VERBS = ("list", "diff", "commands", "clean")
+VERBS = ("list", "commands", "clean")
 
 
 def runs(words: Sequence[str]) -> None:
@@ -29,13 +29,13 @@ def runs(words: Sequence[str]) -> None:
     Raises:
         UserError: If they make no sense, or there is no such run.
     """
-    settings = dict(word.split("=", 1) for word in words if "=" in word)
-    verb, *paths = [word for word in words if "=" not in word] or ["list"]
-    if verb not in VERBS or len(paths) != 2 * (verb == "diff"):
-        raise UserError(f"{' '.join(words)}: give list, diff A B, commands or clean, and key=value")
-    if verb == "diff":
-        listing.compare(*map(Path, paths))
+    if len(words) == 3 and words[0] == "diff":  # whose folders may have = in their names
+        listing.compare(*map(Path, words[1:]))
         return
+    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    verb, *more = [word for word in words if "=" not in word] or ["list"]
+    if verb not in VERBS or more:
+        raise UserError(f"{' '.join(words)}: give list, diff A B, commands or clean, and key=value")
     folder, confirmed = settings.pop("runs_dir", "runs"), settings.pop("yes", "false") == "true"
     found = listing.find(folder, settings | ({"state": listing.STOPPED} if verb == "clean" else {}))
     if verb == "commands":

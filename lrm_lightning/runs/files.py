@@ -19,6 +19,11 @@ from lrm_lightning.errors import cannot_write, text_of
 from lrm_lightning.runs.integrity import sealed
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with the folder that ``~`` or ``~user`` means; as typed if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def shown_path(path: Path) -> str:
     """The path as short as it can be typed from here."""
     absolute = path.absolute()
@@ -38,7 +43,7 @@ def matches(pattern: str) -> tuple[list[Path], bool]:
 
     A path that is there is no pattern, whatever letters are in it.
     """
-    path = Path(pattern).expanduser()
+    path = expanded(pattern)
     if path.exists() or not glob.has_magic(str(path)):
         return [path], False
     return [Path(each) for each in sorted(glob.glob(str(path)))], True

@@ -129,13 +129,6 @@ def _pixels(value: Any) -> Any:  # noqa: ANN401
     return float(found[1]) / float(found[2]) if found else numeric(value)
 
 
-def fractions(config: Mapping[str, Any]) -> dict[str, str]:
-    """What :func:`numeric` changes, by dotted keys, as it was typed."""
-    numbers = flat(numeric(config))
-    typed = {key: value for key, value in flat(config).items() if isinstance(value, str)}
-    return {key: value for key, value in typed.items() if value != numbers[key]}
-
-
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of the configuration that determines a run's result."""
     return identifying(plain(cfg))

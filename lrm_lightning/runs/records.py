@@ -270,7 +270,6 @@ class Record(_Part):
     split: Text = "test"
     n: Annotated[int, Field(ge=1)]  # number of images
     attack: Settings = {}
-    fractions: dict[Text, Text] = {}  # of an evaluation: settings typed as such, e.g. 8/255
     code: dict[Text, Text] = {}  # of an evaluation: SHA-256 of the user's own modules in it
     wall_s: Annotated[Number, Field(ge=0)] | None = None
     versions: Settings = {}  # of Python and of each package that the numbers depend on
@@ -307,9 +306,9 @@ class EvaluationRecord(Record):
 
     Its verdicts lie beside it. Version 0.1 named the file after the suite alone.
 
-    Suite ``paper`` has ``curve``, ``logits`` and ``gallery``; suite ``strong`` has ``settings`` of
-    each attack, ``autoattack`` and ``masking``; suite ``eps_curve`` has ``eps_curve``; suite
-    ``kept_images`` has ``kept``, as others that kept images.
+    Suite ``paper`` has ``curve`` and ``logits``; suite ``strong`` has ``settings`` of each attack,
+    ``autoattack`` and ``masking``; suite ``eps_curve`` has ``eps_curve``; suite ``kept_images`` has
+    ``kept``, as others that kept images.
     """
 
     kind: Literal["whitebox"]
@@ -325,7 +324,6 @@ class EvaluationRecord(Record):
     spread: dict[Text, Share] = {}  # of a random network: standard deviation over its passes
     curve: Curve | None = None
     logits: dict[Literal["clean", "adversarial"], Histogram] = {}  # of all logits on such images
-    gallery: list[dict[Text, Count]] = []  # a few images and what the network made of them
     settings: Settings = {}
     autoattack: AutoAttackNote | None = None
     masking: Masking | None = None

@@ -8,7 +8,7 @@ from torch import nn
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import EXPORTED, finished_run
-from lrm_lightning.runs.files import file_sha256
+from lrm_lightning.runs.files import expanded, file_sha256
 from lrm_lightning.runs.networks import saved_settings, weights_file
 from lrm_lightning.runs.weights import fill
 
@@ -54,7 +54,7 @@ class InitialWeights(L.Callback):
             )
 
     def _file(self, source: str) -> tuple[Path, str]:
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir():
             saved = saved_settings(path)
             if not ((path / EXPORTED).exists() or finished_run(path)):

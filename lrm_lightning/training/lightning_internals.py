@@ -42,7 +42,7 @@ def end_after_this_batch(trainer: L.Trainer) -> None:
 
 def log_batch_at_hand(trainer: L.Trainer) -> None:
     """Hand to the loggers, if it is due, what Lightning logs when a batch's last hooks have run."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if progress.completed < progress.processed:
         trainer._logger_connector.update_train_step_metrics()
 

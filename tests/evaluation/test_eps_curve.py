@@ -144,6 +144,18 @@ def test_it_is_recorded_and_shown(evaluated, make_run, capsys):
     assert "already evaluated" in capsys.readouterr().out
     (other,) = evaluated(*settings, "suite.eps=[0.02]", "attack_loss=dlr")
     assert other.settings["eps_curve"]["losses"] == ["cross_entropy", "margin", "dlr"]
+    assert other.settings["eps_curve"]["eps"] == [0.02]
+    again = (
+        f"runs=[{folder}]",
+        "suite=eps_curve",
+        "n_images=24",
+        "suite.steps=3",
+        "suite.eps=[0.02]",
+    )
+    (twice,) = evaluated(*again, "attack_loss=margin")
+    (once,) = evaluated(*again)
+    assert twice.settings["eps_curve"]["losses"] == ["cross_entropy", "margin"]
+    assert twice.eps_curve == once.eps_curve
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,7 @@ def test_it_is_recorded_and_shown(evaluated, make_run, capsys):
         ("suite.eps=[0.6]", "suite.eps=0.6 must be below suite.large_eps=0.5"),
         ("suite.eps=0.1", "suite.eps=0.1 must be a list"),
         ("suite.losses=[margn]", "suite.losses='margn' is unknown; choose one of: cross_entropy"),
+        ("suite.losses=[]", r"suite.losses=\[\] leaves PGD nothing to raise"),
         ("suite.steps=0", "suite.steps=0 must be a whole number"),
         ("keep_images=true", "keep_images is of suite=paper and suite=strong, not of suite=eps_"),
     ],

@@ -139,6 +139,7 @@ def test_images_that_are_refused(evaluated, make_run, digits, tmp_path, monkeypa
         np.savez(tmp_path / f"{name}.npz", **arrays)
     torch.save(Evil(), tmp_path / "evil.pt")
     (tmp_path / "text.pt").write_text("no tensor")
+    (tmp_path / "empty.pt").write_text(".")  # torch.load: pop from an empty list
 
     def score(name, *more):
         return evaluated(f"runs=[{folder}]", "suite=kept_images", f"images={name}", *more)
@@ -152,7 +153,15 @@ def test_images_that_are_refused(evaluated, make_run, digits, tmp_path, monkeypa
         "late.npz": "there is no test image 99999, only 360",
         "absent.npz": "images=absent.npz: there is no such file",
         **dict.fromkeys(
-            ["double.npz", "twice.npz", "bare.npz", "pickled.npz", "evil.pt", "text.pt"],
+            [
+                "double.npz",
+                "twice.npz",
+                "bare.npz",
+                "pickled.npz",
+                "evil.pt",
+                "text.pt",
+                "empty.pt",
+            ],
             r"images=\w+\.\w+ must be an .npz of x_adv",
         ),
     }

@@ -221,7 +221,7 @@ def test_four_shares_take_a_quarter_of_the_time(capsys, tmp_path):
         (Cache(share=(2, 4)), ""),
         (Cache(tmp_path, share=(2, 4)), ", less what is there from before"),
     ):
-        Progress("mine", cache).cost(1000, {"passes": 3000, "others": 0}, lambda: 7.2)
+        Progress("mine", cache).cost(1000, {"passes": 3000, "others": 0}, 7.2)
         assert capsys.readouterr().out == f"mine: {told}{more}\n"
 
 

@@ -124,6 +124,13 @@ def test_a_sweep_takes_each_strength_as_best_measured_on_whichever_images(record
     assert [origin.record.n for origin in plot.origins] == [300, 500, 400]
 
 
+def test_a_sweep_is_one_whether_a_number_was_typed_as_0_or_as_0_0(records, read):
+    for alpha, weight in ((0.0, 0.0), (0, 0.01), (0.0, 0.1)):
+        records.run("pgd", alpha=alpha, squeeze_weight=weight)
+    (plot,) = figure_1_right(read())
+    assert len(series(plot)["PGD, natural"]) == 3
+
+
 def test_one_strength_is_no_sweep(records, read):
     records.run("label_smoothing")
     records.run("pgd")

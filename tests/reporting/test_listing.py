@@ -1,6 +1,7 @@
 """python -m lrm_lightning.runs: what it lists, chooses, compares, deletes and says to type."""
 
 import fcntl
+import json
 import shlex
 import shutil
 
@@ -110,6 +111,19 @@ def test_two_are_compared(records, say):
     assert not any(line and line[0].startswith("trainer") for line in lines)
 
 
+def test_folders_with_an_equals_sign_are_compared(records, say):
+    one, two = (records.run("alp", seed=seed) for seed in (0, 3))
+    moved = [path.rename(path.with_name(f"seed={k}")) for k, path in enumerate((one, two))]
+    assert "seed" in say("diff", *map(str, moved))
+
+
+def test_somebodys_record_is_listed_as_far_as_it_goes(records, say):
+    path = records.run("alp") / "record.json"
+    record = json.loads(path.read_text())
+    records.write(path, record | {"config": {"method": "alp", "seed": 3}})
+    assert "alp-" in say("seed=3")
+
+
 def test_a_difference_on_the_same_images_has_its_own_interval(records, say):
     seen = {
         "pgd": ([1, 1, 0, 0], [0, 1, 2, 3]),
@@ -192,6 +206,7 @@ def test_only_what_is_unfinished_is_deleted_and_only_when_confirmed(records, say
         (["methd=alp"], "no run has a setting methd; the nearest is method"),
         (["seed=8"], "no run with seed=8 below runs; give runs_dir=<another folder>"),
         (["runs_dir=elsewhere"], "no folder elsewhere; give runs_dir="),
+        (["runs_dir=~nobody-of-that-name/runs"], "no folder ~nobody-of-that-name/runs; give runs_"),
     ],
 )
 def test_a_mistake_is_one_line(words, message, records, say):

@@ -12,6 +12,7 @@ from lrm_lightning.reporting.aggregate import (
     OF_IMAGES,
     Group,
     Results,
+    alike,
     canonical,
     rows_of_paper,
     titled,
@@ -202,7 +203,7 @@ def _sweeps(results: Results, key: str) -> list[tuple[str, list[Group]]]:
         together: dict[tuple[str, str], dict[float, Group]] = {}
         for group in sorted(groups, key=worth):
             if is_number(group.settings.get(key)):
-                rest = canonical([group.method, group.settings | {key: None}])
+                rest = canonical([group.method, alike(group.settings | {key: None})])
                 attacks = canonical(group.measured | dict.fromkeys(OF_IMAGES))
                 together.setdefault((rest, attacks), {})[_strength(group, key)] = group
         for (rest, _), found in together.items():
