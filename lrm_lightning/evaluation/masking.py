@@ -1,38 +1,27 @@
 """Is a network robust, or does it only hide its gradient from the attack? Signs and a verdict.
 
-Each sign compares a count of images with a share that an honest network does not reach, and fires
-only if the lower end of the count's 95% Wilson interval is above that share, so that a few images
-more or less decide nothing. One sign suffices for the verdict "masked": each of them means that the
-accuracy under gradient attacks cannot be taken for robustness.
+Each sign compares a count of images with a share that an honest network does not reach: it fires if
+the whole 95% Wilson interval of the count is above that share, it does not fire if the whole
+interval is below, and it is undecided if the share lies within, so that more images might show it.
+One sign suffices for the verdict "masked": each of them means that the accuracy under customary
+gradient attacks cannot be taken for robustness. "Not masked" takes more than silence: black box,
+which alone needs no gradient, and one of steps, restarts and large eps must be decided. Else the
+verdict is "undecided".
 
-| sign | counted | of | fires above |
-|---|---|---|---|
-| black box | images that withstand PGD but not Square, which uses no gradient | all | 1% |
-| transfer | images that withstand PGD but not another network's examples | all | 1% |
-| steps | images that needed more than 20 of up to 200 PGD steps | all | 2% |
-| restarts | images that withstand the first search but not a later one | all | 2% |
-| large eps | images that withstand PGD at a radius where no image is recognisable | correct | 2% |
-| gradient | images whose gradient vanishes, or turns within a hundredth of eps | correct | 5% |
-| randomised | images that withstand PGD but not PGD with the mean gradient of passes | all | 2% |
-| straight through | images that withstand PGD but not PGD with a stand-in's gradient | all | 1% |
-| zero gradient | images at which the gradient of DLR is exactly 0 | correct | 5% |
-| silent success | images that an iterate of PGD fooled and the last one doesn't | correct | 10% |
-| unfinished | images whose loss still rises in the last tenth of the steps | PGD left | 10% |
-| unit test | images beside which PGD doesn't find a planted adversarial example | correct | 5% |
+docs/evaluation.md has them in a table.
 
 Where no gradient flows from the logits to the pixels, PGD cannot run: it counts as breaking no
 image, and the gradient counts as vanished at every correct one. Signs that need PGD are not looked
 for.
 
 A sign that did not fire says nothing if it could not: no sources were given, no search went on
-after 20 steps, or a single one was made. Nor if the images are too few: if even 0 of n has an
-interval that ends above the threshold (n < 381 for 1%, 189 for 2%, 73 for 5%), so that more images
-might have shown it. The verdict is "undecided" if that holds for all signs but silent success and
-unfinished, which alone don't show that a network hides nothing.
+after 20 steps, or a single one was made. Nor if the images are too few: even a count of 0 decides
+from n = 381 on for a threshold of 1%, 189 for 2%, 73 for 5%.
 
-For black box and transfer, "PGD" means all the suite's searches, on all losses, with all restarts:
-what one gradient attack finds is not hidden from gradients. For steps, restarts and large eps it
-means the search on cross-entropy alone, the loss that defences are reported with. An image is
+For black box and transfer, "gradient attacks" are all of the suite: PGD on each loss and towards
+each target, APGD and FAB. What one of them finds is not hidden from gradients. For steps, restarts
+and large eps PGD is the search on cross-entropy alone, the loss that defences are reported with;
+where another loss finds what it doesn't, "PGD, best loss" is still right. An image is
 broken by any iterate. "Vanishes": the largest entry of the gradient is zero or denormal in float32.
 "Turns": the cosine between the gradients at the image and beside it is below 0.2. "Rises": by more
 than a hundredth of how far the loss rose in the whole search. Silent success and unfinished look at
@@ -80,9 +69,8 @@ SIGNS = {
 OF_PGD = (
     "steps", "restarts", "large_eps", "zero_gradient", "silent_success", "unfinished", "unit_test",
 )  # fmt: skip
-# Signs that PGD failed as a search. If they don't fire, that is no evidence that the network hides
-# nothing, so the verdict doesn't count them as looked for.
-OF_SEARCH = ("silent_success", "unfinished")
+# Signs without one of which, decided, a network isn't called "not masked"; black box is another.
+OF_SEARCHING = {"steps", "restarts", "large_eps"}
 FEW_STEPS = 20
 TURNED = 0.2
 # The last steps of a search, as a share of all, and a rise there that counts, as one of the whole.
@@ -92,30 +80,32 @@ LAST, RISE = 0.1, 0.01
 def verdict(signs: Sequence[Sign], loss: LossNote) -> Masking:
     """``"masked"`` if any sign fired; with all signs, and what :func:`mistaken_loss` found.
 
-    ``"undecided"`` if none fired and none could be looked for, but for those of ``OF_SEARCH``.
+    ``"not masked"`` if none did, and black box and one of ``OF_SEARCHING`` are decided; else
+    ``"undecided"``.
     """
-    could = [sign for sign in signs if not sign.undecided and sign.name not in OF_SEARCH]
-    honest = "not masked" if could else "undecided"
+    decided = {sign.name for sign in signs if not sign.undecided}
+    honest = "not masked" if "black_box" in decided and decided & OF_SEARCHING else "undecided"
     masked = any(sign.fired for sign in signs)
     return Masking(verdict="masked" if masked else honest, signs=list(signs), loss=loss)
 
 
 def black_box(held: np.ndarray, square: np.ndarray) -> Sign:
-    """The sign, from the images that PGD, ``held``, and Square left correct, bool ``(n,)``."""
-    broken = int((held & ~square).sum())
-    told = f"Square, which sees no gradient, broke {broken} of the {int(held.sum())} images"
-    return _sign("black_box", broken, len(held), f"{told} that PGD left correct")
+    """The sign, from what gradient attacks, ``held``, and Square left correct, bool ``(n,)``."""
+    broken, of = int((held & ~square).sum()), int(held.sum())
+    told = f"Square, which sees no gradient, broke {broken} of the {of} images that gradient"
+    told = f"{told} attacks left correct" if of else "gradient attacks left no image to hide"
+    return _sign("black_box", broken, len(held), told)
 
 
 def transfer(held: np.ndarray, transferred: dict[str, np.ndarray]) -> Sign:
-    """The sign, from the images that PGD, ``held``, and each source's examples left correct."""
+    """The sign, from what gradient attacks, ``held``, and each source's examples left correct."""
     if not transferred:
         told, why_not = "not looked for: no sources were given", "not tried: no sources"
         return _sign("transfer", 0, len(held), told, why_not, by_source={})
     each = {name: int((held & ~left).sum()) for name, left in transferred.items()}
     broken = int((held & ~np.logical_and.reduce(list(transferred.values()))).sum())
     told = f"examples made on {len(each)} other network(s) broke {broken} of the"
-    told += f" {int(held.sum())} images that PGD left correct"
+    told += f" {int(held.sum())} images that gradient attacks left correct"
     return _sign("transfer", broken, len(held), told, by_source=each)
 
 
@@ -136,7 +126,7 @@ def randomised(
 
 
 def straight_through(held: np.ndarray, left: np.ndarray) -> Sign:
-    """The sign, from the images that PGD, ``held``, and PGD with a stand-in's gradient left."""
+    """The sign, from what gradient attacks, ``held``, and PGD with a stand-in's gradient left."""
     broken = int((held & ~left).sum())
     told = f"PGD with the gradient of a stand-in broke {broken} of the {int(held.sum())} images"
     return _sign("straight_through", broken, len(held), f"{told} that the network's own left")
@@ -242,17 +232,18 @@ def mistaken_loss(cross_entropy: np.ndarray, margin: np.ndarray) -> LossNote:
 
 
 def _sign(name: str, count: int, of: int, told: str, why_not: str = "", **more: object) -> Sign:
-    """A sign that fires if the lower end of the count's interval is above the threshold.
+    """A sign that fires if the count's whole interval is above the threshold.
 
-    ``why_not`` says why it could not fire; that there are too few images is found here.
+    ``why_not`` says why it could not; that the interval leaves it open is found here.
     """
     threshold, source = SIGNS[name]
     evidence: dict[str, Any] = {**_share(count, of), "threshold": threshold, **more}
-    fired = evidence["interval"][0] > threshold
-    most = _share(0, of)["interval"][1]
-    if not fired and most > threshold:
-        few = f"undecided: even 0 of {of} images leave up to {100 * most:.1f}% open"
-        why_not = why_not or f"{few}, and more than {100 * threshold:g}% is a sign"
+    low, high = evidence["interval"]
+    fired = low > threshold
+    if not fired and high > threshold:
+        few = f"undecided: {'even ' * (not count)}{count} of {of} images leave up to"
+        few += f" {100 * high:.1f}% open, and more than {100 * threshold:g}% is a sign"
+        why_not = why_not or few
     known = {"name": name, "fired": fired, "evidence": evidence, "explanation": told}
     return Sign(**known, source=source, undecided="" if fired else why_not)
 

@@ -100,14 +100,15 @@ class RandomNetwork:
         best = self.worst([clean, *(scores[name] for name in by_loss if self.flows)])
         if self.flows:
             scores["pgd_best"] = best
-        held, surely = (self.surely(each, correct=True) for each in (best, clean))
+        by_gradient = self.worst([best, scores["autoattack"]]) if self.flows else best
+        held, surely = (self.surely(each, correct=True) for each in (by_gradient, clean))
         square = self.scores("square", held, partial(_by_autoattack, mean, ("square",), official))
         following = {"pgd_square": square}
         for name, source in bench.sources.items():
             attack, stage = replace(bench.threat, steps=TRANSFER_STEPS), f"transfer_{name}"
             part = weights_sha256(source)  # a name need not always mean the same weights
             following[stage] = self._by_pgd(stage, attack, source, held, part)
-        # They were shown the images that PGD had left.
+        # They were shown the images that gradient attacks had left.
         for name, found in following.items():
             scores[name] = np.where(held[:, None], self.worst([best, found]), best)
         for name, attack in bench.extra_attacks.items():

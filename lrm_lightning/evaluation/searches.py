@@ -1,7 +1,7 @@
 """What the strong suite does besides AutoAttack: searches by PGD, and probes of the gradient."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrm_lightning.attacks import PGDAttack, attack_mode
-from lrm_lightning.attacks.autoattack import Ensemble, attack_batch
 from lrm_lightning.attacks.forward import predict
 from lrm_lightning.attacks.pgd import NEVER
 from lrm_lightning.evaluation.bench import Bench, correct_on
@@ -228,27 +227,8 @@ def unit_test(
     return found["found"][found["separable"]] if found else np.zeros(0, bool)
 
 
-def square_after_pgd(
-    network: nn.Module, bench: Bench, held: np.ndarray, ensemble: Ensemble, settings: dict[str, Any]
-) -> np.ndarray:
-    """Which of the images that PGD left correct Square leaves correct too, bool ``(n,)`` both.
-
-    Square's verdicts in AutoAttack's ``ensemble`` count, on the images that it attacked there; the
-    settings are AutoAttack's, with the number of classes. Square is of Andriushchenko et al. 2020,
-    arXiv:1912.00049.
-    """
-    before, after = list(ensemble.correct.values())[-2:]
-
-    def survive(places: np.ndarray, x: Tensor, y: Tensor) -> Piece:
-        found, x_adv = attack_batch(network, x, y, "square", **settings), x.clone()
-        x_adv[torch.from_numpy(found["broken"])] = torch.from_numpy(found["x_adv"]).to(x.device)
-        return {"left": ~found["broken"]} | bench.pixels(x_adv)
-
-    return (held & after) | bench.left("pgd_square", held & ~before, survive)
-
-
-def transfer_after_pgd(network: nn.Module, bench: Bench, held: np.ndarray) -> dict[str, np.ndarray]:
-    """Which of the images that PGD left correct each source's PGD examples leave correct too."""
+def transfer_after(network: nn.Module, bench: Bench, held: np.ndarray) -> dict[str, np.ndarray]:
+    """Which of the images that other attacks ``held`` each source's PGD examples leave correct."""
     attack = replace(bench.threat, steps=TRANSFER_STEPS)
 
     def left(name: str, source: nn.Module) -> np.ndarray:

@@ -30,9 +30,9 @@ class StrongSuite:
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. AutoAttack's metrics are its own: each attack sees what the former left,
     so ``square`` equals ``autoattack``. ``pgd_adaptive`` is PGD on :attr:`Bench.adaptive`.
-    ``pgd_best`` is what PGD on all losses left; ``pgd_square``
-    and ``transfer_<network>`` are what Square, or another network's examples, leave of that, for
-    the verdict; ``bpda`` is PGD on all losses with the gradient of :attr:`Bench.surrogate`. On a
+    ``pgd_best`` is what PGD on all losses left; ``transfer_<network>`` is what another network's
+    examples leave of what all gradient attacks left, for the verdict, as Square does in AutoAttack;
+    ``bpda`` is PGD on all losses with the gradient of :attr:`Bench.surrogate`. On a
     network from whose logits no gradient flows to the pixels, only Square, transfer, ``bpda`` and
     the user's attacks are run. A network whose output is random is attacked as
     :class:`~lrm_lightning.evaluation.randomised.RandomNetwork`.
@@ -170,25 +170,26 @@ class StrongSuite:
             each=bench.cache.each,
             done=bench.progress,
         )
-        broken = ~list(ensemble.correct.values())[-1]
+        broken = ~ensemble.correct["square"]
         bench.keep(broken.nonzero()[0], bench.pixels(ensemble.x_adv[broken]), broken[broken])
-        official["classes"] = logits.shape[1]
-        square = searches.square_after_pgd(network, bench, held, ensemble, official)
-        transferred = searches.transfer_after_pgd(network, bench, held)
+        before_square, square = list(ensemble.correct.values())[-2:]
+        by_gradient = np.logical_and.reduce([clean, before_square, *searched.values()])
+        transferred = searches.transfer_after(network, bench, by_gradient)
         correct = {"clean": clean, **searched}
         correct |= {name.replace("-", "_"): left for name, left in ensemble.correct.items()}
         if flows:
-            correct |= {"pgd_best": held, "autoattack": ~broken, "pgd_square": square}
+            correct |= {"pgd_best": held, "autoattack": square}
         correct |= {f"transfer_{name}": left for name, left in transferred.items()}
         correct |= bench.left_by_extras(network, clean)
-        signs = [masking.black_box(held, square), masking.transfer(held, transferred)]
+        signs = [masking.black_box(by_gradient, square)]
+        signs.append(masking.transfer(by_gradient, transferred))
         if bench.surrogate is not None:
             through, left = StraightThrough(network, bench.surrogate), clean
             for name in by_loss:  # the second loss attacks what the first one left
                 search = searches.search(through, bench, f"bpda {name}", attacks[name], left)
                 left = search.held[-1]
             correct["bpda"] = left
-            signs.append(masking.straight_through(held, left))
+            signs.append(masking.straight_through(by_gradient, left))
         correct["worst"] = np.logical_and.reduce(list(correct.values()))
         loss = LossNote()
         if flows:

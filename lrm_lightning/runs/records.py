@@ -184,7 +184,7 @@ class Sign(_Part):
     evidence: Settings = {}
     explanation: Text = ""
     source: Text = ""
-    undecided: Text = ""  # why it could not be looked for, or not on so few images
+    undecided: Text = ""  # why it could not be decided, or not by these images
 
 
 class LossNote(_Part):
@@ -206,7 +206,7 @@ class Masking(_Part):
 
     @property
     def summary(self) -> str:
-        """How many signs fired, of how many that could be looked for, and why not of the others."""
+        """How many signs fired, of how many that could be decided, and why not of the others."""
         could = [sign for sign in self.signs if not sign.undecided]
         reasons: dict[str, list[str]] = {}
         for sign in self.signs:
@@ -214,7 +214,7 @@ class Masking(_Part):
                 reasons.setdefault(sign.undecided, []).append(sign.name.replace("_", " "))
         without = [f"{', '.join(names)} {reason}" for reason, names in reasons.items()]
         fired = sum(sign.fired for sign in could)
-        return "; ".join([f"{fired} of {len(could)} signs that could be looked for", *without])
+        return "; ".join([f"{fired} of {len(could)} signs that could be decided", *without])
 
 
 class EpsCurve(_Part):

@@ -66,14 +66,42 @@ def test_a_search_that_could_not_show_the_sign_says_so():
     assert masking.steps(search, most=21).undecided == ""
 
 
-@pytest.mark.parametrize(("n", "enough"), [(20, False), (380, False), (381, True), (500, True)])
-def test_too_few_images_decide_nothing(n, enough):
+@pytest.mark.parametrize(
+    ("broken", "n", "decided"),
+    [(0, 20, False), (0, 380, False), (0, 381, True), (1, 500, False), (1, 600, True)],
+)
+def test_an_interval_that_leaves_it_open_decides_nothing(broken, n, decided):
     """The interval of 0 of n ends below 1% from n > 99 z^2 = 380.3 on."""
-    sign = masking.black_box(flags(0, n), flags(0, n))
-    assert (sign.undecided == "") == enough
+    held = flags(n // 2, n)
+    sign = masking.black_box(held, held & ~flags(broken, n))
+    assert not sign.fired
+    assert (sign.undecided == "") == decided == (wilson_interval(broken, n)[1] <= 0.01)
     assert masking.black_box(flags(n, n), flags(0, n)).undecided == ""  # what fires is seen
-    told = masking.verdict([sign], masking.mistaken_loss(flags(0, n), flags(0, n)))
-    assert told.verdict == ("not masked" if enough else "undecided")
+
+
+def test_not_masked_takes_black_box_and_a_sign_of_the_search():
+    """Each sign is decided by a count of 0, or undecided for want of images."""
+    searches = ("steps", "restarts", "large_eps")
+    beside = ("transfer", "gradient", "zero_gradient", "unit_test", "unfinished")
+
+    def told(*decided):
+        signs = [
+            masking.untried(name, "a test")
+            if name not in decided
+            else masking._sign(name, 0, 1000, "none")
+            for name in masking.SIGNS
+        ]
+        return masking.verdict(signs, masking.mistaken_loss(flags(0), flags(0))).verdict
+
+    for search in searches:
+        assert told("black_box", search) == "not masked"
+    assert told("black_box", *beside) == told(*searches, *beside) == told() == "undecided"
+
+
+def test_where_gradients_leave_nothing_nothing_is_hidden():
+    sign = masking.black_box(flags(0), flags(0))
+    assert sign.explanation == "gradient attacks left no image to hide"
+    assert sign.undecided == ""
 
 
 def test_the_summary_counts_what_could_be_looked_for():
@@ -81,9 +109,9 @@ def test_the_summary_counts_what_could_be_looked_for():
     signs = [masking.black_box(held, held), masking.transfer(held, {})]
     signs.append(masking.large_eps(flags(0, 500), flags(50, 500), eps=0.5))
     told = masking.verdict(signs, masking.mistaken_loss(held, held))
-    assert told.verdict == "not masked"
+    assert told.verdict == "undecided"
     assert told.summary == (
-        "0 of 1 signs that could be looked for; transfer not tried: no sources;"
+        "0 of 1 signs that could be decided; transfer not tried: no sources;"
         " large eps undecided: even 0 of 50 images leave up to 7.1% open,"
         " and more than 2% is a sign"
     )
@@ -148,7 +176,7 @@ def test_one_sign_suffices_and_all_are_kept():
     quiet = masking.black_box(flags(200), flags(200))
     loud = masking.black_box(flags(200), flags(100))
     loss = masking.mistaken_loss(flags(60), flags(60))
-    assert masking.verdict([quiet, quiet], loss).verdict == "not masked"
+    assert masking.verdict([quiet, quiet], loss).verdict == "undecided"
     told = masking.verdict([quiet, loud], loss)
     assert told.verdict == "masked"
     assert [sign.fired for sign in told.signs] == [False, True]
@@ -197,7 +225,7 @@ def verdict(network, bench):
 
 def test_undefended_network_is_not_masked(make_bench, undefended):
     told, fired, accuracy, signs = verdict(undefended, make_bench())
-    assert (told, fired) == ("not masked", set()), signs
+    assert (told, fired) == ("undecided", set()), signs  # 80 images are too few
     assert accuracy["clean"] > 0.9
     assert accuracy["pgd_ce"] < 0.1
 
@@ -214,7 +242,7 @@ def test_quantised_input_is_masked(make_bench, undefended):
     told, fired, accuracy, signs = verdict(Quantized(undefended), make_bench(threat=threat))
     assert told == "masked"
     assert {"gradient", "black_box", "large_eps"} <= fired, signs
-    assert accuracy["pgd_ce"] > accuracy["pgd_square"]
+    assert accuracy["pgd_best"] > accuracy["autoattack"]
 
 
 def test_scaled_logits_are_masked(make_bench, undefended):

@@ -26,7 +26,7 @@ SUITE = StrongSuite(
 )
 METRICS = {
     "clean", "pgd_ce", "pgd_margin", "pgd_dlr", "pgd_best", "pgd_targeted", "apgd_ce", "apgd_t",
-    "fab_t", "square", "autoattack", "pgd_square", "worst",
+    "fab_t", "square", "autoattack", "worst",
 }  # fmt: skip
 
 
@@ -136,11 +136,24 @@ def test_metrics_and_what_they_imply(outcome):
     for name, each in correct.items():
         assert not (each & ~correct["clean"]).any(), name
         assert not (correct["worst"] & ~each).any(), name
-    assert not (correct["pgd_square"] & ~correct["pgd_best"]).any()
     losses = [correct[f"pgd_{loss}"] for loss in ("ce", "margin", "dlr")]
     assert (correct["pgd_best"] == np.logical_and.reduce(losses)).all()
     assert (correct["square"] == correct["autoattack"]).all()
     assert correct["worst"].sum() < correct["clean"].sum()
+
+
+def test_only_what_every_gradient_attack_left_is_hidden(make_bench, undefended):
+    """PGD of one step leaves much, which targeted PGD or APGD break: Square's share is no sign."""
+    threat = PGDAttack(eps=0.08, step_size=0.001)
+    suite = replace(SUITE, pgd_steps=1, pgd_restarts=1, square_queries=100)
+    found = suite.run(undefended, make_bench(threat=threat))
+    by_gradient = np.logical_and.reduce(
+        [found.correct[name] for name in ("pgd_best", "pgd_targeted", "fab_t")]
+    )
+    square = found.correct["square"]
+    assert (found.correct["pgd_best"] & ~square).sum() > 20
+    (sign,) = [each for each in found.details["masking"].signs if each.name == "black_box"]
+    assert sign.evidence["count"] == (by_gradient & ~square).sum() < 5
 
 
 def test_an_extra_attack_counts_for_the_worst_case(make_bench, robust, outcome):

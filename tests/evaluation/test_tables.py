@@ -157,7 +157,7 @@ def test_a_verdict_comes_with_the_signs_that_fired_and_what_else_was_noticed():
     record = evaluation("a", {"clean": 0.5}, masking=masking, autoattack=autoattack)
     text = printed(print_evaluations, [record])
     for line in (
-        "a: verdict: masked, 1 of 2 signs that could be looked for",
+        "a: verdict: masked, 1 of 2 signs that could be decided",
         "  steps: accuracy fell",
         "  PGD on the margin broke 3",
         "  AutoAttack warns: the model's output is random",

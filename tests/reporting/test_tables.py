@@ -184,7 +184,7 @@ def test_the_strong_evaluation_and_its_verdicts(records, read):
     assert table.rows[0].cells[table.columns.index("Square")].value == "12.3"
     masked, honest = (markdown(results, each) for each in verdicts(results))
     assert masked.startswith(
-        "**Label smoothing: masked** [^1]\n\n1 of 2 signs that could be looked for\n\n- black box: yes. Square, which"
+        "**Label smoothing: masked** [^1]\n\n1 of 2 signs that could be decided\n\n- black box: yes. Square, which"
     )
     assert (
         "(31 of 500 images, 95% interval \\[4.4, 8.7\\] %; a sign if all of it is above 1 %;"

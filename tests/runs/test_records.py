@@ -53,6 +53,7 @@ def test_every_record_of_results_is_read_and_written_as_it_is(path, tmp_path):
     before, after = (json.loads(each.read_text()) for each in (path, tmp_path / "again.json"))
     assert len(after.pop("sha256")) == 64
     before.pop("sha256", None)
+    before.pop("gallery", None)  # of version 0.1: the images are in the file beside it
     if isinstance(record, RunRecord) and "scheduler" not in before["config"]:  # of version 0.1
         assert after["config"].pop("scheduler")["name"] == "one_cycle"
         for content in (before, after):
