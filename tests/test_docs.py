@@ -88,6 +88,11 @@ def _cell(record, attack):
     return f"{100 * record.metrics[attack]:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def _share(correct):
+    low, high = (100 * each for each in wilson_interval(int(correct.sum()), len(correct)))
+    return f"{100 * correct.mean():.1f} [{low:.1f}, {high:.1f}]"
+
+
 def _tables(path):
     """Every table of a Markdown file: its headings, and its rows by their first cell."""
     for block in re.findall(r"(?:^\|.*\|\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
@@ -139,9 +144,7 @@ def test_a_table_of_stronger_attacks_is_that_of_the_verdicts(file, columns):
     for title, method in METHODS_OF_SHORT.items():
         for heading, attack in columns.items():
             correct = verdicts[f"{method}.{attack}"]
-            low, high = (100 * each for each in wilson_interval(int(correct.sum()), 1000))
-            told = f"{100 * correct.mean():.1f} [{low:.1f}, {high:.1f}]"
-            assert rows[title][heading] == told, (title, heading)
+            assert rows[title][heading] == _share(correct), (title, heading)
 
 
 def _matrix(path):
@@ -168,6 +171,16 @@ def _of_short(title):
         return seed_1[title]
     (path,) = SHORT.glob(f"{METHODS_OF_SHORT[title]}-*/record.json")
     return path.parent.name
+
+
+def _page():
+    return " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+
+
+def _told(difference):
+    """A paired difference without its sign, in points."""
+    points, half = difference
+    return f"{abs(100 * points):.1f} ± {100 * half:.1f}"
 
 
 def test_the_verdict_on_lrm_is_that_of_the_record():
@@ -204,7 +217,7 @@ def test_table_2_is_that_of_the_record():
 
 
 def test_differences_of_table_2_are_those_of_the_verdicts():
-    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    text = _page()
     found, index = _matrix(SHORT / "transfer-45cb641f.json")
     ablation, _ = _matrix(ROOT / "results/ablation/transfer-0c621a02.json")
     ls, regular, pgd, alp, lrm = (
@@ -212,13 +225,15 @@ def test_differences_of_table_2_are_those_of_the_verdicts():
     )
     own = np.load(SHORT / ls / "correct.npz")
     assert (own["index"] == np.arange(10_000)).all()
-    mixed, plain = "lrm-240959a0", "lrm-8da813f0"
+    mixed, plain, again = "lrm-240959a0", "lrm-8da813f0", _of_short("regular, seed 1")
     for first, second, told in (
-        (found[ls, regular], own["fgsm"][index], "That is {} points less than FGSM"),
-        (own["pgd10"][index], found[ls, regular], "and only {} more than PGD-10 on itself"),
+        (found[ls, regular], own["fgsm"][index], "leave 12.1%: {} points less than FGSM on itself"),
+        (found[ls, ls], found[ls, regular], "and {} more than PGD-10 on itself"),
+        (found[ls, again], found[regular, again], "which is {} points less than regular training"),
+        (found[pgd, alp], found[pgd, lrm], "ALP's leave {} less."),
         (found[alp, pgd], found[alp, lrm], "by {} points of ALP"),
         (found[ls, pgd], found[ls, lrm], "{} of label smoothing and"),
-        (found[regular, pgd], found[regular, lrm], "{} of regular training; ALP's"),
+        (found[regular, pgd], found[regular, lrm], "{} of regular training; of PGD"),
         (ablation[ls, plain], ablation[ls, mixed], "mixing costs {} points there"),
         (ablation[regular, plain], ablation[regular, mixed], "{} of regular training, 8.6"),
         (ablation[pgd, plain], ablation[pgd, mixed], "{} of PGD training and"),
@@ -256,6 +271,8 @@ def test_the_step_curve_is_that_of_the_verdicts():
         ("pgd.fab_t", "alp.fab_t", "is {} points above PGD training after APGD and FAB"),
         ("pgd.pgd_best", "alp.pgd_best", "{} after PGD on the best loss"),
         ("pgd.pgd_ce", "alp.pgd_ce", "{} after PGD on cross-entropy"),
+        ("pgd.pgd_margin", "alp.pgd_margin", "but {} on the margin"),
+        ("pgd.pgd_dlr", "alp.pgd_dlr", "and {} on DLR."),
         ("lrm.fab_t", "pgd.fab_t", "it is {} points below PGD training after APGD"),
         ("lrm.fab_t", "alp.fab_t", "and {} below ALP"),
         ("lrm.pgd_ce", "pgd.pgd_ce", "there it is {} below PGD training"),
@@ -273,8 +290,7 @@ def test_a_paired_difference_is_that_of_the_stronger_attacks(first, second, told
     found = "{:.1f} ± {:.1f}".format(
         *(100 * each for each in paired_difference(verdicts[first], verdicts[second]))
     )
-    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
-    assert told.format(found) in text
+    assert told.format(found) in _page()
 
 
 def test_the_ablation_is_that_of_the_records():
@@ -282,37 +298,76 @@ def test_the_ablation_is_that_of_the_records():
         rows for head, rows in _tables(ROOT / "docs/results.md") if head[0] == "left out of LRM"
     )
     assert rows.keys() == ABLATED.keys()
+    variances = {}
     for title, folder in ABLATED.items():
         for heading, (file, attack) in WHITE_BOX.items():
             told = _cell(_read(folder / file), attack)
             assert rows[title][heading] == told, (title, heading)
+        variances[title] = _read(folder / "record.json").test_metrics["test/logits/clean/variance"]
+    told = "{nothing:.2f} for LRM, {smoothing:.2f} without smoothing, {squeezing:.2f} without"
+    told += " squeezing and {VH-mixup:.2f} without VH-mixup."
+    assert told.format_map(variances) in _page()
+    assert f"Without pairing it is {variances['pairing']:.2f}" in _page()
+    natural = [
+        read_arrays(ABLATED[each] / "correct.npz")["clean"] for each in ("nothing", "smoothing")
+    ]
+    assert (
+        f"natural accuracy by at most {_told(paired_difference(*natural))} (smoothing)" in _page()
+    )
+
+
+def test_how_far_pgd_5_flatters_and_what_eq_5_assumes_are_as_recorded():
+    verdicts, lost, late, assumed = _verdicts(), {}, {}, {}
+    for method in ("pgd", "alp", "lrm"):
+        (path,) = SHORT.glob(f"{method}-*/record.json")
+        correct = read_arrays(path.with_name("correct.npz"))
+        pgd5, pgd20 = (correct[name][verdicts["index"]] for name in ("pgd5", "pgd20"))
+        left = verdicts[f"{method}.fab_t"]
+        assert not (left & ~(pgd5 & pgd20)).any()
+        lost[method], late[method] = pgd5 & ~left, pgd20 & ~left
+        assumed[method] = 100 * _read(path).test_metrics["test/pairing/assumption"]
+    shares = {method: 100 * each.mean() for method, each in lost.items()}
+    more = _two_losses(lost["alp"], lost["lrm"])
+    told = "LRM loses {lrm:.1f} points, ALP {alp:.1f} (MORE more) and PGD training {pgd:.1f},"
+    assert told.format_map(shares).replace("MORE", more) in _page()
+    assert max(late, key=lambda method: late[method].mean()) == "lrm"
+    assert f"from PGD-20 on LRM loses most, {100 * late['lrm'].mean():.1f}." in _page()
+    told = "holds for {pgd:.0f}% (PGD), {alp:.0f}% (ALP) and {lrm:.0f}% (LRM)"
+    assert told.format_map(assumed) in _page()
+
+
+def _two_losses(first, second):
+    """How much more the first loses, with the normal interval of so many images' difference."""
+    difference = 100 * (first.astype(float) - second)
+    return f"{difference.mean():.1f} ± {1.96 * difference.std(ddof=1) / len(difference) ** 0.5:.1f}"
 
 
 def test_accuracy_by_smoothing_is_that_of_the_records():
-    (rows,) = (rows for head, rows in _tables(ROOT / "docs/results.md") if head[:2] == ["s", "n"])
+    (rows,) = (rows for head, rows in _tables(ROOT / "docs/results.md") if head[0] == "s")
     paths = (ROOT / "results/cifar10-jpeg-5-epochs").glob("*/record.json")
-    records = {
-        f"{each.config['method']['smoothing']:g}": each
-        for each in map(_read, paths)
-        if each.method == "label_smoothing"
-    }
+    records, verdicts = {}, {}
+    for path in paths:
+        if (record := _read(path)).method == "label_smoothing":
+            s = f"{record.config['method']['smoothing']:g}"
+            arrays = read_arrays(path.with_name("correct.npz"))
+            assert (arrays["index"][:2000] == np.arange(2000)).all()
+            records[s], verdicts[s] = record, {name: each[:2000] for name, each in arrays.items()}
     assert list(rows) == sorted(records, key=float)
     for s, record in records.items():
-        assert rows[s]["n"] == f"{record.n:,}"
         for heading, (_, attack) in WHITE_BOX.items():
-            assert rows[s][heading] == _cell(record, attack), (s, heading)
+            assert rows[s][heading] == _share(verdicts[s][attack]), (s, heading)
         variance = record.test_metrics["test/logits/clean/variance"]
         assert rows[s]["variance of the clean logits"] == f"{variance:.2f}"
-    regular, little, half = (records[s].metrics for s in ("0", "0.01", "0.5"))
-    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    times, points = half["fgsm"] / regular["fgsm"], 100 * (regular["clean"] - half["clean"])
-    assert f"{times:.0f} times regular training's at s = 0.5" in text
-    assert f"at a natural accuracy {points:.1f} points lower" in text
-    told, printed = (100 * each["fgsm"] + 1e-9 for each in (little, regular)), FGSM_BY_SMOOTHING
-    ours = "s = 0.01 leaves {:.1f}% under FGSM, regular training {:.1f}%".format(*told)
-    assert f"{ours}; the paper has {printed[0.01]} and {printed[0.0]}" in text
-    most = max(each.metrics["pgd10"] for each in records.values())
-    assert f"at most {100 * most + 0.05:.1f}% are left" in text
+    regular, little, half = (verdicts[s] for s in ("0", "0.01", "0.5"))
+    times = half["fgsm"].mean() / regular["fgsm"].mean()
+    lower = _told(paired_difference(half["clean"], regular["clean"]))
+    told = f"{times:.0f} times regular training's at s = 0.5, at a natural accuracy {lower} points"
+    assert told in _page()
+    more, printed = _told(paired_difference(regular["fgsm"], little["fgsm"])), FGSM_BY_SMOOTHING
+    told = f"s = 0.01 leaves {more} points more under FGSM than regular training; the paper has"
+    assert f"{told} {printed[0.01]}% and {printed[0.0]}% after 200." in _page()
+    most = max(each["pgd10"].mean() for each in verdicts.values())
+    assert f"at most {100 * most:.1f}% are left" in _page()
 
 
 def test_mixing_is_that_of_the_records():
@@ -379,7 +434,7 @@ def test_squeezing_beside_pairing_is_that_of_the_records():
         f"ALP's is {difference(plain, paired, 'clean')} points lower",
         f"{difference(little, ('alp', 0.01))} points under PGD-20 at β = 0.01 and"
         f" {difference(much, ('alp', 0.1))} at β = 0.1",
-        f"ALP with β = 0.01 is {difference(paired, ('alp', 0.01))} above ALP alone",
+        f"barely above ALP alone, by {difference(paired, ('alp', 0.01))}.",
     ):
         assert told in text
 
@@ -406,8 +461,8 @@ def test_the_leaderboard_is_that_of_the_records():
 @pytest.mark.parametrize(
     ("method", "suite", "attack", "told"),
     [
-        ("mart", "paper", "pgd20", "under PGD-20 it is {} points above PGD training (paired)"),
-        ("mart", "strong", "autoattack", "under AutoAttack {}."),
+        ("mart", "paper", "pgd20", "Under PGD-20 MART is {} points above PGD training (paired)"),
+        ("mart", "strong", "autoattack", "training (paired), under AutoAttack {}."),
         ("lrm", "strong", "autoattack", "paired, LRM is {} above PGD training"),
         ("alp", "strong", "autoattack", "ALP {}, and one seed"),
         ("gat", "strong", "autoattack", "{} below PGD training under AutoAttack"),
@@ -420,9 +475,22 @@ def test_a_difference_of_the_leaderboard_is_that_of_the_verdicts(method, suite, 
         (path,) = (ROOT / "results/leaderboard").glob(f"{name}-*/evaluations/{suite}-*.npz")
         return np.load(path)[attack]
 
-    difference, half = paired_difference(verdicts("pgd"), verdicts(method))
-    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
-    assert told.format(f"{100 * abs(difference):.1f} ± {100 * half:.1f}") in text
+    assert told.format(_told(paired_difference(verdicts("pgd"), verdicts(method)))) in _page()
+
+
+def test_whom_the_customary_number_flatters_most_is_as_far_as_it_can_be_told():
+    def flattered(method):
+        folder = ROOT / "results/leaderboard"
+        ((paper,), (strong,)) = (
+            folder.glob(f"{method}-*/evaluations/{suite}-*.npz") for suite in ("paper", "strong")
+        )
+        pgd20, autoattack = np.load(paper)["pgd20"], np.load(strong)["autoattack"]
+        assert not (autoattack & ~pgd20).any()
+        return pgd20 & ~autoattack
+
+    mart = flattered("mart")
+    assert f"MART less PGD training: {_two_losses(mart, flattered('pgd'))}" in _page()
+    assert f"SCORE, the least, can ({_two_losses(mart, flattered('score'))})" in _page()
 
 
 @pytest.mark.parametrize(
@@ -516,7 +584,7 @@ def test_a_paired_difference_is_that_of_the_verdicts(first, second, told, capsys
     compare(*(next(folder.glob(f"{method}*")) for folder, method in (first, second)))
     printed = capsys.readouterr().out
     found = dict(re.findall(r"^ *test (\w+) % .* [+-](\d+\.\d ± \d+\.\d) *$", printed, re.M))
-    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    text = _page()
     for name, words in told.items():
         assert words.format(found[name]) in text, name
 

@@ -55,10 +55,10 @@ def test_pgd_20_is_paired_with_autoattack_image_by_image(records, read, where):
     share = pgd20[index].mean()
     assert share != pgd20.mean()
     assert found["PGD-20"].value == f"{100 * share:.1f}"
-    # By counts of the images on which the two differ (Agresti, 11.1), the variance with n - 1.
+    # By counts of the images on which the two differ, and half an image more of each kind.
     b, n = int((pgd20[index] & ~autoattack).sum()), 40
     assert b > 3
-    half = 1.96 * math.sqrt((b - b**2 / n) / (n - 1) / n)
+    half = 1.96 * math.sqrt(b + 1 - b**2 / (n + 2)) / (n + 2)
     low, high = (100 * (b / n + side * half) for side in (-1, 1))
     assert found["flatters by"].value == f"{100 * b / n:.1f}"
     assert found["flatters by"].range == f"[{low:.1f}, {high:.1f}]"

@@ -139,8 +139,8 @@ def test_a_difference_on_the_same_images_has_its_own_interval(records, say):
     (line,) = [
         each for each in say("diff", runs["pgd"], runs["alp"]).splitlines() if "clean" in each
     ]
-    # The differences are 0, -1, 0, 0: their deviation is 0.5, and 1.96 * 0.5 / 2 = 0.49.
-    assert line.split()[-3:] == ["-25.0", "±", "49.0"]
+    # Of half an image and one and a half, of six: 1.96 (2 - 1 / 6)^0.5 / 6 = 0.442.
+    assert line.split()[-3:] == ["-25.0", "±", "44.2"]
     assert "paired" not in say("diff", runs["pgd"], runs["lrm"])  # of other images
 
 

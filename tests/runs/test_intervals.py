@@ -57,8 +57,20 @@ def test_rejects(correct, total):
         wilson_interval(correct, total)
 
 
-def test_a_single_image_tells_no_difference():
-    assert paired_difference(np.array([True]), np.array([False])) == (-1.0, 1.0)
+def test_images_on_which_two_networks_agree_leave_a_difference_open():
+    for n in (1, 20, 400):
+        same = np.arange(n) % 3 == 0
+        # Half an image more for each of the two that could differ: a variance of 1 / (n + 2)^2.
+        assert paired_difference(same, same) == (0.0, pytest.approx(1.96 / (n + 2)))
+
+
+def test_the_paired_interval_holds_the_difference_in_19_of_20_samples():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(2000):
+        both, ours, theirs = (rng.random(60) < rate for rate in (0.5, 0.1, 0.04))
+        difference, half = paired_difference(both | ours, both | theirs)
+        held += abs(difference - 0.5 * (0.04 - 0.1)) <= half
+    assert 0.94 <= held / 2000 <= 0.98
 
 
 def test_accuracies_of_verdicts():
