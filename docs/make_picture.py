@@ -1,4 +1,4 @@
-"""Draw the README's picture from the records in ``results/``: ``make picture``."""
+"""Draw the README's picture and the paper's figures from the records in ``results/``."""
 
 from pathlib import Path
 
@@ -6,11 +6,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from lrm_lightning.reporting.aggregate import aggregate, load
+from lrm_lightning.reporting.figures import logits
+from lrm_lightning.reporting.figures.style import style
 from lrm_lightning.runs.intervals import wilson_interval
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results/cifar10-jpeg-short"
-PICTURE = ROOT / "docs/picture.svg"
+PICTURE, FIGURES = ROOT / "docs/picture.svg", ROOT / "docs/figures"
+# Figures of the report, and the folders of results/ with their records.
+OF_THE_REPORT = {
+    logits.figure_1_left: "cifar10-jpeg-short",
+    logits.figure_1_right: "figure1",
+    logits.figure_2_left: "cifar10-jpeg-5-epochs",
+    logits.figure_2_right: "cifar10-jpeg-short",
+}
 TITLES = {
     "regular": "regular",
     "label_smoothing": "label\nsmoothing",
@@ -47,6 +57,21 @@ def draw(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def draw_figures(folder: Path) -> None:
+    """Write the paper's figures into ``folder``, as the report has them but on white."""
+    folder.mkdir(exist_ok=True)
+    for figure, records in OF_THE_REPORT.items():
+        (results,) = aggregate(load([str(ROOT / "results" / records)]))
+        with style():
+            (plot,) = figure(results)
+            plot.figure.savefig(
+                folder / f"{plot.slug}.svg",
+                facecolor="white",
+                transparent=False,
+                metadata={"Date": None, "Title": plot.caption},
+            )
+
+
 def _verdicts(method: str, attack: str) -> np.ndarray:
     """Of the whole test set, or of 1,000 images for attacks that ran on those alone."""
     (path,) = FOLDER.glob(f"{method}-*/correct.npz")
@@ -56,3 +81,4 @@ def _verdicts(method: str, attack: str) -> np.ndarray:
 
 if __name__ == "__main__":
     draw(PICTURE)
+    draw_figures(FIGURES)
