@@ -142,9 +142,11 @@ def table_2(results: Results) -> Sequence[Table | Missing]:
 
 def logit_variances(results: Results) -> list[Table]:
     """Variance of all logits on natural and on PGD-20 images."""
+    others = [group for group in results.white_box if group.row is None]
     rows = []
-    for group in titled(rows_of_paper(results.white_box)):
-        printed = paper.LOGIT_VARIANCE.get(group.method) if results.comparable else None
+    for group in titled([*rows_of_paper(results.white_box), *others]):
+        known = paper.LOGIT_VARIANCE if results.comparable and group.row is not None else {}
+        printed = known.get(group.method)
         cells = [
             number_cell(_variances(group, kind), group.origins[:1], beside, decimals=2)
             for kind, beside in (("clean", printed), ("adversarial", None))

@@ -142,7 +142,7 @@ def test_the_step_curve_marks_the_papers_numbers(records, read):
     records.paper(records.run("label_smoothing", metrics=(0.8, 0.5, 0.4, 0.3, 0.2)))
     records.paper(records.run("pgd"))
     records.paper(records.run("mixup"))  # no row of the paper
-    (plot,) = step_curve(read())
+    plot, _ = step_curve(read())
     drawn = series(plot)
     assert list(drawn) == ["Label smoothing", "PGD", "paper"]
     points = drawn["Label smoothing"]
@@ -152,6 +152,17 @@ def test_the_step_curve_marks_the_papers_numbers(records, read):
     marks = [line.get_xydata().tolist() for line in plot.figure.axes[0].lines]
     assert [[5, 49.4], [10, 41.7], [20, 34.4], [200, 13.6]] in marks
     assert [each.get_text() for each in plot.figure.axes[0].texts] == ["paper: 13.6"]
+
+
+def test_other_defences_have_step_curves_of_their_own_eight_in_a_plot(records, read):
+    records.paper(records.run("pgd"))
+    for number in range(9):
+        records.paper(records.run(f"mine{number}"))
+    plots = step_curve(read())
+    assert [plot.slug for plot in plots] == [
+        "step-curve", "step-curve-others", "step-curve-others-2"
+    ]  # fmt: skip
+    assert [len(series(plot)) for plot in plots] == [2, 8, 1]  # with the paper's marks, without
 
 
 def test_the_step_curve_of_seeds_is_their_mean(records, read):

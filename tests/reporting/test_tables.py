@@ -173,6 +173,15 @@ def test_variances_stand_beside_the_papers(records, read):
     assert all("alpha 0 (paper 0.5)" in row.detail for row in table.rows)
 
 
+def test_variances_of_other_defences_stand_beside_nothing(records, read):
+    records.run("pgd", alpha=0.3)
+    records.run("mine")
+    (table,) = logit_variances(read())
+    assert [row.head for row in table.rows] == ["PGD", "mine"]
+    assert all(cell.value == "3.00" for row in table.rows for cell in row.cells[:1])
+    assert not any(cell.paper for row in table.rows for cell in row.cells)
+
+
 def test_the_strong_evaluation_and_its_verdicts(records, read):
     following = {"pgd_square": 0.1, "transfer_alp-1": 0.1}  # told with the verdicts
     attacks = {"square": 0.123, "new_attack": 0.2} | following

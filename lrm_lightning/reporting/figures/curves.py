@@ -23,13 +23,21 @@ LINES_AT_MOST = 8
 
 
 def step_curve(results: Results) -> list[Plot]:
-    """Accuracy against PGD steps of the paper's rows, with the paper's numbers as hollow marks.
+    """Accuracy against PGD steps: of the paper's rows, and of others at most eight in a plot.
 
-    With several seeds a curve is their mean; the band is the 95% interval of one seed.
+    The paper's numbers are hollow marks. With several seeds a curve is their mean; the band is the
+    95% interval of one seed.
     """
-    drawn = titled([group for group in results.paper if group.row is not None and _curves(group)])
-    if not drawn:
-        return []
+    measured = titled([group for group in results.paper if _curves(group)])
+    others = [group for group in measured if group.row is None]
+    parts = {"step-curve": [group for group in measured if group.row is not None]}
+    for place in range(0, len(others), LINES_AT_MOST):
+        suffix = f"-{place // LINES_AT_MOST + 1}" if place else ""
+        parts[f"step-curve-others{suffix}"] = others[place:][:LINES_AT_MOST]
+    return [_step_plot(slug, drawn, results) for slug, drawn in parts.items() if drawn]
+
+
+def _step_plot(slug: str, drawn: list[Group], results: Results) -> Plot:
     axes = style.new_axes("PGD steps", "accuracy, %")
     seen, last = ["Accuracy against PGD steps"], 0
     for group in drawn:
@@ -49,7 +57,7 @@ def step_curve(results: Results) -> list[Plot]:
         ends = (f"{number(100 * accuracy[end])}% at {steps[end]}" for end in (0, -1))
         seen.append(f"{group.title}: {' steps, '.join(ends)}")
         last = max(last, steps[-1])
-    if results.comparable:
+    if results.comparable and any(group.row is not None for group in drawn):
         style.name_papers(axes, "o")
     # The first steps, where the paper's numbers are, get as much room as the last hundred.
     axes.set_xscale("function", functions=(np.sqrt, np.square))
@@ -58,7 +66,7 @@ def step_curve(results: Results) -> list[Plot]:
     axes.set_ylim(-2, 100)
     caption = f"Section 5.3. Accuracy by the number of PGD steps, {results.data.title}"
     origins = tuple(origin for group in drawn for origin in group.origins)
-    return [style.plot(axes, "step-curve", caption, seen, origins, columns=3)]
+    return style.plot(axes, slug, caption, seen, origins, columns=3)
 
 
 def eps_curves(results: Results) -> list[Plot]:
