@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor, nn
 
 from lrm_lightning.errors import UserError, text_of
@@ -22,6 +24,12 @@ from lrm_lightning.runs.records import printable
 NESTED = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "ema", "params",
 )  # fmt: skip
+# What NumPy's numbers are pickled as, which many checkpoints have beside the weights: a type and
+# bytes, of which nothing is executed.
+NUMBERS: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")] + [
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "?")),
+]
 SHOWN = 4  # names in a message
 WHOSE = "whose"  # in a run's checkpoints: see checkpoint_owner
 
@@ -73,7 +81,8 @@ def read_checkpoint(path: Path, run_id: str = "") -> Any:  # noqa: ANN401
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise ValueError("its bytes have changed since they were written")
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(NUMBERS):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(saved, dict):
         return saved
     saved = opened(saved)
