@@ -27,26 +27,24 @@ def smooth_targets(y: Tensor, num_classes: int, smoothing: float) -> Tensor:
     Soft labels, of mixed images, are smoothed by the same map, which is linear in them.
 
     Args:
-        y: Labels of whole numbers in ``[0, C)``, shape ``(B,)``, or soft labels whose rows sum to
-            one, shape ``(B, C)``. Labels on a GPU aren't read to check them: that would stall it.
+        y: One-hot or soft labels, whose rows sum to one, shape ``(B, C)``.
         num_classes: Number of classes ``C``, at least 2.
         smoothing: Probability ``s`` taken from the label, in ``[0, 1 - 1/C]``. The upper end
             gives the uniform distribution. Torch's ``label_smoothing`` e puts ``e / C`` on every
             class, the label included: ``e = s C / (C - 1)`` gives the same targets.
 
     Returns:
-        Targets whose rows sum to one, shape ``(B, C)``; float32, or the soft labels' dtype.
+        Targets whose rows sum to one, shape ``(B, C)``, of the labels' dtype.
 
     References:
         Summers & Dinneen, Eq. 8; Szegedy et al. 2016, arXiv:1512.00567.
     """
     check_integer("num_classes", num_classes, low=2)
     check_number("smoothing", smoothing, low=0, high=1 - 1 / num_classes, why="1 - 1/C")
-    hard = y if y.is_floating_point() else _one_hot(y, num_classes)
-    if hard.ndim != 2 or hard.shape[1] != num_classes:
-        raise ValueError(f"soft labels y have shape {tuple(y.shape)}, not (B, {num_classes})")
+    if y.ndim != 2 or y.shape[1] != num_classes:
+        raise ValueError(f"labels y have shape {tuple(y.shape)}, not (B, {num_classes})")
     elsewhere = smoothing / (num_classes - 1)
-    return hard * (1 - smoothing - elsewhere) + elsewhere
+    return y * (1 - smoothing - elsewhere) + elsewhere
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -157,7 +155,7 @@ def ratio_weight(loss: Tensor, pairing: Tensor, ratio: float) -> Tensor:
     Args:
         loss: The adversarial loss ``L``, a scalar.
         pairing: The pairing loss ``h``, a scalar.
-        ratio: Pairing term over loss, at least 0: 0.125 makes the pairing an eighth of the loss.
+        ratio: Pairing term over loss: 0.125 makes the pairing an eighth of the loss.
 
     Returns:
         Scalar without gradient; 0 where the pairing is within rounding of 0, so nothing overflows.
@@ -165,7 +163,6 @@ def ratio_weight(loss: Tensor, pairing: Tensor, ratio: float) -> Tensor:
     References:
         Summers & Dinneen, section 4.1.
     """
-    check_number("ratio", ratio, low=0)
     loss, pairing = loss.detach(), pairing.detach()
     floor = torch.finfo(torch.float32).eps
     weight = ratio * loss / pairing.clamp(min=floor)
@@ -227,21 +224,6 @@ OBJECTIVES: dict[str, Objective] = {
     "margin": margin,
     "dlr": dlr,
 }
-
-
-def _one_hot(y: Tensor, num_classes: int) -> Tensor:
-    if y.ndim != 1 or y.dtype == torch.bool:
-        raise ValueError(
-            f"labels y have shape {tuple(y.shape)} and dtype {y.dtype}; they must be whole numbers "
-            "of shape (B,), or floats of shape (B, C)"
-        )
-    # On a GPU this reading would wait for it; there scatter_ itself asserts the range.
-    if y.device.type == "cpu" and y.numel():
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= num_classes:
-            raise ValueError(f"labels y span [{low}, {high}], not [0, {num_classes - 1}]")
-    zeros = torch.zeros(len(y), num_classes, device=y.device)
-    return zeros.scatter_(1, y.long().unsqueeze(1), 1.0)
 
 
 def check_logits(name: str, logits: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Every YAML file composes, makes sense, and says what the class it names says."""
 
+import functools
 import inspect
 import itertools
 import re
@@ -45,8 +46,9 @@ def _compose(*overrides, name="config", folder=CONF, hydra=False):
         return compose(name, list(overrides), return_hydra_config=hydra)
 
 
-def _method_file(name):
-    return OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+@functools.cache
+def _method(name):
+    return OmegaConf.to_container(_compose(f"+method={name}", name=None).method)
 
 
 def test_there_are_the_papers_defences_and_those_of_the_field():
@@ -163,7 +165,7 @@ def _keywords(defense):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_method_file_is_its_constructor(method):
-    settings = _method_file(method)
+    settings = dict(_method(method))
     keywords = _keywords(get_class(settings.pop("_target_")))
     assert settings.keys() == keywords.keys() - GIVEN_BY_THE_PROGRAM
     assert settings.pop("name") == method
@@ -172,7 +174,7 @@ def test_method_file_is_its_constructor(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shared_knobs_are_in_every_method(method):
-    assert _method_file(method).keys() >= SHARED_KNOBS
+    assert _method(method).keys() >= SHARED_KNOBS
 
 
 def test_every_defence_has_a_file():
@@ -180,7 +182,7 @@ def test_every_defence_has_a_file():
         return {cls}.union(*(subclasses(each) for each in cls.__subclasses__()))
 
     ours = {each for each in subclasses(Defense) if each.__module__.startswith("lrm_lightning.")}
-    named = {get_class(_method_file(method)["_target_"]) for method in METHODS}
+    named = {get_class(_method(method)["_target_"]) for method in METHODS}
     assert ours - {Defense} == named
 
 
@@ -220,12 +222,12 @@ def test_optimizer_of_the_config_is_the_default_of_a_defence():
 
 
 def test_adversarial_methods_train_for_101_epochs_and_the_others_for_200():
-    classes = {name: get_object(_method_file(name)["_target_"]) for name in METHODS}
+    classes = {name: get_object(_method(name)["_target_"]) for name in METHODS}
     adversarial = {name for name, each in classes.items() if issubclass(each, PGDTraining)}
     assert {"pgd", "alp", "lrm"} <= adversarial
-    assert adversarial == {name for name in METHODS if "alpha" in _method_file(name)}
+    assert adversarial == {name for name in METHODS if "alpha" in _method(name)}
     for name in METHODS:
-        assert _method_file(name)["epochs"] == (101 if name in adversarial else 200)
+        assert _method(name)["epochs"] == (101 if name in adversarial else 200)
     assert _compose("method=regular", "experiment=paper").trainer.max_epochs == 200
 
 
@@ -264,7 +266,7 @@ def test_another_norm_replaces_radius_and_steps_of_an_experiment(experiment):
 
 
 def test_table_1_settings_of_the_methods():
-    assert _method_file("label_smoothing")["smoothing"] == 0.75
-    assert _method_file("alp")["alpha"] == _method_file("pgd")["alpha"] == 0
-    lrm = _method_file("lrm")
+    assert _method("label_smoothing")["smoothing"] == 0.75
+    assert _method("alp")["alpha"] == _method("pgd")["alpha"] == 0
+    lrm = _method("lrm")
     assert (lrm["smoothing"], lrm["squeeze_weight"], lrm["mixing"]) == (0.1, 1e-3, "vh_mixup")

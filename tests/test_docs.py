@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.leaderboard import leaderboard
@@ -645,11 +644,11 @@ def test_the_speed_on_a_gpu_is_what_was_kept():
             assert float(told) == pytest.approx(ratio, abs=0.005 + 1e-9), (model, way)
 
 
-def test_the_page_of_methods_has_every_setting_and_its_defaults():
+def test_the_page_of_methods_has_every_setting_and_its_defaults(composed):
     methods, settings = (rows for _, rows in _tables(ROOT / "docs/methods.md"))
     named = re.findall(r"`(\w+)`", " ".join([*methods, *settings]))
     for path in (ROOT / "conf/method").glob("*.yaml"):
-        method = yaml.safe_load(path.read_text(encoding="utf-8"))
+        method = composed(None, f"+method={path.stem}").method
         assert not {method["name"], *method} - {"_target_", "name", *named}, path
         for key in ("smoothing", "squeeze_weight"):
             if method[key]:

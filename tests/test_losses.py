@@ -32,6 +32,10 @@ def normal(*shape, seed=0, scale=3.0):
     return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def one_hot(y, num_classes):
+    return F.one_hot(torch.tensor(y), num_classes).float()
+
+
 def softmax(logits):
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
@@ -39,19 +43,18 @@ def softmax(logits):
 
 class TestSmoothTargets:
     def test_golden_values(self):
-        targets = smooth_targets(torch.tensor([2, 0]), 5, 0.2)
+        targets = smooth_targets(one_hot([2, 0], 5), 5, 0.2)
         expected = [[0.05, 0.05, 0.8, 0.05, 0.05], [0.8, 0.05, 0.05, 0.05, 0.05]]
         torch.testing.assert_close(targets, torch.tensor(expected))
 
     def test_no_smoothing_gives_the_hard_labels_exactly(self):
-        y = torch.tensor([1, 0, 2])
-        assert torch.equal(smooth_targets(y, 3, 0), F.one_hot(y).float())
+        y = one_hot([1, 0, 2], 3)
+        assert torch.equal(smooth_targets(y, 3, 0), y)
 
     @given(st.integers(2, 30).flatmap(lambda c: st.tuples(st.just(c), st.floats(0, 1 - 1 / c))))
     def test_rows_are_distributions_led_by_the_label(self, drawn):
         num_classes, smoothing = drawn
-        y = torch.arange(num_classes)
-        targets = smooth_targets(y, num_classes, smoothing)
+        targets = smooth_targets(torch.eye(num_classes), num_classes, smoothing)
         assert targets.sum(dim=1).numpy() == pytest.approx(1, abs=1e-5)
         assert targets.min() >= 0
         assert targets.diagonal().numpy() == pytest.approx(1 - smoothing, abs=1e-6)
@@ -59,33 +62,25 @@ class TestSmoothTargets:
 
     @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
     def test_the_upper_end_is_uniform(self, num_classes):
-        targets = smooth_targets(torch.tensor([1]), num_classes, 1 - 1 / num_classes)
+        targets = smooth_targets(one_hot([1], num_classes), num_classes, 1 - 1 / num_classes)
         torch.testing.assert_close(targets, torch.full_like(targets, 1 / num_classes))
 
     def test_soft_labels_mix_the_smoothed_hard_labels(self):
-        first, second = torch.tensor([0, 3]), torch.tensor([2, 3])
-        mixed = 0.3 * F.one_hot(first, 4).double() + 0.7 * F.one_hot(second, 4).double()
+        first, second = one_hot([0, 3], 4).double(), one_hot([2, 3], 4).double()
+        mixed = 0.3 * first + 0.7 * second
         expected = 0.3 * smooth_targets(first, 4, 0.25) + 0.7 * smooth_targets(second, 4, 0.25)
         targets = smooth_targets(mixed, 4, 0.25)
         assert targets.dtype == torch.float64
-        torch.testing.assert_close(targets, expected.double(), rtol=1e-6, atol=1e-7)
-
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-    def test_any_whole_number_dtype(self, dtype):
-        targets = smooth_targets(torch.tensor([1], dtype=dtype), 3, 0.0)
-        assert targets.tolist() == [[0, 1, 0]]
+        torch.testing.assert_close(targets, expected)
 
     @pytest.mark.parametrize(
         ("y", "num_classes", "smoothing", "message"),
         [
-            (torch.tensor([0]), 10, -0.1, "smoothing=-0.1"),
-            (torch.tensor([0]), 10, 0.91, "smoothing=0.91"),
-            (torch.tensor([0]), 10, float("nan"), "smoothing=nan"),
-            (torch.tensor([0]), 1, 0.0, "num_classes=1"),
-            (torch.tensor([0, 10]), 10, 0.1, r"\[0, 9\]"),
-            (torch.tensor([-1]), 10, 0.1, r"\[0, 9\]"),
-            (torch.tensor([[0]]), 10, 0.1, r"\(1, 1\)"),
-            (torch.tensor([True]), 10, 0.1, "bool"),
+            (torch.eye(10), 10, -0.1, "smoothing=-0.1"),
+            (torch.eye(10), 10, 0.91, "smoothing=0.91"),
+            (torch.eye(10), 10, float("nan"), "smoothing=nan"),
+            (torch.eye(1), 1, 0.0, "num_classes=1"),
+            (torch.tensor([0]), 10, 0.1, r"\(B, 10\)"),
             (torch.rand(2, 9), 10, 0.1, r"\(B, 10\)"),
             (torch.rand(10), 10, 0.1, r"\(B, 10\)"),
         ],
@@ -104,7 +99,7 @@ class TestSoftCrossEntropy:
 
     def test_no_smoothing_is_the_usual_cross_entropy(self):
         logits, y = normal(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
-        loss = soft_cross_entropy(logits, smooth_targets(y, 5, 0.0).double())
+        loss = soft_cross_entropy(logits, smooth_targets(F.one_hot(y, 5).double(), 5, 0.0))
         torch.testing.assert_close(loss, F.cross_entropy(logits, y))
 
     @pytest.mark.parametrize("num_classes", [2, 10])
@@ -112,12 +107,11 @@ class TestSoftCrossEntropy:
     def test_smoothing_is_torchs_after_conversion(self, num_classes, fraction):
         smoothing = fraction * (1 - 1 / num_classes)
         logits, y = normal(8, num_classes), torch.arange(8) % num_classes
+        labels = F.one_hot(y, num_classes).double()
         label_smoothing = smoothing * num_classes / (num_classes - 1)
         torch.testing.assert_close(
-            soft_cross_entropy(logits, smooth_targets(y, num_classes, smoothing).double()),
+            soft_cross_entropy(logits, smooth_targets(labels, num_classes, smoothing)),
             F.cross_entropy(logits, y, label_smoothing=label_smoothing),
-            rtol=1e-6,
-            atol=1e-6,
         )
 
     def test_gradient(self):
@@ -127,7 +121,7 @@ class TestSoftCrossEntropy:
 
     def test_extreme_logits(self):
         logits = torch.tensor([[1e4, -1e4, 0.0]])
-        targets = smooth_targets(torch.tensor([1]), 3, 0.0)
+        targets = smooth_targets(one_hot([1], 3), 3, 0.0)
         assert soft_cross_entropy(logits, targets).item() == 2e4
 
     @pytest.mark.parametrize("targets", [torch.rand(2, 4), torch.tensor([0, 1])])
@@ -312,8 +306,3 @@ class TestRatioWeight:
     @pytest.mark.parametrize("pairing", [0.0, -1e-9, 1e-38])
     def test_is_zero_and_not_infinite_where_there_is_nothing_to_pair(self, pairing):
         assert ratio_weight(torch.tensor(100.0), torch.tensor(pairing), 8.0).item() == 0
-
-    @pytest.mark.parametrize("ratio", [-1, float("inf")])
-    def test_rejects(self, ratio):
-        with pytest.raises(ValueError, match="ratio"):
-            ratio_weight(torch.tensor(1.0), torch.tensor(1.0), ratio)

@@ -72,12 +72,16 @@ def keys(name, groups):
 
 
 def keys_of_files(groups):
-    """(the override that chooses a file, each key that the file has)."""
+    """(the override that chooses a file, each key that the file has or inherits)."""
     for group, names in groups.items():
         for name in names:
-            node = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-            for key in identity.flat(node):
-                yield f"{group}={name}", key if group == "experiment" else f"{group}.{key}"
+            chosen = f"{group}={name}"
+            if group in ("attack", "method"):  # files that inherit
+                node = composed(f"+{chosen}", name=None)[group]
+            else:
+                node = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+            for key in identity.flat(OmegaConf.to_container(node)):
+                yield chosen, key if group == "experiment" else f"{group}.{key}"
 
 
 @functools.cache

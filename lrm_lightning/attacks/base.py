@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -170,8 +170,9 @@ class Attack(ABC):
         """
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that determine what the attack finds, as plain values."""
-        return asdict(self)
+        """The settings that determine what the attack finds, so without ``engine``."""
+        names = (each.name for each in fields(self))
+        return {name: getattr(self, name) for name in names if name != "engine"}
 
 
 @contextmanager

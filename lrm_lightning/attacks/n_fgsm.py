@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +44,6 @@ class NFGSM(Attack):
         check_number("noise", self.noise, above=0)
         check_choice("bn_mode", self.bn_mode, BN_MODES)
         check_choice("engine", self.engine, ENGINES)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in super().as_dict().items() if key != "engine"}
 
     def draw_noise(
         self,

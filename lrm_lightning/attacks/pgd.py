@@ -7,7 +7,7 @@ gradients become 0, and the attack stops moving.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -134,13 +134,11 @@ class PGDAttack(Attack):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings without ``engine``; a loss that is a function is given as ``str(loss)``.
+        """The settings of an attack; a loss that is a function is given as ``str(loss)``.
 
         With a loss that is a name, ``PGDAttack(**attack.as_dict())`` finds the same images.
         """
-        settings = {each.name: getattr(self, each.name) for each in fields(self)}
-        del settings["engine"]
-        return settings | {"loss": str(self.loss)}
+        return super().as_dict() | {"loss": str(self.loss)}
 
     def draw_noise(
         self,

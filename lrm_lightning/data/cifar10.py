@@ -1,5 +1,6 @@
 """CIFAR-10: reused from disk or downloaded, read only if its files are what they claim to be."""
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,6 @@ from lrm_lightning.data.official import (
     OWN,
     OfficialDataModule,
     afresh,
-    is_folder,
     read,
     read_pickle,
     split_of_planes,
@@ -102,7 +102,7 @@ class CIFAR10DataModule(OfficialDataModule):
         return ImageSplit(images, labels), parts[-1]
 
     def _layout(self) -> str | None:
-        return next((folder for folder in FILES if is_folder(self.root / folder)), None)
+        return next((folder for folder in FILES if os.path.isdir(self.root / folder)), None)
 
     def _records(self, path: Path, md5: str) -> ImageSplit:
         """A binary file's images and labels: records of one label byte and 3,072 pixel bytes."""

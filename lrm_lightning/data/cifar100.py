@@ -1,9 +1,10 @@
 """CIFAR-100, as torchvision leaves it on the disk."""
 
+import os
 from typing import ClassVar
 
 from lrm_lightning.data.batch import ImageSplit
-from lrm_lightning.data.official import OWN, OfficialDataModule, is_folder, read_pickle
+from lrm_lightning.data.official import OWN, OfficialDataModule, read_pickle
 from lrm_lightning.runs.records import CLASS_NAMES
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
@@ -35,7 +36,7 @@ class CIFAR100DataModule(OfficialDataModule):
     folders = (FOLDER,)
 
     def is_there(self) -> bool:
-        return is_folder(self.root / FOLDER)
+        return os.path.isdir(self.root / FOLDER)
 
     def load(self) -> tuple[ImageSplit, ImageSplit]:
         """Read and check both files."""

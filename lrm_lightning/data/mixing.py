@@ -2,14 +2,12 @@
 
 Each is a pure function of two batches and of the numbers drawn for each pair; the function beside
 it draws them. Images are ``(N, C, H, W)``, targets are class weights ``(N, classes)`` and what is
-drawn is ``(N,)``, else ``ValueError`` is raised.
+drawn is ``(N,)``.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from lrm_lightning.checks import check_number
 
 MIXINGS = ("none", "mixup", "vh_mixup")
 
@@ -19,7 +17,6 @@ def draw_mixup(size: int, *, alpha: float, generator: torch.Generator) -> Tensor
 
     It is from Beta(alpha, alpha), ``alpha`` > 0: 1 is uniform, near 0 hardly mixes.
     """
-    check_number("mixing_alpha", alpha, above=0)
     # torch samples a Beta only from its global generator
     seed = torch.randint(2**63 - 1, (), generator=generator).item()
     weights = np.random.default_rng(int(seed)).beta(alpha, alpha, size)
@@ -38,7 +35,6 @@ def mixup(
     References:
         Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412, Eq. 1.
     """
-    _check_pairs(x1, targets1, x2, targets2, weight)
     targets = torch.lerp(targets2, targets1, weight[:, None])
     return torch.lerp(x2, x1, weight[:, None, None, None]), targets
 
@@ -81,7 +77,6 @@ def vh_mixup(
         Summers & Dinneen, section 4, "Paired-Example Data Augmentation"; Summers & Dinneen 2019,
         "Improved Mixed-Example Data Augmentation", arXiv:1805.11272.
     """
-    _check_pairs(x1, targets1, x2, targets2, rows, cols, weight)
     height, width = x1.shape[-2:]
     above = torch.arange(height, device=x1.device)[None, :] < rows[:, None]
     beside = torch.arange(width, device=x1.device)[None, :] < cols[:, None]
@@ -91,17 +86,3 @@ def vh_mixup(
     c = weight * rows / height + (1 - weight) * cols / width
     targets = torch.lerp(targets2, targets1, c[:, None].to(targets1.dtype))
     return torch.lerp(x2, x1, share.to(x1.dtype)), targets
-
-
-def _check_pairs(
-    x1: Tensor, targets1: Tensor, x2: Tensor, targets2: Tensor, *draws: Tensor
-) -> None:
-    if x1.ndim != 4 or x1.shape != x2.shape:
-        shapes = f"{tuple(x1.shape)} and {tuple(x2.shape)}"
-        raise ValueError(f"images to mix must share one shape (N, C, H, W), got {shapes}")
-    if targets1.ndim != 2 or targets1.shape != targets2.shape or len(targets1) != len(x1):
-        shapes = f"{tuple(targets1.shape)} and {tuple(targets2.shape)}"
-        raise ValueError(f"targets to mix must share one shape ({len(x1)}, classes), got {shapes}")
-    for values in draws:
-        if values.shape != (len(x1),):
-            raise ValueError(f"one draw a pair is needed: ({len(x1)},), got {tuple(values.shape)}")

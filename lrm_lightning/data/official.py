@@ -4,7 +4,6 @@ Nothing that comes from a file is executed: a pickle is opened only after its of
 """
 
 import hashlib
-import os
 import pickle
 import tarfile
 import tempfile
@@ -57,6 +56,7 @@ class OfficialDataModule(ImageDataModule):
     @abstractmethod
     def is_there(self) -> bool:
         """Whether nothing has to be fetched."""
+        # By os.path: where it may not look, Path.is_dir raises.
 
     def fetch(self) -> None:
         """Fetch what is not there.
@@ -157,11 +157,6 @@ def split_of_planes(pixels: np.ndarray, labels: np.ndarray) -> ImageSplit:
     """CIFAR's pixels, the red, green and blue plane of each image row by row, and their labels."""
     images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
     return ImageSplit(images, torch.from_numpy(labels.astype(np.int64)))
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder; unlike ``Path.is_dir`` it raises nothing where it may not look."""
-    return os.path.isdir(path)
 
 
 def _unpack(archive: Path, folder: str, names: Sequence[str]) -> None:

@@ -22,23 +22,15 @@ class NuclearNormTraining(GuidedTraining):
         network: The classifier.
         pairing_weight: :math:`\lambda` at the end, at least 0. It rises linearly from 0 in the
             first epoch until 90% of the epochs are over, as the authors' does.
-        alpha: Weight of the clean images' loss; the attacked images' loss has 1 - alpha.
-        **shared: Arguments of :class:`~lrm_lightning.methods.pgd.PGDTraining`.
+        **shared: Other arguments of :class:`~lrm_lightning.methods.gat.GuidedTraining`.
 
     References:
         Sriramanan et al., NeurIPS 2021, "Towards efficient and effective adversarial training",
         section 4, and their code for CIFAR-10, val-iisc/NuAT.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        pairing_weight: float = 4.5,
-        alpha: float = 1.0,
-        **shared: Any,
-    ) -> None:
-        super().__init__(network, pairing_weight=pairing_weight, alpha=alpha, **shared)
+    def __init__(self, network: nn.Module, *, pairing_weight: float = 4.5, **shared: Any) -> None:
+        super().__init__(network, pairing_weight=pairing_weight, **shared)
 
     @property
     def weight(self) -> float:

@@ -96,7 +96,6 @@ class PreActResNet(nn.Module):
         for name, values, high in (("blocks", blocks, MOST_BLOCKS), ("widths", widths, math.inf)):
             for i, value in enumerate(values):
                 check_integer(f"{name}[{i}]", value, low=1, high=high)
-        self.num_classes = num_classes
 
         mean, std = CIFAR10_MEAN, CIFAR10_STD
         if in_channels != 3:

@@ -96,8 +96,6 @@ class ResNet(nn.Module):
         check_integer("num_classes", num_classes, low=2)
         check_integer("in_channels", in_channels, low=1)
         self.widths = _checked_widths(widths)
-        self.depth = depth
-        self.num_classes = num_classes
 
         self.standardize = ImageStandardization()
         self.stem = nn.Conv2d(in_channels, self.widths[0], 3, padding=1, bias=False)

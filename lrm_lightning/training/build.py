@@ -167,8 +167,7 @@ def validate(cfg: DictConfig) -> None:
 
 
 def _check_top(cfg: DictConfig) -> None:
-    check_integer("seed", cfg.seed, low=0)
-    check_number("seed", cfg.seed, high=2**63 - 1, why="torch")
+    check_integer("seed", cfg.seed, low=0, high=2**63 - 1)  # as torch's
     check_flag("rerun", cfg.rerun)
 
 

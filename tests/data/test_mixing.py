@@ -126,21 +126,3 @@ def test_weights_repeat_with_their_generator_and_differ_between_pairs():
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert len(weights[0].unique()) == 9
-
-
-@pytest.mark.parametrize("alpha", [0, -1, float("nan")])
-def test_mixup_alpha_out_of_range(alpha):
-    with pytest.raises(ValueError, match=r"^mixing_alpha=.* must be a number > 0$"):
-        draw_mixup(4, alpha=alpha, generator=_generator())
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    x1, targets1, x2, targets2 = _pairs(4, 5, 5, seed=0)
-    weight = torch.ones(4)
-    with pytest.raises(ValueError, match=r"images to mix .*\(4, 3, 5, 5\) and \(4, 3, 5, 4\)"):
-        mixup(x1, targets1, x2[..., :4], targets2, weight=weight)
-    with pytest.raises(ValueError, match=r"targets to mix .*\(4, 4\) and \(3, 4\)"):
-        mixup(x1, targets1, x2, targets2[:3], weight=weight)
-    shares = {"rows": torch.ones(4), "cols": torch.ones(4), "weight": torch.tensor(0.5)}
-    with pytest.raises(ValueError, match=r"one draw a pair is needed: \(4,\), got \(\)"):
-        vh_mixup(x1, targets1, x2, targets2, **shares)

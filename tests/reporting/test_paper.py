@@ -1,17 +1,16 @@
 """The paper's numbers as data."""
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from lrm_lightning.reporting import paper
-from lrm_lightning.runs.identity import conf_dir
 
 METHODS = list(paper.METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_row_of_the_paper_is_the_method_as_conf_has_it(name):
-    defaults = yaml.safe_load((conf_dir() / "method" / f"{name}.yaml").read_text())
+def test_a_row_of_the_paper_is_the_method_as_conf_has_it(name, composed):
+    defaults = composed("config", f"method={name}").method
     method = paper.METHODS[name]
     assert {key: defaults[key] for key in method.knobs} == method.knobs
     assert defaults["epochs"] == method.epochs
@@ -19,12 +18,8 @@ def test_a_row_of_the_paper_is_the_method_as_conf_has_it(name):
     assert {"smoothing", "squeeze_weight", "mixing"} <= set(method.knobs)
 
 
-def test_the_recipe_is_that_of_experiment_paper():
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("config", overrides=["experiment=paper"])
+def test_the_recipe_is_that_of_experiment_paper(composed):
+    cfg = composed("config", "experiment=paper")
     for key, value in paper.RECIPE.items():
         assert OmegaConf.select(cfg, key) == value, key
     assert {key: cfg.attack[key] for key in paper.THREAT_MODEL} == paper.THREAT_MODEL
