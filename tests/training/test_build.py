@@ -187,6 +187,15 @@ def test_a_callback_that_watches_validation_needs_a_split(composed):
     build.validate(_changed(watching, "callbacks.early_stopping.monitor", "train/loss"))
 
 
+@pytest.mark.parametrize("experiment", ["demo", "short", "robustbench", "cpu", "paper"])
+def test_an_experiment_leaves_another_optimizer_and_schedule_as_they_are(experiment, composed):
+    chosen = composed("config", f"experiment={experiment}", "optimizer=adamw", "scheduler=cosine")
+    plain = composed("config", "optimizer=adamw", "scheduler=cosine")
+    assert chosen.optimizer == plain.optimizer
+    assert chosen.scheduler.keys() == plain.scheduler.keys()
+    build.validate(chosen)
+
+
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle", "step_drops"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_optimizers_and_schedules_pass(optimizer, scheduler, composed):
