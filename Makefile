@@ -170,7 +170,7 @@ leaderboard: $(VENV)/.installed  ## Every defence with one recipe: AutoAttack, a
 	$(call evaluate,$(RUNS)/leaderboard/$(DATA)/*,strong)
 	$(REPORT) runs_dir=$(RUNS)/leaderboard out=report/leaderboard
 
-picture: $(VENV)/.installed  ## The picture of the README, from the records in results/
+picture: $(VENV)/.installed  ## The pictures of README and docs/, from the records in results/
 	$(PY) docs/make_picture.py
 
 dashboard: $(VENV)/.installed-dashboards  ## The W&B workspace of the runs, created from code

@@ -63,13 +63,13 @@ def draw_figures(folder: Path) -> None:
     for figure, records in OF_THE_REPORT.items():
         (results,) = aggregate(load([str(ROOT / "results" / records)]))
         with style():
-            (plot,) = figure(results)
-            plot.figure.savefig(
-                folder / f"{plot.slug}.svg",
-                facecolor="white",
-                transparent=False,
-                metadata={"Date": None, "Title": plot.caption},
-            )
+            for plot in figure(results):
+                plot.figure.savefig(
+                    folder / f"{plot.slug}.svg",
+                    facecolor="white",
+                    transparent=False,
+                    metadata={"Date": None, "Title": plot.caption},
+                )
 
 
 def _verdicts(method: str, attack: str) -> np.ndarray:

@@ -588,14 +588,43 @@ def test_a_paired_difference_is_that_of_the_verdicts(first, second, told, capsys
         assert words.format(found[name]) in text, name
 
 
-def test_the_picture_is_that_of_the_records(tmp_path):
+@pytest.fixture(scope="module")
+def pictures():
+    """The script that draws them."""
     spec = importlib.util.spec_from_file_location("make_picture", ROOT / "docs/make_picture.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.draw(tmp_path / "picture.svg")
-    drawn, kept = (path.read_text() for path in (tmp_path / "picture.svg", module.PICTURE))
-    assert re.sub(r"<!--.*?-->|Matplotlib v[\d.]+", "", drawn) == re.sub(
-        r"<!--.*?-->|Matplotlib v[\d.]+", "", kept
+    return module
+
+
+def _drawn(path):
+    return re.sub(r"<!--.*?-->|Matplotlib v[\d.]+", "", path.read_text(encoding="utf-8"))
+
+
+def test_the_picture_is_that_of_the_records(pictures, tmp_path):
+    pictures.draw(tmp_path / "picture.svg")
+    assert _drawn(tmp_path / "picture.svg") == _drawn(pictures.PICTURE)
+
+
+def test_the_figures_are_those_of_the_records(pictures, tmp_path):
+    pictures.draw_figures(tmp_path)
+    names = [sorted(path.name for path in each.iterdir()) for each in (tmp_path, pictures.FIGURES)]
+    assert names[0] == names[1]
+    assert len(names[0]) == 5
+    for name in names[0]:
+        assert _drawn(tmp_path / name) == _drawn(pictures.FIGURES / name)
+
+
+def test_the_size_of_logits_under_attack_is_that_of_the_records():
+    sizes = {}
+    for method in METHODS_OF_SHORT.values():
+        found = _record(SHORT, method, "evaluations/paper-*.json").logits
+        sizes[method] = [found[kind].variance for kind in ("clean", "adversarial")]
+    told = {method: "{:.2f} and {:.2f}".format(*each) for method, each in sizes.items()}
+    assert "rises from {:.2f} to {:.2f};".format(*sizes["regular"]) in _page()
+    assert (
+        f"it is {told['label_smoothing']} for label smoothing, {told['pgd']} for PGD training,"
+        f" {told['alp']} for ALP, {told['lrm']} for LRM." in _page()
     )
 
 

@@ -57,14 +57,18 @@ def figure_1_left(results: Results) -> list[Plot | Missing]:
 
 
 def figure_2_right(results: Results) -> list[Plot | Missing]:
-    """Logits of label smoothing with s = 0.75 and, beside them, of s = 0, if evaluated."""
+    """Logits without smoothing and with s = 0.75, a plot for each, as their sizes are far apart."""
     strength = paper.SMOOTHING_OF_FIGURE_2
     drawn = [group for group in rows_of_paper(results.paper) if group.evaluations[0].logits]
     smoothed = sorted(filter(_is_figure_2, drawn), key=worth, reverse=True)[:1]
     if smoothed:
         plain = [group for group in drawn if group.row is paper.METHODS["regular"]][:1]
-        caption = f"Fig. 2 right. Logits of label smoothing with s = {strength}"
-        return [_plot("fig-2-right", caption, plain + smoothed, results)]
+        halves = {"fig-2-right-0": (plain, "s = 0"), "fig-2-right": (smoothed, f"s = {strength}")}
+        return [
+            _plot(slug, f"Fig. 2 right. Logits of label smoothing with {what}", groups, results)
+            for slug, (groups, what) in halves.items()
+            if groups
+        ]
     what = f"No Fig. 2 right yet, it needs the logits of label smoothing with s = {strength}"
     for group in filter(_is_figure_2, results.tests):
         folders = [shown_path(each.path.parent) for each in group.origins]
