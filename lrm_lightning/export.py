@@ -17,7 +17,7 @@ from lrm_lightning import cli
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import EXPORTED, EXPORTED_WEIGHTS, finished_run
 from lrm_lightning.runs.files import file_sha256, replacing, write_sealed_json
-from lrm_lightning.runs.networks import load_model, saved_settings
+from lrm_lightning.runs.networks import load_model, saved_settings, weights_sha256
 
 FORMAT = 1
 INPUT = "pixels in [0, 1], float32, shape (B, channels, H, W); normalisation is inside the network"
@@ -55,6 +55,7 @@ def export_model(
         "format": FORMAT,
         "input": INPUT,
         "network": saved["network"],
+        "weights_sha256": weights_sha256(network),
         "config": identity | {"checkpoint": selected},
         "training": record.model_dump(mode="json", include=TRAINING, exclude_unset=True),
     }

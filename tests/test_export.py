@@ -45,6 +45,7 @@ def test_nothing_of_the_machine_is_in_it(exported, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors"]
     assert str(tmp_path) not in (out / "model.json").read_text()
     described = json.loads((out / "model.json").read_text())
+    assert described["weights_sha256"] == load_run(out).about.weights_sha256
     assert described["network"]["_target_"] == "lrm_lightning.models.ResNet"
     assert described["training"]["run_id"] == "0a1b2c3d"
     assert described["training"]["metrics"] == {"clean": 0.9}

@@ -23,6 +23,7 @@ from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.evaluation.images import X_ADV, write_images
 from lrm_lightning.evaluation.metrics import METHOD
 from lrm_lightning.runs import provenance, records
+from lrm_lightning.runs.directory import finished_run, outdated
 from lrm_lightning.runs.files import file_sha256, locked, override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, hashed, numeric
 from lrm_lightning.runs.networks import TrainedNetwork, load_runs, trusted
@@ -309,4 +310,10 @@ def _finished(path: Path, kind: type[R], evaluation_id: str) -> R | None:
             records.check_file(path.with_name(name), record)
     except (FileNotFoundError, UserError):  # damaged: it is made anew
         return None
-    return record if record.evaluation_id == evaluation_id else None
+    if record.evaluation_id != evaluation_id:
+        return None
+    if isinstance(record, EvaluationRecord):
+        folder = path.parents[1]
+        if outdated(record, folder, finished_run(folder)):  # the report leaves it out
+            return None
+    return record

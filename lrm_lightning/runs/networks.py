@@ -99,13 +99,18 @@ def load_run(
     if record is None and not (folder / EXPORTED).is_file():
         raise UserError(f"the run {folder} is not finished: it has no {RECORD} yet")
     module = load_model(folder, checkpoint=checkpoint, trust=trust)
+    chosen, sha256 = checkpoint or saved["select"], weights_sha256(module)
+    recorded = record.weights.get(chosen) if record else None
+    if recorded not in (None, sha256) and not (folder / EXPORTED).exists():
+        path = checkpoint_path(folder, chosen)
+        raise UserError(f"{path} has changed since its run ended; train the run with rerun=true")
     about = Network(
         name=str((saved["config"].get("method") or {}).get("name", folder.name)),
         label=folder.resolve().name,
         run_dir=shown_path(folder),
         run_id=record.run_id if record else saved["run_id"],
-        checkpoint=checkpoint or saved["select"],
-        weights_sha256=weights_sha256(module),
+        checkpoint=chosen,
+        weights_sha256=sha256,
     )
     return TrainedNetwork(module, about, folder, saved["config"])
 

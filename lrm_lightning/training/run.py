@@ -21,6 +21,7 @@ from lrm_lightning.runs import identity, provenance
 from lrm_lightning.runs.directory import (
     BEST,
     CORRECT,
+    LAST,
     METRICS,
     PREVIOUS,
     RECORD,
@@ -29,6 +30,7 @@ from lrm_lightning.runs.directory import (
     finished_run,
 )
 from lrm_lightning.runs.files import file_sha256, shown_path, write_arrays
+from lrm_lightning.runs.networks import load_model, weights_sha256
 from lrm_lightning.runs.records import RunRecord, accuracies, write_record
 from lrm_lightning.tracking.loggers import check_loggers, open_loggers, upload_rest
 from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
@@ -133,9 +135,21 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
                 hashes = {name: file_sha256(path / name) for name in (CORRECT, METRICS)}
                 checkpoint_path(path, PREVIOUS).unlink(missing_ok=True)
                 # Last: its presence says that the run is finished.
-                write_record(path / RECORD, record.model_copy(update={"files": hashes}))
+                found = {"files": hashes, "weights": _weights(cfg, path, *shape)}
+                write_record(path / RECORD, record.model_copy(update=found))
                 print_runs([("", record, path)])
     return record.score
+
+
+def _weights(cfg: DictConfig, path: Path, *shape: int) -> dict[str, str]:
+    """The hash of each checkpoint's weights, in the type that evaluate loads them in."""
+    return {
+        name: weights_sha256(
+            load_model(path, checkpoint=name, network=build.build_network(cfg, *shape))
+        )
+        for name in (LAST, BEST)
+        if checkpoint_path(path, name).exists()
+    }
 
 
 @rank_zero_only

@@ -1,5 +1,6 @@
 """From a run directory back to a network, and nothing else: no code of a stranger runs."""
 
+import json
 import os
 import pickle
 import re
@@ -265,6 +266,21 @@ def test_run_is_described(make_run, tmp_path, monkeypatch):
     }
     assert loaded.folder == folder
     assert not loaded.module.training
+
+
+def test_a_checkpoint_of_other_weights_than_the_run_recorded_is_refused(make_run):
+    folder = make_run()
+    record, sha256 = (
+        json.loads((folder / "record.json").read_text()),
+        weights_sha256(load_model(folder)),
+    )
+    (folder / "record.json").write_text(json.dumps(record | {"weights": {"last": sha256}}))
+    assert load_run(folder).about.weights_sha256 == sha256
+    (folder / "record.json").write_text(json.dumps(record | {"weights": {"last": "0" * 64}}))
+    with pytest.raises(
+        UserError, match=r"last\.ckpt has changed since its run ended; train the run"
+    ):
+        load_run(folder)
 
 
 def test_hash_is_of_the_numbers_not_of_their_layout():
