@@ -75,6 +75,17 @@ def test_export_over_an_export(exported):
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_what_is_of_another_run_is_not_overwritten(exported, make_run):
+    _, out = exported
+    before = (out / "model.json").read_bytes()
+    other = make_run("regular-11111111")
+    with pytest.raises(UserError, match=r"mine is of another run, 0a1b2c3d; give another out="):
+        export_model(other, out)
+    assert (out / "model.json").read_bytes() == before
+    (out / "model.json").write_text("{")  # nobody's any more
+    assert export_model(other, out) == out
+
+
 def test_what_cannot_be_exported(make_run, tmp_path):
     with pytest.raises(UserError, match=r"no run in .*nowhere"):
         export_model(tmp_path / "nowhere", tmp_path / "out")
