@@ -285,6 +285,16 @@ def rows_of_paper(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if best.get(group.training) is group]
 
 
+def measurement(record: RunRecord | EvaluationRecord) -> dict[str, Any]:
+    """On which images, of which checkpoint and with which attacks a record's accuracies are."""
+    found = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
+    if isinstance(record, RunRecord):
+        return found | {"checkpoint": record.checkpoint}
+    found |= {"checkpoint": record.network.checkpoint, "subset seed": record.subset.seed}
+    given = {"images": record.kept.sha256[:8]} if record.kept and record.kept.sha256 else {}
+    return found | given | _suite(record)
+
+
 def alike(found: settings.Settings) -> dict[str, Any]:
     """Settings of which equal ones are equal, whether a number was typed as 0 or as 0.0."""
     return {key: float(each) if is_number(each) else each for key, each in found.items()}
@@ -375,12 +385,7 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         method, named = record.network.name, record.network.label or record.network.name
         weights = record.network.weights_sha256 or str(origin.path)
         set_to, training = {}, canonical([method, named, weights])
-    measured = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
-    if isinstance(record, EvaluationRecord):
-        measured |= {"checkpoint": record.network.checkpoint, "subset seed": record.subset.seed}
-        measured |= _suite(record)
-    else:
-        measured["checkpoint"] = record.checkpoint
+    measured = measurement(record)
     return Group(
         origins=(origin,),
         runs=(run,) if run is not None else (),
