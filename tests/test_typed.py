@@ -329,6 +329,16 @@ def test_a_name_that_is_no_folder_makes_no_directory(typed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tab.yaml"]
 
 
+@pytest.mark.parametrize("empty", ["", "' '"])
+def test_no_folder_of_runs_is_not_the_root(empty, typed, tmp_path):
+    code, printed = typed("data=digits", f"runs_dir={empty}")
+    assert code == 1
+    assert re.fullmatch(
+        r"error: runs_dir='\s?' must name a folder, such as runs_dir=runs\n", printed
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["tab.yaml"]
+
+
 def test_a_variable_that_wandb_refuses(typed, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     code, printed = typed()
