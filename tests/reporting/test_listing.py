@@ -222,7 +222,13 @@ def test_only_what_is_unfinished_is_deleted_and_only_when_confirmed(records, say
         assert is_training(running)
         assert "yes=true deletes 1 unfinished run" in say("clean")
         assert stopped.exists()
-        assert "deleted 1 unfinished run" in say("clean", "yes=true")
+        for wrong in ("yes=1", "state=finished", "state=stopped,finished", "runs_dir="):
+            with pytest.raises(
+                UserError, match=r"yes must be true or|clean is for runs with state"
+            ):
+                say("clean", "yes=true", wrong)
+        assert stopped.exists()
+        assert "deleted 1 unfinished run" in say("clean", "yes=True", "state=stopped")
         assert (finished.exists(), stopped.exists(), running.exists()) == (True, False, True)
         with pytest.raises(UserError, match=r"no run with state=stopped below runs"):
             say("clean")
