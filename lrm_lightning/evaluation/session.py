@@ -21,7 +21,7 @@ from lrm_lightning.evaluation import foreign
 from lrm_lightning.evaluation.bench import Bench, Images, at, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.evaluation.images import X_ADV, write_images
-from lrm_lightning.evaluation.metrics import METHOD
+from lrm_lightning.evaluation.metrics import METHOD, NORMS
 from lrm_lightning.runs import provenance, records
 from lrm_lightning.runs.directory import finished_run, outdated
 from lrm_lightning.runs.files import file_sha256, locked, override, write_arrays
@@ -216,10 +216,16 @@ def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAtt
 
     What is not ``given`` is as in the configuration of its training or, for a network not trained
     here, the paper's. The step is the paper's for the radius, 0.26 eps.
+
+    Raises:
+        UserError: If a value is wrong, or another norm is given without its radius.
     """
     known = {"norm": PGDAttack.norm, "eps": PGDAttack.eps} | (numeric(trained).get("attack") or {})
     told = {key: value for key, value in given.items() if value is not None}
     norm, eps = (told.get(key, known[key]) for key in ("norm", "eps"))
+    if norm != known["norm"] and "eps" not in told and norm in [*NORMS]:
+        otherwise = printable(f"eps={known['eps']} is a radius of norm={known['norm']}")
+        raise UserError(f"attack.norm={norm} needs attack.eps=...: {otherwise}")
     with as_user_error("attack."):
         step_size = ThreatModel(norm, eps).step_size
         return PGDAttack(**{"norm": norm, "eps": eps, "step_size": step_size} | told)
