@@ -130,8 +130,10 @@ class Session:
             else:
                 images = at(split, self.index, device=self.device)
         for each in networks:  # its forward is anybody's code
+            mend = "" if each.about.run_dir else foreign.PARTS
             with exact_arithmetic(), as_user_error(f"{each.about.label}: ", (Exception,)):
-                predict(each.module.to(self.device), images.x[:2], classes=data.num_classes)
+                network, x = each.module.to(self.device), images.x[:2]
+                predict(network, x, classes=data.num_classes, mend=mend)
         return data, images
 
     def _code(self, networks: Sequence[TrainedNetwork]) -> dict[str, str]:
