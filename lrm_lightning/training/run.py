@@ -186,8 +186,8 @@ def build_trainer(
         validates: Whether there are validation images.
 
     Raises:
-        UserError: If Lightning refuses a value, the device can't be used, or torchrun started more
-            processes than the run has.
+        UserError: If Lightning refuses a value, the device can't be used, torchrun started more
+            processes than the run has, or they can't share a batch.
     """
     checkpoints = run_checkpoints(
         run_dir.checkpoints,
@@ -219,6 +219,12 @@ def build_trainer(
         raise UserError(
             f"torchrun started {started} processes, but the run has {trainer.world_size};"
             f" give trainer=ddp trainer.devices=<processes a node>"
+        )
+    size = build.build_datamodule(cfg).batch_size
+    if size % trainer.world_size:  # before anything is written, or another process started
+        raise UserError(
+            f"data.batch_size={size} is the global batch, so it must be a multiple of the"
+            f" {trainer.world_size} processes that share it: change it, or trainer.devices"
         )
     provenance.check_device(trainer.strategy.root_device)
     # Until now it is what the environment says, where another program may have left it.
