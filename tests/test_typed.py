@@ -329,6 +329,15 @@ def test_a_name_that_is_no_folder_makes_no_directory(typed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tab.yaml"]
 
 
+@pytest.mark.parametrize("key", ["method.alpha", "optimizer.betas"])
+def test_a_setting_of_another_method_is_not_to_be_added(key, typed):
+    group, _, name = key.partition(".")
+    code, printed = typed("method=regular", f"{key}=0.5")
+    mend = f"if its class takes one, give +{key}=..."
+    line = f"error: {key}=0.5: the chosen {group} has no setting {name}; {mend}\n"
+    assert (code, printed) == (1, line)
+
+
 @pytest.mark.parametrize("empty", ["", "' '"])
 def test_no_folder_of_runs_is_not_the_root(empty, typed, tmp_path):
     code, printed = typed("data=digits", f"runs_dir={empty}")

@@ -12,6 +12,7 @@ chooses too, such as method.alpha=0.5.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="what to do, and key=value")
     try:
         runs(parser.parse_args().words)
+        sys.stdout.flush()
     except (UserError, OSError) as error:
         cli.fail(error)
 
