@@ -25,6 +25,7 @@ from lrm_lightning.runs.identity import check_keys, check_kinds, conf_dir
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER, NONE = -1, 0
 STDOUT = 1
+ANOTHER = "another runs_dir=..."
 FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -74,7 +75,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                     raise
                 # Whatever Hydra raised: the command line or a YAML is wrong, or the run directory,
                 # where it writes first, can't be written.
-                fail(of_the_disk(error, "the run directory") or error)
+                fail(of_the_disk(error, "the run directory") or _of_the_place(error) or error)
 
         return main
 
@@ -117,7 +118,15 @@ def of_the_disk(error: Exception, where: Path | str) -> UserError | None:
     found = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(found, OSError) or found.errno not in FULL_OR_READ_ONLY:
         return None
-    return cannot_write(found.filename or where, found, "another runs_dir=...")
+    return cannot_write(found.filename or where, found, ANOTHER)
+
+
+def _of_the_place(error: Exception) -> UserError | None:
+    """The line to tell if ``error`` is that Hydra can't make a run's folder where it should."""
+    kinds = FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError
+    if not isinstance(error, kinds) or str(error.filename).endswith(".yaml"):  # which it reads
+        return None
+    return cannot_write(error.filename, error, ANOTHER)
 
 
 def fail(error: BaseException) -> None:

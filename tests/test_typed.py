@@ -348,6 +348,13 @@ def test_no_folder_of_runs_is_not_the_root(empty, typed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tab.yaml"]
 
 
+def test_a_place_where_no_run_can_be_is_named(typed):
+    code, printed = typed("data=digits", "runs_dir=tab.yaml")
+    assert code == 1
+    assert printed.startswith("error: runs_dir=tab.yaml: cannot write tab.yaml/digits/pgd-")
+    assert printed.endswith(": Not a directory; make it writable or choose another runs_dir=...\n")
+
+
 def test_a_variable_that_wandb_refuses(typed, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     code, printed = typed()
