@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from lrm_lightning.runs.identity import check_keys, check_kinds, conf_dir
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER, NONE = -1, 0
+STDOUT = 1
+ANOTHER = "another runs_dir=..."
 FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -60,6 +63,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             try:
                 _refuse_pickles()
                 application()
+                sys.stdout.flush()
             except KeyboardInterrupt:
                 _stop(signal.SIGINT)
             except SystemExit as ended:
@@ -71,7 +75,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                     raise
                 # Whatever Hydra raised: the command line or a YAML is wrong, or the run directory,
                 # where it writes first, can't be written.
-                fail(of_the_disk(error, "the run directory") or error)
+                fail(of_the_disk(error, "the run directory") or _of_the_place(error) or error)
 
         return main
 
@@ -114,11 +118,21 @@ def of_the_disk(error: Exception, where: Path | str) -> UserError | None:
     found = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(found, OSError) or found.errno not in FULL_OR_READ_ONLY:
         return None
-    return cannot_write(found.filename or where, found, "another runs_dir=...")
+    return cannot_write(found.filename or where, found, ANOTHER)
+
+
+def _of_the_place(error: Exception) -> UserError | None:
+    """The line to tell if ``error`` is that Hydra can't make a run's folder where it should."""
+    kinds = FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError
+    if not isinstance(error, kinds) or str(error.filename).endswith(".yaml"):  # which it reads
+        return None
+    return cannot_write(error.filename, error, ANOTHER)
 
 
 def fail(error: BaseException) -> None:
-    """Print ``error`` on one line and exit with 1."""
+    """Print ``error`` on one line and exit with 1; say nothing if nobody reads what is printed."""
+    if isinstance(error, BrokenPipeError) and _unread():
+        sys.exit(128 + signal.SIGPIPE)
     cause, text = error.__cause__, str(error)
     of_the_world = isinstance(error, (UserError, OSError)) or isinstance(cause, OSError)
     told = isinstance(error, UserError) or str(cause) in text
@@ -126,6 +140,10 @@ def fail(error: BaseException) -> None:
         text = f"{text} {cause}"
     of_ours = r"UserError raised while resolving interpolation: (.*?)\s+full_key: .*"
     text = re.sub(of_ours, r"\1", text, flags=re.DOTALL)
+    added = re.search(r"To append to your config use \+(\w+)\.([\w.]+)", text)
+    if added and (conf_dir() / added[1]).is_dir():  # what the keys are is up to the chosen file
+        missing = f"the chosen {added[1]} has no setting {added[2]}"
+        text = f"{missing}; if its class takes one, give +{added[1]}.{added[2]}=..."
     if "Could not find 'hydra/sweeper/optuna'" in text:
         text = "Optuna's sweeper is not installed; pip install 'lrm_lightning[optuna]'"
     if "Could not find 'hydra/launcher/ray'" in text:
@@ -138,6 +156,16 @@ def fail(error: BaseException) -> None:
     typed = _typed(text, others=not of_the_world)
     sys.stderr.write(f"error: {typed}{': ' * bool(typed)}{text}\n")
     sys.exit(1)
+
+
+def _unread() -> bool:
+    """Whether the reader of what this process prints has gone, as ``head`` does after ten lines."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    gone = bool(poll.poll(0))
+    if gone:  # nor is what is left in a buffer to be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return gone
 
 
 def _typed(text: str, *, others: bool) -> str:

@@ -8,6 +8,7 @@ file of ``data=arrays``, as they were typed.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -17,7 +18,7 @@ from lrm_lightning import cli
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.directory import EXPORTED, EXPORTED_WEIGHTS, finished_run
 from lrm_lightning.runs.files import file_sha256, replacing, write_sealed_json
-from lrm_lightning.runs.networks import load_model, saved_settings
+from lrm_lightning.runs.networks import load_model, saved_settings, weights_sha256
 
 FORMAT = 1
 INPUT = "pixels in [0, 1], float32, shape (B, channels, H, W); normalisation is inside the network"
@@ -41,7 +42,8 @@ def export_model(
     ``out``, which is made if absent.
 
     Raises:
-        UserError: If the run is missing, unfinished or damaged, or ``out`` can't be written.
+        UserError: If the run is missing, unfinished or damaged, or ``out`` is of another run or
+            can't be written.
     """
     run_dir, out = Path(run_dir), Path(out)
     saved = saved_settings(run_dir)
@@ -49,12 +51,18 @@ def export_model(
     record = finished_run(run_dir)
     if record is None:
         raise UserError(f"the run {run_dir} is not finished: it has no record yet")
+    there = ""
+    with suppress(UserError):  # nothing, or what is damaged
+        there = saved_settings(out)["run_id"]
+    if there not in ("", record.run_id):
+        raise UserError(f"{out} is of another run, {there}; give another out=..., or delete it")
     identity = saved["identity"]  # without what belongs to the machine: paths, devices, loggers
     selected = identity.get("checkpoint", {}) | {"select": checkpoint or saved["select"]}
     described = {
         "format": FORMAT,
         "input": INPUT,
         "network": saved["network"],
+        "weights_sha256": weights_sha256(network),
         "config": identity | {"checkpoint": selected},
         "training": record.model_dump(mode="json", include=TRAINING, exclude_unset=True),
     }

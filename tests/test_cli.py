@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,17 @@ def test_freed_memory_is_kept():
 def test_a_user_who_tunes_it_is_let_alone(tuned):
     changed, _ = churned("keep", **tuned)
     assert not changed
+
+
+@pytest.mark.parametrize(
+    "command", ["lrm_lightning.train --cfg hydra", "lrm_lightning.runs commands"]
+)
+def test_a_reader_that_has_enough_is_no_error(command, make_run, tmp_path):
+    make_run()
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", *command.split()]
+    given = {"stdout": writes, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    done = subprocess.run(words, check=False, **given)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

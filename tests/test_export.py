@@ -45,6 +45,7 @@ def test_nothing_of_the_machine_is_in_it(exported, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.safetensors"]
     assert str(tmp_path) not in (out / "model.json").read_text()
     described = json.loads((out / "model.json").read_text())
+    assert described["weights_sha256"] == load_run(out).about.weights_sha256
     assert described["network"]["_target_"] == "lrm_lightning.models.ResNet"
     assert described["training"]["run_id"] == "0a1b2c3d"
     assert described["training"]["metrics"] == {"clean": 0.9}
@@ -72,6 +73,17 @@ def test_export_over_an_export(exported):
     before = (out / "model.safetensors").read_bytes()
     assert export_model(run, out) == out
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_what_is_of_another_run_is_not_overwritten(exported, make_run):
+    _, out = exported
+    before = (out / "model.json").read_bytes()
+    other = make_run("regular-11111111")
+    with pytest.raises(UserError, match=r"mine is of another run, 0a1b2c3d; give another out="):
+        export_model(other, out)
+    assert (out / "model.json").read_bytes() == before
+    (out / "model.json").write_text("{")  # nobody's any more
+    assert export_model(other, out) == out
 
 
 def test_what_cannot_be_exported(make_run, tmp_path):

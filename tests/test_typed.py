@@ -333,6 +333,32 @@ def test_a_name_that_is_no_folder_makes_no_directory(typed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tab.yaml"]
 
 
+@pytest.mark.parametrize("key", ["method.alpha", "optimizer.betas"])
+def test_a_setting_of_another_method_is_not_to_be_added(key, typed):
+    group, _, name = key.partition(".")
+    code, printed = typed("method=regular", f"{key}=0.5")
+    mend = f"if its class takes one, give +{key}=..."
+    line = f"error: {key}=0.5: the chosen {group} has no setting {name}; {mend}\n"
+    assert (code, printed) == (1, line)
+
+
+@pytest.mark.parametrize("empty", ["", "' '"])
+def test_no_folder_of_runs_is_not_the_root(empty, typed, tmp_path):
+    code, printed = typed("data=digits", f"runs_dir={empty}")
+    assert code == 1
+    assert re.fullmatch(
+        r"error: runs_dir='\s?' must name a folder, such as runs_dir=runs\n", printed
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["tab.yaml"]
+
+
+def test_a_place_where_no_run_can_be_is_named(typed):
+    code, printed = typed("data=digits", "runs_dir=tab.yaml")
+    assert code == 1
+    assert printed.startswith("error: runs_dir=tab.yaml: cannot write tab.yaml/digits/pgd-")
+    assert printed.endswith(": Not a directory; make it writable or choose another runs_dir=...\n")
+
+
 def test_a_variable_that_wandb_refuses(typed, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     code, printed = typed()

@@ -74,8 +74,11 @@ def check_values(x: Tensor, y: Tensor, start: Tensor | None, logits: object) -> 
             raise kind(f"{message} (batch of shape {tuple(x.shape)})")
 
 
-def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Tensor:
-    """Finite logits of a batch of pixels in [0, 1], shape ``(B, classes)``, without a graph."""
+def predict(network: nn.Module, x: Tensor, *, classes: int | None = None, mend: str = "") -> Tensor:
+    """Finite logits of a batch of pixels in [0, 1], shape ``(B, classes)``, without a graph.
+
+    Where the network returns something else than a tensor, ``mend`` says what to do about it.
+    """
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"x must lie in [0, 1] and hold no NaN, but goes from {low:g} to {high:g}")
@@ -86,7 +89,7 @@ def predict(network: nn.Module, x: Tensor, *, classes: int | None = None) -> Ten
     if x._version != version:
         raise ValueError(OVERWRITES)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        got = f"a {type(logits).__name__}; say which part of it they are: output=0, output=logits"
+        got = f"a {type(logits).__name__}{mend}"
         if isinstance(logits, Tensor):
             got = f"shape {tuple(logits.shape)}"
         raise ValueError(f"the model must return logits of shape ({len(x)}, C), not {got}")

@@ -20,6 +20,7 @@ from lrm_lightning.runs.weights import fill
 
 # What the commands say of such a network alone, besides its import path, and the defaults in conf.
 SETTINGS = {"weights": None, "name": None, "mean": 0, "std": 1, "output": None}
+PARTS = "; say which part of it they are: output=0, output=logits"
 
 
 class Adapted(nn.Module):

@@ -104,7 +104,8 @@ class KeptImagesSuite:
             raise ValueError(
                 f"images={self.images}: test image {bench.images.index[worst]} is"
                 f" {distances[worst]:.6g} from the original in {NORMS[threat.norm]}, more than"
-                f" eps = {threat.eps:g}; give the eps that they were made with, attack.eps=..."
+                f" eps = {threat.eps:g}; give the eps that they were made with, attack.eps=..., or"
+                " the data that they were made of, data.name=..."
             )
 
         def score(places: np.ndarray, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:

@@ -21,8 +21,9 @@ from lrm_lightning.evaluation import foreign
 from lrm_lightning.evaluation.bench import Bench, Images, at, pick
 from lrm_lightning.evaluation.cache import Cache, Progress
 from lrm_lightning.evaluation.images import X_ADV, write_images
-from lrm_lightning.evaluation.metrics import METHOD
+from lrm_lightning.evaluation.metrics import METHOD, NORMS
 from lrm_lightning.runs import provenance, records
+from lrm_lightning.runs.directory import finished_run, outdated
 from lrm_lightning.runs.files import file_sha256, locked, override, write_arrays
 from lrm_lightning.runs.identity import conf_dir, hashed, numeric
 from lrm_lightning.runs.networks import TrainedNetwork, load_runs, trusted
@@ -129,8 +130,10 @@ class Session:
             else:
                 images = at(split, self.index, device=self.device)
         for each in networks:  # its forward is anybody's code
+            mend = "" if each.about.run_dir else foreign.PARTS
             with exact_arithmetic(), as_user_error(f"{each.about.label}: ", (Exception,)):
-                predict(each.module.to(self.device), images.x[:2], classes=data.num_classes)
+                network, x = each.module.to(self.device), images.x[:2]
+                predict(network, x, classes=data.num_classes, mend=mend)
         return data, images
 
     def _code(self, networks: Sequence[TrainedNetwork]) -> dict[str, str]:
@@ -215,10 +218,16 @@ def threat_model(trained: Mapping[str, Any], given: Mapping[str, Any]) -> PGDAtt
 
     What is not ``given`` is as in the configuration of its training or, for a network not trained
     here, the paper's. The step is the paper's for the radius, 0.26 eps.
+
+    Raises:
+        UserError: If a value is wrong, or another norm is given without its radius.
     """
     known = {"norm": PGDAttack.norm, "eps": PGDAttack.eps} | (numeric(trained).get("attack") or {})
     told = {key: value for key, value in given.items() if value is not None}
     norm, eps = (told.get(key, known[key]) for key in ("norm", "eps"))
+    if norm != known["norm"] and "eps" not in told and norm in [*NORMS]:
+        otherwise = printable(f"eps={known['eps']} is a radius of norm={known['norm']}")
+        raise UserError(f"attack.norm={norm} needs attack.eps=...: {otherwise}")
     with as_user_error("attack."):
         step_size = ThreatModel(norm, eps).step_size
         return PGDAttack(**{"norm": norm, "eps": eps, "step_size": step_size} | told)
@@ -309,4 +318,10 @@ def _finished(path: Path, kind: type[R], evaluation_id: str) -> R | None:
             records.check_file(path.with_name(name), record)
     except (FileNotFoundError, UserError):  # damaged: it is made anew
         return None
-    return record if record.evaluation_id == evaluation_id else None
+    if record.evaluation_id != evaluation_id:
+        return None
+    if isinstance(record, EvaluationRecord):
+        folder = path.parents[1]
+        if outdated(record, folder, finished_run(folder)):  # the report leaves it out
+            return None
+    return record

@@ -13,6 +13,7 @@ from lrm_lightning.evaluation.metrics import (
     NORMS,
     STANDARD_ATTACKS,
     attack_title,
+    is_number,
     pgd_steps,
     raised,
     shown_eps,
@@ -20,7 +21,13 @@ from lrm_lightning.evaluation.metrics import (
 )
 from lrm_lightning.runs.files import shown_path
 from lrm_lightning.runs.intervals import wilson_interval
-from lrm_lightning.runs.records import EvaluationRecord, Record, RunRecord, TransferRecord
+from lrm_lightning.runs.records import (
+    EvaluationRecord,
+    Record,
+    RunRecord,
+    TransferRecord,
+    printable,
+)
 
 TEXTS = ("run", "data", "state", "directory")  # columns of text beside the first
 NUMBER = len("100.0")  # the widest share in %
@@ -196,4 +203,7 @@ def _note(record: EvaluationRecord | TransferRecord) -> str:
     seed = record.subset.seed  # images from a file are no subset that a seed drew
     drawn = "" if seed is None else f", subset seed {seed}"
     width = f"95% intervals are at most {100 * (high - low):.1f} points wide"
-    return f"{images(record)}{drawn}; {width}"
+    norm, within, eps = printable(str(record.attack.get("norm"))), "", record.attack.get("eps")
+    if isinstance(eps, (int, float)) and is_number(eps):  # a stranger's record may not say
+        within = f", {NORMS.get(norm, norm)} eps {shown_eps(eps, norm)}"
+    return f"{images(record)}{drawn}{within}; {width}"

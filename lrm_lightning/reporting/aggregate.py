@@ -19,7 +19,7 @@ from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.metrics import is_number
 from lrm_lightning.reporting import paper, settings
 from lrm_lightning.reporting.run_dir import command_line, experiment
-from lrm_lightning.runs.directory import EVALUATIONS, RECORD, TRANSFER, finished_run
+from lrm_lightning.runs.directory import EVALUATIONS, RECORD, TRANSFER, finished_run, outdated
 from lrm_lightning.runs.files import matches
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.records import (
@@ -107,8 +107,8 @@ class Records:
 def load(folders: Sequence[str]) -> Records:
     """What is below folders or glob patterns of them, by path; raises if there is no such folder.
 
-    A run that lies in two folders counts once, even if it was trained in both; an evaluation from
-    before its run was trained again is left out.
+    A run that lies in two folders counts once, even if it was trained in both; an evaluation of
+    other weights than those in its folder is left out.
     """
     records = Records()
     for path in sorted({path for pattern in folders for path in _files(pattern)}):
@@ -123,8 +123,8 @@ def load(folders: Sequence[str]) -> Records:
             continue
         except UserError as error:
             records.skipped.append(printable(str(error)))
-    records.runs = _without_copies(records.runs)
     records.evaluations = [each for each in records.evaluations if _is_current(each, records)]
+    records.runs = _without_copies(records.runs)
     return records
 
 
@@ -285,6 +285,16 @@ def rows_of_paper(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if best.get(group.training) is group]
 
 
+def measurement(record: RunRecord | EvaluationRecord) -> dict[str, Any]:
+    """On which images, of which checkpoint and with which attacks a record's accuracies are."""
+    found = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
+    if isinstance(record, RunRecord):
+        return found | {"checkpoint": record.checkpoint}
+    found |= {"checkpoint": record.network.checkpoint, "subset seed": record.subset.seed}
+    given = {"images": record.kept.sha256[:8]} if record.kept and record.kept.sha256 else {}
+    return found | given | _suite(record)
+
+
 def alike(found: settings.Settings) -> dict[str, Any]:
     """Settings of which equal ones are equal, whether a number was typed as 0 or as 0.0."""
     return {key: float(each) if is_number(each) else each for key, each in found.items()}
@@ -321,19 +331,13 @@ def _without_copies(runs: Sequence[Run]) -> list[Run]:
 
 
 def _is_current(evaluation: Evaluation, records: Records) -> bool:
-    """Whether an evaluation is of the run in whose folder it lies, which wasn't trained since."""
-    run, folder = records.run_of(evaluation), evaluation.path.parents[1]
-    if run is None or run.path.parent != folder:
-        return True
-    written, run_id = evaluation.record.written, evaluation.record.network.run_id
-    if run_id and run.record.run_id not in ("", run_id):
-        why = f"of another run, {run_id}"
-    elif written and written < run.record.written:
-        why = "of before the run was trained again"
-    else:
-        return True
-    records.skipped.append(printable(f"{evaluation.path}: {why}; evaluate it again"))
-    return False
+    """Whether an evaluation is of the weights in its folder."""
+    folder = evaluation.path.parents[1]
+    run = next((run.record for run in records.runs if run.path.parent == folder), None)
+    why = outdated(evaluation.record, folder, run)
+    if why:
+        records.skipped.append(printable(f"{evaluation.path}: {why}; evaluate it again"))
+    return not why
 
 
 def _results(records: Records, data: Data) -> Results:
@@ -381,12 +385,7 @@ def _group(origin: Run | Evaluation, run: Run | None) -> Group:
         method, named = record.network.name, record.network.label or record.network.name
         weights = record.network.weights_sha256 or str(origin.path)
         set_to, training = {}, canonical([method, named, weights])
-    measured = {"n": record.n} | {f"attacked {key}": record.attack.get(key) for key in ATTACK_KEYS}
-    if isinstance(record, EvaluationRecord):
-        measured |= {"checkpoint": record.network.checkpoint, "subset seed": record.subset.seed}
-        measured |= _suite(record)
-    else:
-        measured["checkpoint"] = record.checkpoint
+    measured = measurement(record)
     return Group(
         origins=(origin,),
         runs=(run,) if run is not None else (),

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.tables import images, percent, print_table
-from lrm_lightning.reporting.aggregate import walk
+from lrm_lightning.reporting.aggregate import measurement, walk
 from lrm_lightning.reporting.parts import percent_range
 from lrm_lightning.reporting.run_dir import command_line, strongest, training_curves
 from lrm_lightning.reporting.settings import differences, shown, summary, telling, training_settings
@@ -29,6 +29,7 @@ from lrm_lightning.runs.directory import (
     RunDir,
     finished_run,
     is_training,
+    outdated,
 )
 from lrm_lightning.runs.files import quoted, shown_path
 from lrm_lightning.runs.identity import flat, identifying
@@ -45,6 +46,8 @@ from lrm_lightning.runs.settings import read_settings
 FINISHED, RUNNING, STOPPED = "finished", "running", "stopped"
 # The data's fingerprint, which of its images, and whether each is classified correctly.
 Verdicts: TypeAlias = tuple[str, np.ndarray, np.ndarray]
+# The file of its verdicts, and its record.
+Evaluated: TypeAlias = tuple[Path, EvaluationRecord]
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def compare(one: Path, other: Path) -> None:
     rows = [[key, shown(ours[key]), shown(theirs[key]), ""] for key in ours]
     if not rows:
         print("one configuration")  # noqa: T201
-    measured = [_measured(run) for run in runs]
+    measured = [_measured(*each) for each in zip(runs, _evaluations(runs), strict=True)]
     for name in dict.fromkeys([*measured[0], *measured[1]]):
         (first, ours), (second, theirs) = (each.get(name, ("-", None)) for each in measured)
         rows.append([name, first, second, _difference(ours, theirs)])
@@ -190,15 +193,42 @@ def _read(folder: Path) -> Listed:
     return Listed(folder, saved["config"], saved.get("identity", {}), None)
 
 
-def _measured(run: Listed) -> dict[str, tuple[str, Verdicts | None]]:
+def _evaluations(runs: Sequence[Listed]) -> list[dict[str, Evaluated]]:
+    """Each run's evaluations by suite and by how they were made, where not all were made alike.
+
+    Of equal ones the newest counts. Which checkpoint was attacked matters only where evaluations of
+    one run differ in it.
+    """
+    by_suite: dict[str, list[tuple[int, Path, EvaluationRecord]]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        for path in (run.folder / EVALUATIONS).glob("*.json"):
+            record = read_record(path, EvaluationRecord)
+            if why := outdated(record, run.folder, run.record):
+                sys.stderr.write(f"skipped: {path}: {why}; evaluate it again\n")
+            else:
+                by_suite[record.suite].append((place, path, record))
+    found: list[dict[str, Evaluated]] = [{} for _ in runs]
+    for suite, same in sorted(by_suite.items()):
+        same.sort(key=lambda each: each[2].written)
+        attacked = {(place, record.network.checkpoint) for place, _, record in same}
+        told = [measurement(record) for _, _, record in same]
+        if len(attacked) == len({place for place, _ in attacked}):
+            told = [each | {"checkpoint": None} for each in told]
+        for (place, path, record), each in zip(same, differences(told), strict=True):
+            differing = {key: value for key, value in each.items() if value is not None}
+            how = f" ({summary(differing, len(differing))})" if differing else ""
+            found[place][suite + how] = path.with_suffix(".npz"), record
+    return found
+
+
+def _measured(
+    run: Listed, evaluations: Mapping[str, Evaluated]
+) -> dict[str, tuple[str, Verdicts | None]]:
     """Everything that was measured of a run, in % with its 95% interval, and verdicts if kept."""
     found: dict[str, tuple[str, Verdicts | None]] = {}
     found["epochs"] = f"{run.progress[0]} ({run.state})", None
     tests = [("test", run.record, run.folder / CORRECT)] if run.record else []
-    suites = [
-        (path.stem, read_record(path, EvaluationRecord), path.with_suffix(".npz"))
-        for path in sorted((run.folder / EVALUATIONS).glob("*.json"))
-    ]
+    suites = [(name, record, path) for name, (path, record) in evaluations.items()]
     for source, record, path in (*tests, *suites):
         arrays: dict[str, np.ndarray] = {}
         with suppress(FileNotFoundError):

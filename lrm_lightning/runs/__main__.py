@@ -12,6 +12,7 @@ chooses too, such as method.alpha=0.5.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,12 @@ def runs(words: Sequence[str]) -> None:
     verb, *more = [word for word in words if "=" not in word] or ["list"]
     if verb not in VERBS or more:
         raise UserError(f"{' '.join(words)}: give list, diff A B, commands or clean, and key=value")
-    folder, confirmed = settings.pop("runs_dir", "runs"), settings.pop("yes", "false") == "true"
+    folder, yes = settings.pop("runs_dir", "runs"), settings.pop("yes", "false").lower()
+    if yes not in ("true", "false") or not folder:
+        raise UserError(f"{' '.join(words)}: yes must be true or false, and runs_dir a folder")
+    if verb == "clean" and settings.get("state", listing.STOPPED) != listing.STOPPED:
+        raise UserError(f"clean is for runs with state={listing.STOPPED}; leave out state=")
+    confirmed = yes == "true"
     found = listing.find(folder, settings | ({"state": listing.STOPPED} if verb == "clean" else {}))
     if verb == "commands":
         print(*map(listing.command, found), sep="\n")  # noqa: T201
@@ -56,6 +62,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="what to do, and key=value")
     try:
         runs(parser.parse_args().words)
+        sys.stdout.flush()
     except (UserError, OSError) as error:
         cli.fail(error)
 

@@ -11,7 +11,13 @@ from typing import Any
 
 from lrm_lightning.errors import UserError
 from lrm_lightning.runs.identity import flat, hashed
-from lrm_lightning.runs.records import RunRecord, printable, read_record, read_verdicts
+from lrm_lightning.runs.records import (
+    EvaluationRecord,
+    RunRecord,
+    printable,
+    read_record,
+    read_verdicts,
+)
 from lrm_lightning.runs.settings import read_settings, write_settings
 
 RECORD, CORRECT = "record.json", "correct.npz"  # of a finished run, and its verdict an image
@@ -60,6 +66,27 @@ def finished_run(folder: Path) -> RunRecord | None:
                 f"{path} is of the run {what} {printable(f'{ours[1]} {ours[0]}')}; delete it"
             )
     return record
+
+
+def outdated(evaluation: EvaluationRecord, folder: Path, run: RunRecord | None) -> str:
+    """Why an evaluation in a folder is not of the weights there, in a few words; empty if it is.
+
+    The weights' hash tells. A run of an older version recorded none: then its id and the time tell.
+
+    Args:
+        evaluation: One that lies in the folder.
+        folder: Of a run, of an export, or of a network from elsewhere, which nothing tells of.
+        run: The record in the folder, if it is of a finished run.
+    """
+    known = set(run.weights.values()) if run else set()
+    with suppress(FileNotFoundError, UserError):
+        known |= {str(read_settings(folder / EXPORTED).get("weights_sha256", ""))} - {""}
+    network, written = evaluation.network, evaluation.written
+    if known and network.weights_sha256:
+        return "" if network.weights_sha256 in known else "of weights that are no longer there"
+    if run and network.run_id and run.run_id not in ("", network.run_id):
+        return f"of another run, {network.run_id}"
+    return "of before the run was trained again" if run and "" < written < run.written else ""
 
 
 def is_training(folder: Path) -> bool:

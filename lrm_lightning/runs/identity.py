@@ -187,6 +187,9 @@ def _of_directory(*, _root_: DictConfig) -> str:
         name = str(OmegaConf.select(_root_, key))
         if Path(name).name != name or name == "..":
             raise UserError(f"{key}={name} must be usable as the name of a folder")
+    where = OmegaConf.select(_root_, "runs_dir")
+    if not isinstance(where, str) or not where.strip():  # it would be the file system's root
+        raise UserError(f"runs_dir={where!r} must name a folder, such as runs_dir=runs")
     return run_id(_root_)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from lrm_lightning.errors import UserError, text_of
 from lrm_lightning.runs import directory
-from lrm_lightning.runs.directory import CONFIG, EXPORTED, RECORD, checkpoint_path
+from lrm_lightning.runs.directory import BEST, CONFIG, EXPORTED, LAST, RECORD, checkpoint_path
 from lrm_lightning.runs.files import file_sha256, matches, shown_path
 from lrm_lightning.runs.integrity import content_sha256
 from lrm_lightning.runs.records import Network, one_line, printable
@@ -83,6 +83,11 @@ def weights_file(folder: Path, checkpoint: str) -> tuple[Path, str]:
     else:
         path = checkpoint_path(folder, checkpoint)
         prefix, mend = PREFIX, "the run has not finished its first epoch"
+        kept = [name for name in (LAST, BEST) if checkpoint_path(folder, name).exists()]
+        if kept:
+            mend = f"the run has checkpoint={kept[0]} alone; give that"
+        elif (folder / RECORD).exists():
+            mend = "train the run with rerun=true"
     if not path.exists():
         raise UserError(f"checkpoint {path} is missing; {mend}")
     files = saved_settings(folder)["files"]
@@ -99,13 +104,18 @@ def load_run(
     if record is None and not (folder / EXPORTED).is_file():
         raise UserError(f"the run {folder} is not finished: it has no {RECORD} yet")
     module = load_model(folder, checkpoint=checkpoint, trust=trust)
+    chosen, sha256 = checkpoint or saved["select"], weights_sha256(module)
+    recorded = record.weights.get(chosen) if record else None
+    if recorded not in (None, sha256) and not (folder / EXPORTED).exists():
+        path = checkpoint_path(folder, chosen)
+        raise UserError(f"{path} has changed since its run ended; train the run with rerun=true")
     about = Network(
         name=str((saved["config"].get("method") or {}).get("name", folder.name)),
         label=folder.resolve().name,
         run_dir=shown_path(folder),
         run_id=record.run_id if record else saved["run_id"],
-        checkpoint=checkpoint or saved["select"],
-        weights_sha256=weights_sha256(module),
+        checkpoint=chosen,
+        weights_sha256=sha256,
     )
     return TrainedNetwork(module, about, folder, saved["config"])
 
@@ -148,7 +158,7 @@ def load_runs(
     found: dict[Path, TrainedNetwork] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         paths, is_pattern = matches(str(pattern))
-        loaded = {}
+        loaded, unusable = {}, ""
         for path in paths:
             try:
                 if path.is_dir() or not is_pattern:
@@ -156,9 +166,13 @@ def load_runs(
             except UserError as error:
                 if not is_pattern:
                     raise
-                sys.stderr.write(f"skipped: {one_line(str(error))}\n")
+                unusable = one_line(str(error))
+                sys.stderr.write(f"skipped: {unusable}\n")
         if not loaded:
-            raise UserError(f"{key}: no finished run matches {pattern}")
+            none = (
+                "nothing that matches it can be used" if unusable else "no finished run matches it"
+            )
+            raise UserError(f"{key}={pattern}: {none}")
         found |= loaded
     return list(found.values())
 
@@ -170,6 +184,8 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     resolved configuration, ``identity`` what of it determines the result (of an export the same),
     ``run_id`` the run's, ``files`` the SHA-256 of an export's weights.
     """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder of the run or of the export")
     path = folder / (EXPORTED if (folder / EXPORTED).exists() else CONFIG)
     try:
         saved = read_settings(path)

@@ -287,6 +287,7 @@ class RunRecord(Record):
     training_attack: Settings = {}
     init_from: Settings = {}  # path, and SHA-256 of the file, of the weights that it started from
     checkpoint: Text = ""  # which weights were tested, "last" or "best"
+    weights: dict[Text, Text] = {}  # by checkpoint, as ``Network.weights_sha256``
     metrics: dict[Text, Share]  # accuracies on the test images by attack
     intervals: dict[Text, Interval] = {}  # their 95% Wilson intervals
     test_metrics: dict[Text, Number] = {}  # everything logged in the test

@@ -41,6 +41,7 @@ class _Settings(BaseModel):
     run_id: Text = ""
     training: dict[str, JsonValue] = {}
     files: dict[str, str] = {}
+    weights_sha256: Text = ""
 
 
 class _Loader(yaml.SafeLoader):

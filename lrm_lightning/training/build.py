@@ -145,9 +145,9 @@ def validate(cfg: DictConfig) -> None:
     check_keys(cfg, "config", trainer=of_trainer)
     _checked("", lambda: _check_top(cfg))
     datamodule = build_datamodule(cfg)
-    # The best weights are chosen on the validation split; the last ones need none.
-    low = 1 if cfg.checkpoint.select == "best" else 0
-    _checked("data", lambda: check_integer("val_size", datamodule.val_size, low=low))
+    _checked("data", lambda: check_integer("val_size", datamodule.val_size, low=0))
+    if cfg.checkpoint.select == "best" and not datamodule.val_size:
+        raise UserError("checkpoint.select=best needs a validation split; data.val_size is 0")
     with torch.device("meta"):
         build_network(cfg, datamodule.num_classes, datamodule.in_channels)
         defense = build_defense(cfg, nn.Linear(1, 1), datamodule.num_classes)

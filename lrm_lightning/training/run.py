@@ -21,6 +21,7 @@ from lrm_lightning.runs import identity, provenance
 from lrm_lightning.runs.directory import (
     BEST,
     CORRECT,
+    LAST,
     METRICS,
     PREVIOUS,
     RECORD,
@@ -29,6 +30,7 @@ from lrm_lightning.runs.directory import (
     finished_run,
 )
 from lrm_lightning.runs.files import file_sha256, shown_path, write_arrays
+from lrm_lightning.runs.networks import load_model, weights_sha256
 from lrm_lightning.runs.records import RunRecord, accuracies, write_record
 from lrm_lightning.tracking.loggers import check_loggers, open_loggers, upload_rest
 from lrm_lightning.tracking.metrics_csv import MetricsInCheckpoints
@@ -133,9 +135,21 @@ def train(cfg: DictConfig, path: Path, *, wait: bool = False) -> float | None:
                 hashes = {name: file_sha256(path / name) for name in (CORRECT, METRICS)}
                 checkpoint_path(path, PREVIOUS).unlink(missing_ok=True)
                 # Last: its presence says that the run is finished.
-                write_record(path / RECORD, record.model_copy(update={"files": hashes}))
+                found = {"files": hashes, "weights": _weights(cfg, path, *shape)}
+                write_record(path / RECORD, record.model_copy(update=found))
                 print_runs([("", record, path)])
     return record.score
+
+
+def _weights(cfg: DictConfig, path: Path, *shape: int) -> dict[str, str]:
+    """The hash of each checkpoint's weights, in the type that evaluate loads them in."""
+    return {
+        name: weights_sha256(
+            load_model(path, checkpoint=name, network=build.build_network(cfg, *shape))
+        )
+        for name in (LAST, BEST)
+        if checkpoint_path(path, name).exists()
+    }
 
 
 @rank_zero_only
@@ -172,8 +186,8 @@ def build_trainer(
         validates: Whether there are validation images.
 
     Raises:
-        UserError: If Lightning refuses a value, the device can't be used, or torchrun started more
-            processes than the run has.
+        UserError: If Lightning refuses a value, the device can't be used, torchrun started more
+            processes than the run has, or they can't share a batch.
     """
     checkpoints = run_checkpoints(
         run_dir.checkpoints,
@@ -205,6 +219,12 @@ def build_trainer(
         raise UserError(
             f"torchrun started {started} processes, but the run has {trainer.world_size};"
             f" give trainer=ddp trainer.devices=<processes a node>"
+        )
+    size = build.build_datamodule(cfg).batch_size
+    if size % trainer.world_size:  # before anything is written, or another process started
+        raise UserError(
+            f"data.batch_size={size} is the global batch, so it must be a multiple of the"
+            f" {trainer.world_size} processes that share it: change it, or trainer.devices"
         )
     provenance.check_device(trainer.strategy.root_device)
     # Until now it is what the environment says, where another program may have left it.

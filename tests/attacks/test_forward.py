@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lrm_lightning.attacks import PGDAttack, fgsm
+from lrm_lightning.attacks.forward import predict
 
 X = torch.full((2, 3, 4, 4), 0.5)
 Y = torch.tensor([0, 1])
@@ -151,6 +152,14 @@ def test_wrong_tensors(attack, wrong, message):
     with pytest.raises(ValueError, match=message) as raised:
         attack(**arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_what_to_do_about_a_tuple_is_up_to_who_asks():
+    network = Returns(lambda logits: (logits,))
+    with pytest.raises(ValueError, match=r"\(2, C\), not a tuple$"):
+        predict(network, X)
+    with pytest.raises(ValueError, match=r"not a tuple; give output=0$"):
+        predict(network, X, mend="; give output=0")
 
 
 def test_a_gradient_that_is_nan_does_not_pass_for_robustness():

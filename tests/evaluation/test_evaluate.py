@@ -18,6 +18,7 @@ from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.errors import UserError
 from lrm_lightning.evaluation.bench import pick
 from lrm_lightning.evaluation.cache import Cache
+from lrm_lightning.reporting.aggregate import load
 from lrm_lightning.runs.intervals import wilson_interval
 from lrm_lightning.runs.networks import load_model
 
@@ -84,6 +85,18 @@ def test_a_fraction_is_recorded_as_number_and_as_typed(evaluated, make_run, caps
     assert (
         "warning: 2 steps of 0.00784314 are shorter than eps 0.0313725" in capsys.readouterr().out
     )
+
+
+def test_the_report_leaves_out_what_would_be_evaluated_again(evaluated, make_run, capsys):
+    folder = make_run()
+    (first,) = evaluated(f"runs=[{folder}]", *PAPER)
+    record = json.loads((folder / "record.json").read_text())
+    again, last = {"written": "9999-01-01"}, {"last": first.network.weights_sha256}
+    for told, current in (({}, True), (again, False), (again | {"weights": last}, True)):
+        (folder / "record.json").write_text(json.dumps(record | told))
+        assert len(load([str(folder)]).evaluations) == current
+        evaluated(f"runs=[{folder}]", *PAPER)
+        assert ("already evaluated" in capsys.readouterr().out) == current
 
 
 def test_what_is_recorded_is_not_done_again(evaluated, make_run, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import torch
 
 from lrm_lightning.data import DigitsDataModule
 from lrm_lightning.errors import UserError
+from lrm_lightning.evaluation.metrics import shown_eps
 from lrm_lightning.evaluation.tables import print_evaluations
 from lrm_lightning.runs.files import file_sha256
 from lrm_lightning.runs.networks import load_model
@@ -76,8 +77,9 @@ def test_images_of_the_strong_suite_are_those_of_all_attacks_together(
     told = capsys.readouterr().out
     assert f"images of all together in {path.name}: at most {farthest:.6g} from the orig" in told
     assert f"images of {path}: at most {farthest:.6g} from the originals in L-inf" in told
-    assert f"24 test images of Digits, subset seed {record.subset.seed}; 95%" in told
-    assert "24 test images of Digits; 95%" in told  # no seed has drawn those of the file
+    threat = f"L-inf eps {shown_eps(EPS, 'linf')}"
+    assert f"24 test images of Digits, subset seed {record.subset.seed}, {threat}; 95%" in told
+    assert f"24 test images of Digits, {threat}; 95%" in told  # no seed has drawn those of the file
     other = make_run("regular-11111111", scale=0.5)
     (elsewhere,) = evaluated(f"runs=[{other}]", "suite=kept_images", f"images={path}", ATTACK)
     assert elsewhere.network.label == "regular-11111111"
@@ -146,7 +148,7 @@ def test_images_that_are_refused(evaluated, make_run, digits, tmp_path, monkeypa
 
     assert score("good.npz", ATTACK)[0].kept.distance == 0
     messages = {
-        "moved.npz": r"test image 2 is 0\.02 from the original in L-inf, more than eps = 0\.005; g",
+        "moved.npz": r"image 2 is 0\.02 from .* L-inf, more than eps = 0\.005; give .*data\.name",
         "beyond.npz": "go from 0 to 1.25, not from 0 to 1",
         "nan.npz": "go from nan to nan",
         "small.npz": r"have shape \(4, 3, 9, 32\), but the originals \(4, 3, 32, 32\)",

@@ -20,12 +20,25 @@ def test_threat_is_as_trained_with_the_papers_step():
     assert threat_model({"attack": {"eps": "8/255"}}, NOTHING).eps == 8 / 255
 
 
+def test_a_radius_of_another_norm_is_not_taken_over():
+    with pytest.raises(
+        UserError, match=r"norm=linf needs attack\.eps=\.\.\.: eps=0\.5 is a radius of"
+    ):
+        threat_model(TRAINED, NOTHING | {"norm": "linf"})
+    with pytest.raises(
+        UserError, match=r"norm=l2 needs attack\.eps=\.\.\.: eps=0\.03 is a radius of"
+    ):
+        threat_model({}, NOTHING | {"norm": "l2"})
+    assert threat_model(TRAINED, NOTHING | {"norm": "l2"}).eps == 0.5
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"eps": 0}, "attack.eps=0 must be"),
         ({"eps": "far"}, "attack.eps='far' must be"),
         ({"norm": "l7"}, "attack.norm='l7' is unknown"),
+        ({"norm": ["l2"]}, r"attack.norm=\['l2'\] is unknown"),
         ({"step_size": -1}, "attack.step_size=-1 must be"),
     ],
 )

@@ -134,6 +134,12 @@ def test_networks_are_rows_and_attacks_columns():
     # the interval of one half, 40.4 to 59.6
     width = "95% intervals are at most 19.2 points wide"
     assert lines[-1] == f"100 test images of CIFAR-10, subset seed 3; {width}"
+    for attack, told in (
+        ({"norm": "linf", "eps": 8 / 255}, "L-inf eps 8/255"),
+        ({"norm": "l2", "eps": 0.5}, "L2 eps 0.5"),
+    ):
+        record = records[0].model_copy(update={"attack": attack})
+        assert f"subset seed 3, {told}; {width}" in printed(print_evaluations, [record])
 
 
 def test_many_attacks_and_sources_leave_the_numbers_whole():

@@ -144,6 +144,37 @@ def test_a_difference_on_the_same_images_has_its_own_interval(records, say):
     assert "paired" not in say("diff", runs["pgd"], runs["lrm"])  # of other images
 
 
+def test_evaluations_made_alike_stand_in_one_row(records, say):
+    runs, correct = [], {"one": [1, 1, 0, 0], "two": [1, 0, 0, 0]}
+    for name, seen in correct.items():
+        run = records.run("alp", seed=len(runs))
+        runs.append(run)
+        share = {"clean": sum(seen) / 4}
+        for n, seed in ((4, 0), (8, 0)) if name == "one" else ((4, 0),):
+            here = records.evaluation(run, "paper", share, n=n, subset={"seed": seed})
+            here = here.rename(here.with_name(f"paper-{len(name) + n + len(runs):08d}.json"))
+            arrays = {"clean": np.array(seen * (n // 4), bool), "index": np.arange(n)}
+            np.savez(here.with_suffix(".npz"), **arrays)
+    lines = [line.split() for line in say("diff", *map(str, runs)).splitlines()]
+    pairs = {" ".join(line[:4]): line for line in lines if line and line[0] == "paper"}
+    assert [*pairs] == ["paper (n=4) clean %", "paper (n=8) clean %"]
+    four, eight = pairs.values()
+    assert four[-3:] == ["-25.0", "±", "49.0"]
+    assert eight[4] == "50.0"
+    assert eight[-1] == "-"
+    (runs[0] / "evaluations/paper-00000012.json").unlink()
+    assert "paper clean %" in say("diff", *map(str, runs))
+
+
+def test_an_outdated_evaluation_is_not_compared(records, say, capsys):
+    one, two = (records.run("alp", seed=seed) for seed in (0, 3))
+    records.evaluation(two, "strong", {"worst": 0.5}, written="2020-01-01T00:00:00+00:00")
+    runs(["diff", str(one), str(two)])
+    out, err = capsys.readouterr()
+    assert "strong" not in out
+    assert "of before the run was trained again; evaluate it again" in err
+
+
 def test_the_same_configuration_is_said_to_be_one(records, say):
     run = str(records.run("alp"))
     assert "one configuration" in say("diff", run, run)
@@ -191,7 +222,13 @@ def test_only_what_is_unfinished_is_deleted_and_only_when_confirmed(records, say
         assert is_training(running)
         assert "yes=true deletes 1 unfinished run" in say("clean")
         assert stopped.exists()
-        assert "deleted 1 unfinished run" in say("clean", "yes=true")
+        for wrong in ("yes=1", "state=finished", "state=stopped,finished", "runs_dir="):
+            with pytest.raises(
+                UserError, match=r"yes must be true or|clean is for runs with state"
+            ):
+                say("clean", "yes=true", wrong)
+        assert stopped.exists()
+        assert "deleted 1 unfinished run" in say("clean", "yes=True", "state=stopped")
         assert (finished.exists(), stopped.exists(), running.exists()) == (True, False, True)
         with pytest.raises(UserError, match=r"no run with state=stopped below runs"):
             say("clean")

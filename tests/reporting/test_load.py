@@ -96,6 +96,31 @@ def test_an_evaluation_from_before_the_run_was_trained_again_is_left_out(records
     assert "evaluate it again" in everything.skipped[0]
 
 
+def test_weights_tell_which_evaluations_are_of_a_run_that_was_trained_again(records):
+    path = records.run("pgd")
+    evaluation = records.paper(path)
+    again, ours = "2027-01-01T00:00:00+00:00", records.model(path)["weights_sha256"]
+    changed(path / "record.json", written=again, weights={"best": "0" * 64, "last": ours})
+    assert len(found(records).evaluations) == 1
+    other = records.model(path) | {"weights_sha256": "1" * 64}
+    changed(evaluation, model=other, written=again.replace("1", "2"))
+    everything = found(records)
+    assert everything.evaluations == []
+    assert "of weights that are no longer there; evaluate it again" in everything.skipped[0]
+
+
+def test_an_evaluation_of_what_an_export_held_before_is_left_out(records):
+    path = records.run("pgd")
+    data = json.loads((path / "record.json").read_text())["data"]
+    exported, model = records.folder / "exported", records.model(path)
+    records.evaluation(exported, "paper", {"clean": 0.5}, model=model, data=data)
+    for sha256, count in ((model["weights_sha256"], 1), ("0" * 64, 0)):
+        config = {"checkpoint": {"select": "last"}}
+        described = {"network": {}, "config": config, "weights_sha256": sha256}
+        records.write(exported / "model.json", described)
+        assert len(found(records).evaluations) == count
+
+
 def test_an_export_finds_the_run_it_came_from(records):
     path = records.run("pgd")
     data = json.loads((path / "record.json").read_text())["data"]

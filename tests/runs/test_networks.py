@@ -1,5 +1,6 @@
 """From a run directory back to a network, and nothing else: no code of a stranger runs."""
 
+import json
 import os
 import pickle
 import re
@@ -215,8 +216,16 @@ def test_damaged_checkpoint(run):
 
 def test_missing_checkpoint(run):
     (run / "checkpoints" / "last.ckpt").unlink()
-    assert re.match(r"checkpoint .*last\.ckpt is missing; the run has not", _refused(run))
+    best = "the run has checkpoint=best alone; give that"
+    assert re.match(rf"checkpoint .*last\.ckpt is missing; {best}", _refused(run))
     assert "nothing.ckpt is missing" in _refused(run, checkpoint="nothing")
+    (run / "checkpoints" / "best.ckpt").unlink()
+    assert _refused(run).endswith("last.ckpt is missing; the run has not finished its first epoch")
+    (run / "record.json").touch()
+    assert _refused(run).endswith("last.ckpt is missing; train the run with rerun=true")
+    assert _refused(run / "config.yaml").endswith(
+        "config.yaml is a file; give the folder of the run or of the export"
+    )
 
 
 def test_weights_of_another_shape(run):
@@ -267,6 +276,21 @@ def test_run_is_described(make_run, tmp_path, monkeypatch):
     assert not loaded.module.training
 
 
+def test_a_checkpoint_of_other_weights_than_the_run_recorded_is_refused(make_run):
+    folder = make_run()
+    record, sha256 = (
+        json.loads((folder / "record.json").read_text()),
+        weights_sha256(load_model(folder)),
+    )
+    (folder / "record.json").write_text(json.dumps(record | {"weights": {"last": sha256}}))
+    assert load_run(folder).about.weights_sha256 == sha256
+    (folder / "record.json").write_text(json.dumps(record | {"weights": {"last": "0" * 64}}))
+    with pytest.raises(
+        UserError, match=r"last\.ckpt has changed since its run ended; train the run"
+    ):
+        load_run(folder)
+
+
 def test_hash_is_of_the_numbers_not_of_their_layout():
     network = _network()
     before = weights_sha256(network)
@@ -297,8 +321,9 @@ def test_patterns(make_run, tmp_path, capsys):
     assert found() == []
     for pattern, message in (
         ("nowhere", r"no run in .*nowhere: config.yaml is missing"),
-        ("nothing/*", r"sources: no finished run matches .*nothing/\*"),
-        ("runs/c-*", r"sources: no finished run matches .*runs/c-\*"),
+        ("nothing/*", r"sources=.*nothing/\*: no finished run matches it"),
+        ("runs/c-*", r"sources=.*runs/c-\*: nothing that matches it can be used"),
+        ("runs/d-*", r"sources=.*runs/d-\*: nothing that matches it can be used"),
         ("runs/c-3", r"the run .*c-3 is not finished"),
         ("runs/d-4", r"names the network mine\.Network"),
     ):

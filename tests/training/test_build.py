@@ -175,6 +175,13 @@ def test_best_weights_need_something_to_choose_by(cfg):
         build.validate(_changed(best, "robust_accuracy.every_n_epochs", 2))
 
 
+def test_best_weights_need_a_validation_split(cfg):
+    best = _changed(_changed(cfg, "checkpoint.select", "best"), "data.val_size", 0)
+    message = r"^checkpoint\.select=best needs a validation split; data\.val_size is 0$"
+    with pytest.raises(UserError, match=message):
+        build.validate(best)
+
+
 def test_a_callback_that_watches_validation_needs_a_split(composed):
     watching = composed("config", "experiment=short", "callbacks=early_stopping")
     message = r"^callbacks: val/acc/pgd10 needs a validation split; data\.val_size is 0$"

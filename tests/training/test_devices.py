@@ -58,6 +58,14 @@ def test_synchronised_buffers_are_not_sent_again(trainer, sent, composed, tmp_pa
         assert made.world_size == 2
 
 
+def test_a_batch_that_the_processes_cannot_share_is_refused_before_they_start(composed, tmp_path):
+    overrides = ["trainer=ddp", "trainer.accelerator=cpu", "data=digits", "data.batch_size=33"]
+    cfg, run_dir = composed("config", *overrides), RunDir(tmp_path / "run", {})
+    message = r"^data\.batch_size=33 .* multiple of the 2 processes .*, or trainer\.devices$"
+    with pytest.raises(UserError, match=message):
+        build_trainer(cfg, run_dir, [], validates=True)
+
+
 @pytest.mark.parametrize(("world_size", "times"), [(1, 2 * TALK_EVERY + 1), (2, 3)])
 def test_ranks_talk_once_every_few_batches(world_size, times, make_trainer, monkeypatch, tmp_path):
     talks = []

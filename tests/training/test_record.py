@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lrm_lightning.data import DigitsDataModule
-from lrm_lightning.runs.networks import load_model
+from lrm_lightning.runs.networks import load_model, weights_sha256
 from lrm_lightning.training.progress import Progress
 from lrm_lightning.training.run import train
 
@@ -39,6 +39,7 @@ def test_record_says_what_it_is_of(undisturbed):
     assert 0 < record["epoch_s"] <= record["wall_s"]
     assert record["peak_memory_bytes"] > 50 * 2**20  # torch alone takes more
     assert record["score"] == record["val_metrics"]["val/acc/pgd2"]
+    assert record["weights"] == {"last": weights_sha256(load_model(undisturbed.path))}
 
 
 def test_metrics_are_the_means_of_the_verdicts(undisturbed):
@@ -184,4 +185,6 @@ def test_best_weights_are_tested_and_loaded(command, finished):
     )
     last = load_model(run.path, checkpoint="last")
     assert torch.equal(last.state_dict()["linear.weight"], run.weights["network.linear.weight"])
+    sha256 = {"last": weights_sha256(last), "best": weights_sha256(tested)}
+    assert run.record["weights"] == sha256
     assert not np.array_equal(_correct(last), run.verdicts["clean"])
