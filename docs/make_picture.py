@@ -32,7 +32,7 @@ TITLES = {
 BARS = (
     ("clean", "natural", "#cbd5e1"),
     ("pgd20", "PGD-20, as papers report it", "#60a5fa"),
-    ("fab_t", "AutoAttack's attacks but Square", "#1e3a8a"),
+    ("square", "AutoAttack", "#1e3a8a"),
 )
 
 

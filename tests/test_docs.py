@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrm_lightning.attacks.pgd import NEVER
+from lrm_lightning.evaluation import masking
+from lrm_lightning.evaluation.searches import Search
 from lrm_lightning.reporting.aggregate import aggregate, load
 from lrm_lightning.reporting.leaderboard import leaderboard
 from lrm_lightning.reporting.listing import compare
@@ -60,9 +63,10 @@ ATTACKS = {
     "PGD, best loss": "pgd_best",
     "APGD-CE": "apgd_ce",
     "APGD-T, then FAB-T": "fab_t",
+    "AutoAttack": "square",
 }
 README = {key: WHITE_BOX[key] for key in ("natural", "FGSM", "PGD-20")}
-ATTACKS_OF_README = {"PGD, best loss": "pgd_best", "AutoAttack but Square": "fab_t"}
+ATTACKS_OF_README = {"PGD, best loss": "pgd_best", "AutoAttack": "square"}
 ABLATED = {
     "nothing": FIFTEEN / "lrm-240959a0",
     "VH-mixup": ABLATION / "lrm-8da813f0",
@@ -182,24 +186,58 @@ def _told(difference):
     return f"{abs(100 * points):.1f} ± {100 * half:.1f}"
 
 
-def test_the_verdict_on_lrm_is_that_of_the_record():
-    (found,) = (
-        record
-        for path in SHORT.glob("lrm-*/evaluations/strong-*.json")
-        if (record := _read(path)).n == 200
+def _judged(method):
+    """The verdict by the images of attacks-1000.npz."""
+    arrays = {
+        key.removeprefix(f"{method}."): each
+        for key, each in _verdicts().items()
+        if key.startswith(f"{method}.")
+    }
+    clean, needed = arrays["clean"], arrays["pgd_ce_steps"]
+    first = clean & (needed == NEVER)
+    search = Search(np.stack([first, arrays["pgd_ce"]]), needed)
+    by_gradient = np.logical_and.reduce(
+        [clean, *(arrays[name] for name in ("pgd_best", "pgd_targeted", "fab_t"))]
     )
-    looked_for = [sign for sign in found.masking.signs if not sign.undecided]
-    fired = sum(sign.fired for sign in looked_for)
-    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    told = f'"{found.masking.verdict}", {fired} of {len(looked_for)} signs.'
-    assert f"LRM went through it with\n  {found.n} images: {told}" in text
-    left = round(found.metrics["pgd_best"] * found.n)
-    tried = [
-        found.metrics[name] for name in found.metrics if name.startswith(("transfer", "pgd_sq"))
+    sources = {name: each for name, each in arrays.items() if name.startswith("transfer_")}
+    assert len(sources) == 4
+    signs = [
+        masking.black_box(by_gradient, arrays["square"]),
+        masking.transfer(by_gradient, sources),
+        masking.steps(search, most=200),
+        masking.restarts(search),
+        masking.large_eps(arrays["large_eps"], clean, eps=0.5),
+        masking.gradient(arrays["vanished"], arrays["cosine"]),
+        masking.zero_gradient(arrays["zero"]),
     ]
-    assert tried == [found.metrics["pgd_best"]] * 5
-    assert f"PGD on all losses left {left} of them, of which Square and the other" in text
-    assert f"AutoAttack left {100 * found.metrics['autoattack']:.1f}%" in text
+    loss = masking.mistaken_loss(arrays["pgd_ce"], arrays["pgd_margin"])
+    return masking.verdict(signs, loss), by_gradient
+
+
+def test_the_verdicts_are_those_of_the_images():
+    left, counted = [], {}
+    for method in ("pgd", "alp", "lrm"):
+        told, by_gradient = _judged(method)
+        assert told.verdict == "not masked"
+        assert not [sign.name for sign in told.signs if sign.undecided or sign.fired]
+        counts = {sign.name: sign.evidence["count"] for sign in told.signs}
+        nothing = ("black_box", "transfer", "large_eps", "gradient", "zero_gradient")
+        assert not any(counts[name] for name in nothing)
+        left.append(int(by_gradient.sum()))
+        for name, count in counts.items():
+            counted.setdefault(name, []).append(count)
+    assert "gradient attacks left, {}, {} and {}, Square and".format(*left) in _page()
+    told = "{steps[0]}, {steps[1]} and {steps[2]} images needed more than 20 steps, {restarts[0]},"
+    told += (
+        " {restarts[1]} and {restarts[2]} a later start than the first; none is left at eps = 0.5,"
+    )
+    told += " and nowhere does the gradient vanish or turn."
+    assert told.format_map(counted) in _page()
+    for method, signs in (("regular", 9), ("label_smoothing", 8)):
+        told = _record(SHORT, method, "evaluations/strong-*.json").masking
+        decided = [sign for sign in told.signs if not sign.undecided]
+        assert (told.verdict, len(decided)) == ("not masked", signs)
+        assert not any(sign.fired for sign in decided)
 
 
 def test_table_2_is_that_of_the_record():
@@ -267,18 +305,18 @@ def test_the_step_curve_is_that_of_the_verdicts():
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        ("pgd.fab_t", "alp.fab_t", "is {} points above PGD training after APGD and FAB"),
+        ("pgd.square", "alp.square", "is {} points above PGD training after AutoAttack"),
         ("pgd.pgd_best", "alp.pgd_best", "{} after PGD on the best loss"),
         ("pgd.pgd_ce", "alp.pgd_ce", "{} after PGD on cross-entropy"),
         ("pgd.pgd_margin", "alp.pgd_margin", "but {} on the margin"),
         ("pgd.pgd_dlr", "alp.pgd_dlr", "and {} on DLR."),
-        ("lrm.fab_t", "pgd.fab_t", "it is {} points below PGD training after APGD"),
-        ("lrm.fab_t", "alp.fab_t", "and {} below ALP"),
+        ("lrm.square", "pgd.square", "it is {} points below PGD training after AutoAttack"),
+        ("lrm.square", "alp.square", "and {} below ALP"),
         ("lrm.pgd_ce", "pgd.pgd_ce", "there it is {} below PGD training"),
         ("lrm.pgd_margin", "pgd.pgd_margin", "{} below under PGD on the margin"),
-        ("lrm.fab_t", "lrm.pgd20", "it is {} points (LRM)"),
-        ("pgd.fab_t", "pgd.pgd20", "{} (PGD training) and"),
-        ("alp.fab_t", "alp.pgd20", "{} (ALP) above what"),
+        ("lrm.square", "lrm.pgd20", "it is {} points (LRM)"),
+        ("pgd.square", "pgd.pgd20", "{} (PGD training) and"),
+        ("alp.square", "alp.pgd20", "{} (ALP) above what AutoAttack leaves"),
     ],
 )
 def test_a_paired_difference_is_that_of_the_stronger_attacks(first, second, told):
