@@ -31,7 +31,7 @@ ATTACK_TITLES = {
 STANDARD_BUDGET = {"iterations": 100, "queries": 5000}
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 NORMS = {"linf": "L-inf", "l2": "L2"}
-# Attacks on what PGD on all losses left; what they found belongs to the verdict.
+# Attacks on what gradient attacks left; what they found belongs to the verdict.
 FOLLOWING = ("pgd_square", "transfer_")
 ADAPTIVE = "pgd_adaptive"  # PGD on a loss that was given
 METHOD = "method"  # the loss that a network was trained with

@@ -30,11 +30,12 @@ class StrongSuite:
     after every iterate that the attack tried, so an image that is broken already is not attacked
     again within a metric. AutoAttack's metrics are its own: each attack sees what the former left,
     so ``square`` equals ``autoattack``. ``pgd_adaptive`` is PGD on :attr:`Bench.adaptive`.
-    ``pgd_best`` is what PGD on all losses left; ``transfer_<network>`` is what another network's
-    examples leave of what all gradient attacks left, for the verdict, as Square does in AutoAttack;
-    ``bpda`` is PGD on all losses with the gradient of :attr:`Bench.surrogate`. On a
-    network from whose logits no gradient flows to the pixels, only Square, transfer, ``bpda`` and
-    the user's attacks are run. A network whose output is random is attacked as
+    ``pgd_best`` is what PGD on all losses left. ``transfer_<network>`` is, for the verdict, what is
+    left after all gradient attacks and then another network's examples. ``bpda`` is PGD on all
+    losses with the gradient of :attr:`Bench.surrogate`.
+
+    On a network from whose logits no gradient flows to the pixels, only Square, transfer, ``bpda``
+    and the user's attacks are run. A network whose output is random is attacked as
     :class:`~lrm_lightning.evaluation.randomised.RandomNetwork`.
 
     The settings are explained in ``conf/suite/strong.yaml``.

@@ -65,8 +65,8 @@ def print_runs(rows: Sequence[tuple[str, RunRecord, Path]]) -> None:
 def print_evaluations(records: Sequence[EvaluationRecord]) -> None:
     """Print one row a network and one column an attack of a suite, then verdicts on masking.
 
-    AutoAttack's parts, and what is left after PGD and then other networks' images, or Square, are
-    told with the verdicts: a column for each would leave no room for the numbers.
+    AutoAttack's parts, and what is left after gradient attacks and then Square or other networks'
+    images, are told with the verdicts: a column for each would leave no room for the numbers.
     """
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     metrics = sorted(metrics, key="worst".__eq__)  # it comes last
@@ -181,7 +181,7 @@ def _verdict(record: EvaluationRecord) -> list[str]:
     told = ", ".join(f"{percent(parts[name])} {attack_title(name)}" for name in parts)
     lines += [f"  AutoAttack's parts: {told}"] * bool(told)
     told = ", ".join(f"{share} by {name}" for name, share in left.items())
-    lines += [f"  left after PGD and then other attacks: {told}"] * bool(left)
+    lines += [f"  left after gradient attacks and then others: {told}"] * bool(left)
     lines += [f"  {sign.name}: {sign.explanation}" for sign in masking.signs if sign.fired]
     lines += [f"  {masking.loss.explanation}"] * bool(masking.loss.count)
     lines += [f"  {weakness(record, 'autoattack')}"] * bool(weakness(record, "autoattack"))

@@ -204,7 +204,8 @@ def _evaluations(runs: Sequence[Listed]) -> list[dict[str, Evaluated]]:
         for path in (run.folder / EVALUATIONS).glob("*.json"):
             record = read_record(path, EvaluationRecord)
             if why := outdated(record, run.folder, run.record):
-                sys.stderr.write(f"skipped: {path}: {why}; evaluate it again\n")
+                line = printable(f"{path}: {why}; evaluate it again")
+                sys.stderr.write(f"skipped: {line}\n")
             else:
                 by_suite[record.suite].append((place, path, record))
     found: list[dict[str, Evaluated]] = [{} for _ in runs]

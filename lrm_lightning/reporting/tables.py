@@ -57,7 +57,7 @@ STRONG = (
     " “PGD, best loss” counts an image only if it withstands PGD on each loss,"
     " “AutoAttack” only if it withstands its four attacks,"
     " “all together” only if it withstands every attack. What Square and other networks'"
-    " examples broke of what PGD left is told with the verdicts."
+    " examples broke of what gradient attacks left is told with the verdicts."
 )
 
 
